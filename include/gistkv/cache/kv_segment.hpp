@@ -1,0 +1,142 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include <gistkv/core/backend.hpp>
+#include <gistkv/core/buffer.hpp>
+#include <gistkv/ops/kv_spans.hpp>
+#include <gistkv/ops/rows.hpp>
+
+namespace gistkv::cache {
+
+/// Extents that all layers of a cache share.
+struct cache_shape {
+  index_t n_layers = 0;
+  index_t n_kv_heads = 0;
+  index_t head_dim = 0;
+
+  friend bool operator==(const cache_shape&, const cache_shape&) = default;
+};
+
+/// Storage of key and value rows for all layers: per layer two blocks [n_kv_heads, capacity,
+/// head_dim], so that the rows of a head are contiguous for the kernels that stream them.
+template <Storage B, class T>
+class kv_segment {
+ public:
+  using space = space_of<B>;
+  using view = tensor_view<T, 3, space>;
+
+  kv_segment(B& be, cache_shape shape, index_t capacity)
+      : be_(&be), shape_(shape), capacity_(capacity) {
+    for (index_t l = 0; l < shape.n_layers; ++l) {
+      keys_.emplace_back(be, block_size());
+      values_.emplace_back(be, block_size());
+    }
+  }
+
+  index_t capacity() const { return capacity_; }
+  std::size_t bytes() const {
+    return 2 * sizeof(T) * static_cast<std::size_t>(shape_.n_layers * block_size());
+  }
+
+  /// Rows [begin, begin + count) of a layer, to write.
+  view keys(index_t layer, index_t begin, index_t count) {
+    return block(keys_[static_cast<std::size_t>(layer)], begin, count);
+  }
+  view values(index_t layer, index_t begin, index_t count) {
+    return block(values_[static_cast<std::size_t>(layer)], begin, count);
+  }
+  /// The same, to read.
+  kv_span<T, space> span(index_t layer, index_t begin, index_t count) const {
+    const auto l = static_cast<std::size_t>(layer);
+    return {block(keys_[l], begin, count), block(values_[l], begin, count)};
+  }
+
+  /// Moves rows [begin, begin + count) of every layer to the front of blocks of another capacity.
+  /// One block at a time, so that no more than one exists twice.
+  void resize(index_t capacity, index_t begin, index_t count) {
+    for (auto* blocks : {&keys_, &values_}) {
+      for (buffer<T, B>& b : *blocks) {
+        buffer<T, B> bigger(*be_, shape_.n_kv_heads * capacity * shape_.head_dim);
+        for (index_t h = 0; h < shape_.n_kv_heads && count > 0; ++h) {
+          copy_rows(bigger.data() + h * capacity * shape_.head_dim,
+                    b.data() + (h * capacity_ + begin) * shape_.head_dim, count);
+        }
+        b = std::move(bigger);
+      }
+    }
+    capacity_ = capacity;
+  }
+
+  /// Moves rows [begin, begin + count) to the front in place, in pieces that do not overlap.
+  void move_to_front(index_t begin, index_t count) {
+    for (auto* blocks : {&keys_, &values_}) {
+      for (buffer<T, B>& b : *blocks) {
+        for (index_t h = 0; h < shape_.n_kv_heads; ++h) {
+          T* front = b.data() + h * capacity_ * shape_.head_dim;
+          for (index_t done = 0; done < count; done += begin) {
+            copy_rows(front + done * shape_.head_dim, front + (begin + done) * shape_.head_dim,
+                      std::min(begin, count - done));
+          }
+        }
+      }
+    }
+  }
+
+  /// A new segment with the listed rows, in the order of the list.
+  kv_segment gathered(std::span<const std::int32_t> rows, index_t capacity) const {
+    kv_segment result(*be_, shape_, capacity);
+    if (rows.empty()) return result;
+    const buffer<std::int32_t, B> list(*be_, rows);
+    const auto n = static_cast<index_t>(rows.size());
+    const auto index = list.view({n});
+    for (index_t l = 0; l < shape_.n_layers; ++l) {
+      const kv_span<T, space> from = span(l, 0, capacity_);
+      const view keys_to = result.keys(l, 0, n);
+      const view values_to = result.values(l, 0, n);
+      for (index_t h = 0; h < shape_.n_kv_heads; ++h) {
+        ops::gather_rows<B, T>(*be_, keys_to.at(h), from.k.at(h), index);
+        ops::gather_rows<B, T>(*be_, values_to.at(h), from.v.at(h), index);
+      }
+    }
+    return result;
+  }
+
+  /// Copies rows [from, from + count) of another segment to rows [to, ...) of this one.
+  void copy_from(const kv_segment& other, index_t from, index_t to, index_t count) {
+    if (count == 0) return;
+    for (index_t l = 0; l < shape_.n_layers; ++l) {
+      const kv_span<T, space> source = other.span(l, from, count);
+      const view keys_to = keys(l, to, count);
+      const view values_to = values(l, to, count);
+      for (index_t h = 0; h < shape_.n_kv_heads; ++h) {
+        copy_rows(keys_to.at(h).data(), source.k.at(h).data(), count);
+        copy_rows(values_to.at(h).data(), source.v.at(h).data(), count);
+      }
+    }
+  }
+
+ private:
+  index_t block_size() const { return shape_.n_kv_heads * capacity_ * shape_.head_dim; }
+  void copy_rows(T* to, const T* from, index_t count) {
+    be_->copy(to, from, sizeof(T) * static_cast<std::size_t>(count * shape_.head_dim));
+  }
+  template <class Buffer>
+  auto block(Buffer& b, index_t begin, index_t count) const {
+    return b.view({shape_.n_kv_heads, capacity_, shape_.head_dim}).slice(1, begin, count);
+  }
+
+  B* be_;
+  cache_shape shape_;
+  index_t capacity_;
+  std::vector<buffer<T, B>> keys_;
+  std::vector<buffer<T, B>> values_;
+};
+
+}  // namespace gistkv::cache

@@ -1,0 +1,83 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <string_view>
+#include <type_traits>
+
+#include <gistkv/core/attention_mask.hpp>
+#include <gistkv/core/host_matrix.hpp>
+#include <gistkv/core/op_options.hpp>
+#include <gistkv/core/tensor_view.hpp>
+#include <gistkv/core/types.hpp>
+
+/// The whole contract between the library and a backend, in three tiers: `Storage` (a name and six
+/// calls), `Computes<B, T>` (nine primitives on elements of T) and the fused paths a backend
+/// declares by flags of `no_native`. Everything else (attention, block, cache) is composed.
+///
+/// A backend is an object: it owns or borrows its stream, library handles and threads. Calls may be
+/// asynchronous, in order on one stream; `synchronize` waits. Arguments arrive checked by the front
+/// doors of ops/; a backend reports only failures of its own, as backend_error. Primitives never
+/// allocate backend memory.
+
+namespace gistkv {
+
+template <class B>
+using space_of = typename B::space;
+
+/// What `B::pack` makes of a host matrix: a constant weight in the layout the backend likes.
+template <class B>
+using packed_weight_t = typename B::packed_weight;
+
+/// The element type in which a backend prefers to compute.
+template <class B>
+using element_t = typename B::element;
+
+template <class B>
+concept Storage = MemorySpace<space_of<B>> &&
+                  requires(B& be, void* p, const void* cp, std::size_t n_bytes) {
+                    { B::name } -> std::convertible_to<std::string_view>;
+                    /// At least 64-byte aligned; n_bytes > 0. @throws backend_error, std::bad_alloc
+                    { be.allocate(n_bytes) } -> std::same_as<void*>;
+                    { be.deallocate(p, n_bytes) } noexcept;
+                    be.upload(p, cp, n_bytes);    ///< host -> backend
+                    be.download(p, cp, n_bytes);  ///< backend -> host, complete on return
+                    be.copy(p, cp, n_bytes);      ///< backend -> backend, no overlap
+                    be.synchronize();
+                  };
+
+/// The nine primitives; formulas, shapes and undefined cases stand at their front doors in ops/.
+template <class B, class T>
+concept Computes =
+    Storage<B> && B::template supports<T> &&
+    requires(B& be, matrix_view<T, space_of<B>> o, matrix_view<const T, space_of<B>> x,
+             vector_view<const T, space_of<B>> v, tensor_view<T, 3, space_of<B>> o3,
+             tensor_view<const T, 3, space_of<B>> x3,
+             vector_view<const std::int32_t, space_of<B>> rows,
+             vector_view<const float, space_of<B>> frequencies, const packed_weight_t<B>& w,
+             const host_matrix& host, causal_mask mask) {
+      { be.pack(host) } -> std::same_as<packed_weight_t<B>>;
+      be.linear(o, x, w);
+      be.matmul(o3, x3, x3, matmul_options{});
+      be.norm(o, x, v, v, norm_options{});
+      be.rope(o3, rows, frequencies, rope_options{});
+      be.activation(o, x, x, activation_kind::silu);
+      be.add(o, x, x);
+      be.masked_softmax(o3, mask, softmax_options{}, o);
+      be.gather_rows(o, x, rows);
+      be.scatter_rows(o, x, rows);
+    };
+
+template <class B>
+concept Backend = Storage<B> && Computes<B, element_t<B>>;
+
+/// Base of a backend: no fused path. A backend that has one sets its flag to true and defines the
+/// function; a wrong signature is then a compile error and never a silent slow path.
+struct no_native {
+  /// `attention(o, q, kv, spans, options, lse)` as composed::attention, without scratch.
+  static constexpr bool native_attention = false;
+};
+
+}  // namespace gistkv

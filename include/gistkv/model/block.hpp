@@ -1,0 +1,201 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include <gistkv/core/backend.hpp>
+#include <gistkv/core/buffer.hpp>
+#include <gistkv/core/dequantize.hpp>
+#include <gistkv/core/workspace.hpp>
+#include <gistkv/model/config.hpp>
+#include <gistkv/model/host_model.hpp>
+#include <gistkv/ops/activation.hpp>
+#include <gistkv/ops/add.hpp>
+#include <gistkv/ops/attention.hpp>
+#include <gistkv/ops/linear.hpp>
+#include <gistkv/ops/norm.hpp>
+#include <gistkv/ops/rope.hpp>
+#include <gistkv/ops/rows.hpp>
+
+namespace gistkv::model {
+
+/// A row vector of a model file in a backend's memory; an empty matrix gives an empty buffer.
+template <class T, Storage B>
+buffer<T, B> load_vector(B& be, const host_matrix& source) {
+  if (source.empty()) return {};
+  std::vector<float> values(static_cast<std::size_t>(source.cols));
+  dequantize(source.type, source.data.data(), source.cols, values.data());
+  const std::vector<T> converted(values.begin(), values.end());
+  return buffer<T, B>(be, std::span<const T>(converted));
+}
+
+/// y = W x + b in a backend's memory.
+template <class B, class T>
+struct linear_map {
+  packed_weight_t<B> weight;
+  buffer<T, B> bias;
+
+  linear_map(B& be, const host_linear& source)
+      : weight(be.pack(source.weight)), bias(load_vector<T>(be, source.bias)) {}
+
+  void operator()(B& be, matrix_view<T, space_of<B>> o,
+                  matrix_view<const T, space_of<B>> x) const {
+    ops::linear<B, T>(be, o, x, weight, bias.view({bias.size()}));
+  }
+};
+
+/// What a block needs to know of one sequence of the batch: its rows in the packed batch, where
+/// their keys and values go, and what its queries see. Views are those of one layer.
+template <class T, MemorySpace Space>
+struct sequence_kv {
+  index_t begin = 0;  ///< Rows [begin, begin + count) of the batch.
+  index_t count = 0;
+  tensor_view<T, 3, Space> anchor_keys = {};  ///< [n_kv_heads, rows, head_dim]
+  tensor_view<T, 3, Space> anchor_values = {};
+  tensor_view<T, 3, Space> local_keys = {};
+  tensor_view<T, 3, Space> local_values = {};
+  vector_view<const std::int32_t, Space> anchor_rows = {};  ///< [count], -1: not an anchor
+  vector_view<const std::int32_t, Space> local_rows = {};
+  kv_spans<T, Space> visible = {};
+  span_list spans = {};
+};
+
+/// One pre-norm transformer layer of the Llama family, by configuration only:
+///   a = x + W_o attention(rope(norm_q(W_q n(x) + b_q)), rope(norm_k(W_k n(x) + b_k)), W_v n(x) + b_v)
+///   y = a + W_down (act(W_gate m(a)) * W_up m(a))
+/// with n, m the attention and feed-forward norms.
+template <class B, class T>
+  requires Computes<B, T>
+class block {
+ public:
+  using space = space_of<B>;
+
+  block(B& be, const model_config& config, const host_block& w)
+      : attention_norm_(load_vector<T>(be, w.attention_norm)),
+        query_(be, w.query),
+        key_(be, w.key),
+        value_(be, w.value),
+        query_norm_(load_vector<T>(be, w.query_norm)),
+        key_norm_(load_vector<T>(be, w.key_norm)),
+        output_(be, w.output),
+        feed_forward_norm_(load_vector<T>(be, w.feed_forward_norm)),
+        gate_(be, w.gate),
+        up_(be, w.up),
+        down_(be, w.down) {
+    if (config.attention_scale > 0) {
+      scale_ = config.attention_scale;
+    } else {
+      scale_ = 1.0 / std::sqrt(static_cast<double>(config.head_dim));
+    }
+  }
+
+  /// Bytes of scratch for n rows that see at most n_keys keys each.
+  static std::size_t workspace_size(const model_config& c, index_t n, index_t n_keys) {
+    auto bytes = [n](index_t width) { return workspace<B>::template bytes_for<T>(n * width); };
+    const std::size_t attention =
+        2 * bytes(c.n_heads * c.head_dim) + 2 * bytes(c.n_kv_heads * c.head_dim) +
+        ops::attention_workspace_size<B, T>(n, c.n_heads, c.n_kv_heads, n_keys);
+    return bytes(c.d_model) + std::max(attention, 2 * bytes(c.d_ff));
+  }
+
+  /// Transforms the rows x in place and writes their keys and values.
+  /// @param[in,out] x  [n, d_model], the sequences one after the other
+  /// @param[in] positions, frequencies  as ops::rope
+  void forward(B& be, const model_config& c, matrix_view<T, space> x,
+               vector_view<const std::int32_t, space> positions,
+               vector_view<const float, space> frequencies, const rope_options& rope,
+               std::span<const sequence_kv<T, space>> sequences, workspace<B>& scratch) const {
+    const typename workspace<B>::scope scope(scratch);
+    const auto normed = scratch.template take<T>({x.extent(0), c.d_model});
+    ops::norm<B, T>(be, normed, x, vector(attention_norm_), {}, {c.norm, c.norm_eps});
+    attend(be, c, normed, positions, frequencies, rope, sequences, scratch);
+    ops::add<B, T>(be, x, x, normed);
+    ops::norm<B, T>(be, normed, x, vector(feed_forward_norm_), {}, {c.norm, c.norm_eps});
+    feed_forward(be, c, normed, scratch);
+    ops::add<B, T>(be, x, x, normed);
+  }
+
+ private:
+  static vector_view<const T, space> vector(const buffer<T, B>& b) { return b.view({b.size()}); }
+
+  /// x <- W_o attention(x)
+  void attend(B& be, const model_config& c, matrix_view<T, space> x,
+              vector_view<const std::int32_t, space> positions,
+              vector_view<const float, space> frequencies, const rope_options& rope,
+              std::span<const sequence_kv<T, space>> sequences, workspace<B>& scratch) const {
+    const typename workspace<B>::scope scope(scratch);
+    const index_t n = x.extent(0);
+    const auto q = scratch.template take<T>({n, c.n_heads, c.head_dim});
+    const auto k = scratch.template take<T>({n, c.n_kv_heads, c.head_dim});
+    const auto v = scratch.template take<T>({n, c.n_kv_heads, c.head_dim});
+    const auto o = scratch.template take<T>({n, c.n_heads, c.head_dim});
+    query_(be, joined_heads(q), x);
+    key_(be, joined_heads(k), x);
+    value_(be, joined_heads(v), x);
+    if (query_norm_.size() > 0) norm_heads(be, c, q, query_norm_);
+    if (key_norm_.size() > 0) norm_heads(be, c, k, key_norm_);
+    ops::rope<B, T>(be, q, positions, frequencies, rope);
+    ops::rope<B, T>(be, k, positions, frequencies, rope);
+    for (const auto& s : sequences) {
+      for (index_t h = 0; h < c.n_kv_heads; ++h) {
+        const auto keys = head(k, s, h);
+        const auto values = head(v, s, h);
+        ops::scatter_rows<B, T>(be, s.anchor_keys.at(h), keys, s.anchor_rows);
+        ops::scatter_rows<B, T>(be, s.anchor_values.at(h), values, s.anchor_rows);
+        ops::scatter_rows<B, T>(be, s.local_keys.at(h), keys, s.local_rows);
+        ops::scatter_rows<B, T>(be, s.local_values.at(h), values, s.local_rows);
+      }
+      ops::attention<B, T>(be, o.rows(s.begin, s.count), q.rows(s.begin, s.count), s.visible,
+                           s.spans, scale_, scratch);
+    }
+    output_(be, x, joined_heads(o));
+  }
+
+  /// x <- W_down (act(W_gate x) * W_up x)
+  void feed_forward(B& be, const model_config& c, matrix_view<T, space> x,
+                    workspace<B>& scratch) const {
+    const typename workspace<B>::scope scope(scratch);
+    const auto gate = scratch.template take<T>({x.extent(0), c.d_ff});
+    const auto up = scratch.template take<T>({x.extent(0), c.d_ff});
+    gate_(be, gate, x);
+    up_(be, up, x);
+    ops::activation<B, T>(be, gate, gate, up, c.activation);
+    down_(be, x, gate);
+  }
+
+  /// [n, heads, head_dim] as [n, heads * head_dim].
+  static matrix_view<T, space> joined_heads(tensor_view<T, 3, space> x) {
+    return {x.data(), {x.extent(0), x.extent(1) * x.extent(2)}};
+  }
+  /// The normalisation of each head by itself (Qwen3).
+  static void norm_heads(B& be, const model_config& c, tensor_view<T, 3, space> x,
+                         const buffer<T, B>& weight) {
+    const matrix_view<T, space> heads(x.data(), {x.extent(0) * x.extent(1), x.extent(2)});
+    ops::norm<B, T>(be, heads, heads, vector(weight), {}, {c.norm, c.norm_eps});
+  }
+  /// Rows of one head of one sequence.
+  static matrix_view<const T, space> head(tensor_view<T, 3, space> x,
+                                          const sequence_kv<T, space>& s, index_t h) {
+    return {x.data() + x.offset(s.begin, h, 0), {s.count, x.extent(2)}, {x.stride(0), 1}};
+  }
+
+  buffer<T, B> attention_norm_;
+  linear_map<B, T> query_;
+  linear_map<B, T> key_;
+  linear_map<B, T> value_;
+  buffer<T, B> query_norm_;
+  buffer<T, B> key_norm_;
+  linear_map<B, T> output_;
+  buffer<T, B> feed_forward_norm_;
+  linear_map<B, T> gate_;
+  linear_map<B, T> up_;
+  linear_map<B, T> down_;
+  double scale_ = 0;
+};
+
+}  // namespace gistkv::model

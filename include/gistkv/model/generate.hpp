@@ -1,0 +1,222 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <gistkv/core/error.hpp>
+#include <gistkv/model/sampler.hpp>
+#include <gistkv/model/session.hpp>
+#include <gistkv/text/boundary.hpp>
+
+namespace gistkv::model {
+
+/// What generation needs of a tokenizer.
+template <class C>
+concept TextCodec = requires(const C& c, token_t t, std::string_view text,
+                             std::vector<token_t>& out) {
+  { c.piece(t) } -> std::convertible_to<std::string_view>;  ///< The bytes of a token.
+  c.encode(text, out);                                      ///< Appends the tokens of a text.
+};
+
+/// Who says that a sentence is over.
+enum class close_rule {
+  segmenter,  ///< The segmenter, on the generated text; gist logits are -inf.
+  model,      ///< The model, by sampling gist 0, as the paper trains it; other gists are -inf.
+};
+
+struct generate_options {
+  index_t max_tokens = 128;            ///< Stop once so many ids are there, gists included; the gists
+                                       ///< of a sentence that ends here still follow.
+  std::vector<token_t> stop_tokens;    ///< End the text and are not part of it.
+  std::vector<std::string> stop_texts; ///< End the text in front of their first occurrence.
+  close_rule close = close_rule::segmenter;
+};
+
+enum class stop_reason { stop_token, stop_text, max_tokens };
+
+inline std::string_view to_string(stop_reason r) {
+  switch (r) {
+    case stop_reason::stop_token:
+      return "stop_token";
+    case stop_reason::stop_text:
+      return "stop_text";
+    case stop_reason::max_tokens:
+      break;
+  }
+  return "max_tokens";
+}
+
+struct generation {
+  std::vector<token_t> ids;          ///< Everything written to the cache, gists included.
+  std::vector<index_t> rows_after;   ///< Rows held behind each of `ids`.
+  std::string text;                  ///< Bytes of the regular tokens, cut at a stop text.
+  index_t n_regular = 0;
+  index_t n_forwards = 0;
+  stop_reason reason = stop_reason::max_tokens;
+};
+
+/// Continues a session token by token while its cache closes the sentences that end.
+///
+/// The close step is one forward of up to 1 + N_g rows. A sampled token that completes a sentence is
+/// fed with the gists behind it; a token that only shows that the sentence had ended before it is
+/// dropped, what lies in front of the boundary (usually one space) is fed with the gists, and the
+/// next token is sampled behind the last gist.
+template <class B, class T, text::Segmenter S, TextCodec Codec>
+class generator {
+ public:
+  /// @param segmenter  has seen the text read so far, of which a sentence may be open
+  /// @param n_bytes    length of that text
+  /// @param n_open     regular tokens that the open sentence already has
+  generator(session<B, T>& target, const Codec& codec, S segmenter, generate_options options,
+            index_t n_bytes = 0, index_t n_open = 0)
+      : session_(target),
+        codec_(codec),
+        options_(std::move(options)),
+        fresh_(segmenter),
+        segmenter_(std::move(segmenter)),
+        n_bytes_(n_bytes),
+        n_open_(n_open) {
+    std::vector<text::boundary> ignored;
+    fresh_.finish(ignored);  // Makes it ready for a new text.
+  }
+
+  /// Runs to a stop. `on_text(bytes)` receives text as it becomes final: bytes that could still turn
+  /// out to begin a stop text are held back.
+  template <class OnText>
+  generation run(sampler& sample, OnText&& on_text) {
+    generation out;
+    std::size_t reported = 0;
+    auto report = [&](std::size_t end) {
+      if (end <= reported) return;
+      on_text(std::string_view(out.text).substr(reported, end - reported));
+      reported = end;
+    };
+    while (static_cast<index_t>(out.ids.size()) < options_.max_tokens) {
+      const token_t t = sample(masked_logits(), out.ids);
+      if (std::find(options_.stop_tokens.begin(), options_.stop_tokens.end(), t) !=
+          options_.stop_tokens.end()) {
+        out.reason = stop_reason::stop_token;
+        break;
+      }
+      advance(t, out);
+      if (cut_at_stop_text(out)) {
+        out.reason = stop_reason::stop_text;
+        break;
+      }
+      report(out.text.size() - held_back(out.text));
+    }
+    report(out.text.size());
+    return out;
+  }
+  generation run(sampler& sample) {
+    return run(sample, [](std::string_view) {});
+  }
+
+ private:
+  bool closes_sentences() const { return session_.cache().options().rule.n_gist > 0; }
+
+  std::span<const float> masked_logits() {
+    const std::span<const float> logits = session_.logits();
+    logits_.assign(logits.begin(), logits.end());
+    const auto first = static_cast<std::size_t>(session_.model().first_gist());
+    const bool gist_0 = options_.close == close_rule::model && closes_sentences();
+    for (std::size_t i = first + (gist_0 ? 1 : 0); i < logits_.size(); ++i) {
+      logits_[i] = -std::numeric_limits<float>::infinity();
+    }
+    return logits_;
+  }
+
+  void advance(token_t t, generation& out) {
+    if (!closes_sentences()) return feed({t}, out);
+    if (session_.model().is_gist(t)) return close({}, out);
+    if (options_.close == close_rule::model) return feed({t}, out);
+    const std::string_view piece = codec_.piece(t);
+    S ahead = segmenter_;
+    found_.clear();
+    ahead.push(piece, found_);
+    const bool full = ahead.max_tokens() > 0 && n_open_ + 1 >= ahead.max_tokens();
+    const auto length = static_cast<index_t>(piece.size());
+    if (found_.empty()) {
+      if (full) return close({t}, out);
+      segmenter_ = std::move(ahead);
+      n_bytes_ += length;
+      return feed({t}, out);
+    }
+    const index_t inside = found_.front().offset - n_bytes_;
+    if (inside == length) return close({t}, out);
+    std::vector<token_t> before;
+    if (inside > 0) codec_.encode(piece.substr(0, static_cast<std::size_t>(inside)), before);
+    // An empty sentence is never closed: the token is taken whole, boundary or not.
+    if (before.empty() && n_open_ == 0) return close({t}, out);
+    close(std::move(before), out);
+  }
+
+  /// Feeds tokens of the open sentence and the gists that close it, in one forward.
+  void close(std::vector<token_t> tokens, generation& out) {
+    const auto n = static_cast<token_t>(session_.model().n_gist());
+    for (token_t i = 0; i < n; ++i) tokens.push_back(session_.model().first_gist() + i);
+    feed(tokens, out);
+    segmenter_ = fresh_;
+    n_bytes_ = 0;
+    n_open_ = 0;
+  }
+
+  void feed(const std::vector<token_t>& tokens, generation& out) {
+    session_.read(tokens, &out.rows_after);
+    ++out.n_forwards;
+    for (const token_t t : tokens) {
+      out.ids.push_back(t);
+      if (session_.model().is_gist(t)) continue;
+      ++out.n_regular;
+      ++n_open_;
+      out.text += codec_.piece(t);
+    }
+  }
+
+  /// Cuts the text in front of a stop text. Only the end of the text is new, so only it is searched.
+  bool cut_at_stop_text(generation& out) {
+    for (const std::string& stop : options_.stop_texts) {
+      if (stop.empty()) continue;
+      const std::size_t begin = searched_ > stop.size() ? searched_ - stop.size() : 0;
+      const std::size_t at = out.text.find(stop, begin);
+      if (at == std::string::npos) continue;
+      out.text.resize(at);
+      return true;
+    }
+    searched_ = out.text.size();
+    return false;
+  }
+
+  /// Length of the longest end of `text` that is the beginning of a stop text.
+  std::size_t held_back(std::string_view text) const {
+    std::size_t longest = 0;
+    for (const std::string& stop : options_.stop_texts) {
+      for (std::size_t n = std::min(stop.size(), text.size()); n > longest; --n) {
+        if (text.ends_with(std::string_view(stop).substr(0, n))) longest = n;
+      }
+    }
+    return longest;
+  }
+
+  session<B, T>& session_;
+  const Codec& codec_;
+  generate_options options_;
+  S fresh_;      ///< The segmenter before any text.
+  S segmenter_;  ///< The segmenter behind the open sentence.
+  index_t n_bytes_;  ///< Bytes that segmenter_ has seen.
+  index_t n_open_;   ///< Regular tokens of the open sentence.
+  std::size_t searched_ = 0;
+  std::vector<float> logits_;
+  std::vector<text::boundary> found_;
+};
+
+}  // namespace gistkv::model

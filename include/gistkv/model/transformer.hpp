@@ -1,0 +1,256 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gistkv/cache/gist_cache.hpp>
+#include <gistkv/core/backend.hpp>
+#include <gistkv/core/buffer.hpp>
+#include <gistkv/core/workspace.hpp>
+#include <gistkv/model/block.hpp>
+#include <gistkv/model/config.hpp>
+#include <gistkv/model/gist_rows.hpp>
+#include <gistkv/model/host_model.hpp>
+#include <gistkv/model/rope_frequencies.hpp>
+#include <gistkv/ops/norm.hpp>
+#include <gistkv/ops/rows.hpp>
+
+namespace gistkv::model {
+
+/// The next tokens of one sequence.
+template <Storage B, class T>
+struct sequence_step {
+  cache::gist_cache<B, T>* cache = nullptr;
+  std::span<const token_t> tokens = {};
+};
+
+/// A whole decoder with its weights in a backend's memory. Immutable after construction; sequences
+/// keep their state in their caches, so one transformer serves many.
+template <class B, class T = element_t<B>>
+  requires Computes<B, T>
+class transformer {
+ public:
+  using space = space_of<B>;
+  using step = sequence_step<B, T>;
+
+  /// Packs the weights. `gists` may be empty (n_gist = 0): a plain model.
+  /// @throws shape_error, argument_error, and what the backend throws.
+  transformer(B& be, const host_model& source, const gist_rows& gists = {})
+      : be_(&be), config_(source.config), n_gist_(gists.n_gist) {
+    validate(config_);
+    validate(gists, config_);
+    if (static_cast<index_t>(source.blocks.size()) != config_.n_layers) {
+      throw shape_error("transformer: " + std::to_string(source.blocks.size()) +
+                        " blocks, expected " + std::to_string(config_.n_layers));
+    }
+    load_table(source.token_embedding, gists);
+    for (const host_block& b : source.blocks) blocks_.emplace_back(be, config_, b);
+    final_norm_ = load_vector<T>(be, source.final_norm);
+    if (config_.tied_head) {
+      head_.emplace(be, host_linear{source.token_embedding, {}});
+    } else {
+      head_.emplace(be, source.head);
+    }
+    if (n_gist_ > 0) {
+      const std::vector<float>& rows = gists.head.empty() ? gists.input : gists.head;
+      gist_head_.emplace(be.pack({"gist head", weight_type::f32, n_gist_, config_.d_model,
+                                  std::as_bytes(std::span<const float>(rows))}));
+    }
+    const std::vector<float> f = rope_frequencies(config_.rope, config_.head_dim);
+    frequencies_ = buffer<float, B>(be, std::span<const float>(f));
+  }
+
+  B& backend() const { return *be_; }
+  const model_config& config() const { return config_; }
+  index_t n_gist() const { return n_gist_; }
+  /// Rows of the logits: the base vocabulary and the gists.
+  index_t n_vocab() const { return config_.n_vocab + n_gist_; }
+  token_t first_gist() const { return static_cast<token_t>(config_.n_vocab); }
+  bool is_gist(token_t t) const { return t >= first_gist(); }
+
+  /// What a cache for this model looks like.
+  cache::cache_shape cache_shape() const {
+    return {config_.n_layers, config_.n_kv_heads, config_.head_dim};
+  }
+
+  /// Bytes of scratch that forward needs for these steps at most.
+  std::size_t workspace_size(std::span<const step> steps) const {
+    index_t n = 0;
+    index_t n_keys = 0;
+    std::size_t bytes = 0;
+    for (const step& s : steps) {
+      const auto count = static_cast<index_t>(s.tokens.size());
+      n += count;
+      n_keys = std::max(n_keys, s.cache->n_anchors() + s.cache->n_local() + 2 * count);
+      bytes += 3 * workspace<B>::template bytes_for<std::int32_t>(count) +
+               workspace<B>::template bytes_for<visible_spans>(count);
+    }
+    return bytes + 2 * workspace<B>::template bytes_for<std::int32_t>(n) +
+           block<B, T>::workspace_size(config_, n, n_keys);
+  }
+
+  /// Reads the tokens of all steps in one pass, writes their keys and values into the caches, and
+  /// leaves the normed last hidden states, step after step, in `hidden`.
+  ///
+  /// Every row sees what the ledger of its cache says; a batch of n steps gives what n calls give.
+  /// On an exception no cache has changed.
+  /// @param[out] hidden   [all tokens, d_model]
+  /// @param[in]  scratch  at least workspace_size(steps) bytes
+  /// @param[in]  observe  called as observe(i, x) with the hidden states: i = 0 the embeddings,
+  ///                      i = l + 1 behind block l
+  /// @throws argument_error for a token outside the vocabulary or a step without tokens; shape_error.
+  template <class Observer>
+  void forward(std::span<const step> steps, matrix_view<T, space> hidden, workspace<B>& scratch,
+               Observer&& observe) const {
+    const index_t n = check(steps, hidden);
+    const typename workspace<B>::scope scope(scratch);
+    B& be = *be_;
+    try {
+      const auto tokens = scratch.template take<std::int32_t>({n});
+      const auto positions = scratch.template take<std::int32_t>({n});
+      std::vector<sequence_kv<T, space>> sequences;
+      std::vector<typename cache::gist_cache<B, T>::append_plan> plans;
+      index_t begin = 0;
+      for (const step& s : steps) {
+        const auto count = static_cast<index_t>(s.tokens.size());
+        const auto& plan = plans.emplace_back(s.cache->begin_append(gist_flags(s.tokens)));
+        upload(tokens, begin, std::span<const token_t>(s.tokens));
+        upload(positions, begin, std::span<const std::int32_t>(plan.positions));
+        auto& kv = sequences.emplace_back();
+        kv.begin = begin;
+        kv.count = count;
+        kv.anchor_rows = uploaded(scratch, plan.anchor_rows);
+        kv.local_rows = uploaded(scratch, plan.local_rows);
+        kv.spans = {plan.spans, uploaded(scratch, plan.spans).data()};
+        begin += count;
+      }
+      for (std::size_t i = 0; i < plans.size(); ++i) sequences[i].spans.host = plans[i].spans;
+
+      ops::gather_rows<B, T>(be, hidden, table_.view({n_vocab(), config_.d_model}), tokens);
+      observe(index_t{0}, matrix_view<const T, space>(hidden));
+      const rope_options rope{rope_magnitude(config_.rope)};
+      for (index_t l = 0; l < config_.n_layers; ++l) {
+        for (std::size_t i = 0; i < steps.size(); ++i) set_layer(sequences[i], *steps[i].cache, l);
+        blocks_[static_cast<std::size_t>(l)].forward(be, config_, hidden, positions,
+                                                     frequencies_.view({frequencies_.size()}), rope,
+                                                     sequences, scratch);
+        observe(l + 1, matrix_view<const T, space>(hidden));
+      }
+      ops::norm<B, T>(be, hidden, hidden, final_norm_.view({final_norm_.size()}), {},
+                      {config_.norm, config_.norm_eps});
+    } catch (...) {
+      for (const step& s : steps) s.cache->cancel();
+      throw;
+    }
+    for (const step& s : steps) s.cache->commit();
+  }
+  void forward(std::span<const step> steps, matrix_view<T, space> hidden,
+               workspace<B>& scratch) const {
+    forward(steps, hidden, scratch, [](index_t, matrix_view<const T, space>) {});
+  }
+
+  /// Next-token logits of hidden states that forward left.
+  /// @param[out] o       [n, n_vocab()], gists last
+  /// @param[in]  hidden  [n, d_model]
+  void logits(matrix_view<T, space> o, matrix_view<const T, space> hidden) const {
+    ops::expect_shape("logits", "o", o, {hidden.extent(0), n_vocab()});
+    (*head_)(*be_, o.slice(1, 0, config_.n_vocab), hidden);
+    if (n_gist_ > 0) {
+      ops::linear<B, T>(*be_, o.slice(1, config_.n_vocab, n_gist_), hidden, *gist_head_);
+    }
+  }
+
+ private:
+  index_t check(std::span<const step> steps, const matrix_view<T, space>& hidden) const {
+    index_t n = 0;
+    for (const step& s : steps) {
+      if (s.tokens.empty()) throw argument_error("forward: a sequence without tokens");
+      for (const token_t t : s.tokens) {
+        if (t >= 0 && t < n_vocab()) continue;
+        throw argument_error("forward: token " + std::to_string(t) +
+                             " is outside the vocabulary of " + std::to_string(n_vocab()));
+      }
+      if (!(s.cache->shape() == cache_shape())) {
+        throw shape_error("forward: the cache is for another model: " +
+                          std::to_string(s.cache->shape().n_layers) + " layers, expected " +
+                          std::to_string(config_.n_layers));
+      }
+      n += static_cast<index_t>(s.tokens.size());
+    }
+    ops::expect_shape("forward", "hidden", hidden, {n, config_.d_model});
+    return n;
+  }
+
+  std::vector<std::uint8_t> gist_flags(std::span<const token_t> tokens) const {
+    std::vector<std::uint8_t> flags;
+    for (const token_t t : tokens) flags.push_back(is_gist(t) ? 1 : 0);
+    return flags;
+  }
+
+  template <class U>
+  void upload(vector_view<U, space> to, index_t begin, std::span<const U> from) const {
+    be_->upload(to.data() + begin, from.data(), from.size_bytes());
+  }
+  template <class U>
+  vector_view<const U, space> uploaded(workspace<B>& scratch, const std::vector<U>& from) const {
+    const auto to = scratch.template take<U>({static_cast<index_t>(from.size())});
+    upload(to, 0, std::span<const U>(from));
+    return to;
+  }
+
+  static void set_layer(sequence_kv<T, space>& kv, cache::gist_cache<B, T>& cache, index_t layer) {
+    const auto views = cache.layer(layer);
+    kv.anchor_keys = views.anchor_keys;
+    kv.anchor_values = views.anchor_values;
+    kv.local_keys = views.local_keys;
+    kv.local_values = views.local_values;
+    kv.visible = views.visible;
+  }
+
+  /// The embedding table with the gist rows behind it, in pieces: it is the largest tensor.
+  void load_table(const host_matrix& source, const gist_rows& gists) {
+    const index_t d = config_.d_model;
+    if (source.rows != config_.n_vocab || source.cols != d) {
+      throw shape_error("transformer: token embedding is [" + std::to_string(source.rows) + ", " +
+                        std::to_string(source.cols) + "], expected [" +
+                        std::to_string(config_.n_vocab) + ", " + std::to_string(d) + "]");
+    }
+    table_ = buffer<T, B>(*be_, n_vocab() * d);
+    constexpr index_t piece = 1024;
+    const std::size_t stride = row_bytes(source.type, d);
+    std::vector<float> row(static_cast<std::size_t>(d));
+    std::vector<T> rows;
+    for (index_t begin = 0; begin < n_vocab(); begin += piece) {
+      rows.clear();
+      for (index_t r = begin; r < std::min(begin + piece, n_vocab()); ++r) {
+        if (r < source.rows) {
+          dequantize(source.type, source.data.data() + static_cast<std::size_t>(r) * stride, d,
+                     row.data());
+        } else {
+          std::copy_n(gists.input.begin() + (r - source.rows) * d, d, row.begin());
+        }
+        for (const float x : row) rows.push_back(static_cast<T>(x));
+      }
+      be_->upload(table_.data() + begin * d, rows.data(), rows.size() * sizeof(T));
+    }
+  }
+
+  B* be_;
+  model_config config_;
+  index_t n_gist_;
+  buffer<T, B> table_;  ///< [n_vocab(), d_model]
+  std::vector<block<B, T>> blocks_;
+  buffer<T, B> final_norm_;
+  std::optional<linear_map<B, T>> head_;
+  std::optional<packed_weight_t<B>> gist_head_;
+  buffer<float, B> frequencies_;
+};
+
+}  // namespace gistkv::model

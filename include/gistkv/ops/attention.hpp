@@ -1,0 +1,119 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <span>
+#include <type_traits>
+
+#include <gistkv/core/backend.hpp>
+#include <gistkv/core/workspace.hpp>
+#include <gistkv/mask/combine.hpp>
+#include <gistkv/mask/visible_spans.hpp>
+#include <gistkv/ops/check.hpp>
+#include <gistkv/ops/composed/attention.hpp>
+
+namespace gistkv::ops {
+
+/// Bytes of scratch for `attention` on any backend; 0 where a native path needs none.
+template <class B, class T>
+constexpr std::size_t attention_workspace_size(index_t n_q, index_t n_heads, index_t n_kv_heads,
+                                               index_t n_keys) {
+  if constexpr (B::native_attention) {
+    return 0;
+  } else {
+    return composed::attention_workspace_size<B, T>(n_q, n_heads, n_kv_heads, n_keys);
+  }
+}
+
+/// o[i, h, :] = sum_j softmax_j(scale <q[i, h, :], k[h / g, j, :]>) v[h / g, j, :],
+/// g = n_heads / n_kv_heads, over the rows j that spans[i] names: anchors [0, spans[i].anchors) of
+/// kv.shared and kv.own laid end to end, and rows [local_begin, local_end) of kv.local.
+///
+/// This is sentence attention in the form that kernels use: two contiguous streams, no mask matrix.
+/// A query that sees nothing gives o = 0 and lse = -inf.
+/// @param[out] o      [n_q, n_heads, head_dim]; must not alias q or kv
+/// @param[in]  q      [n_q, n_heads, head_dim]
+/// @param[in]  kv     each part [n_kv_heads, rows, head_dim]; parts may be empty
+/// @param[in]  spans  n_q entries, on the host and in the backend's memory
+/// @param[in]  scratch  at least attention_workspace_size bytes
+/// @param[out] lse    [n_q, n_heads], natural logarithm, or empty
+/// Asynchronous. Allocates: no. @throws shape_error.
+template <class B, class T>
+  requires Computes<B, T>
+void attention(B& be, tensor_view<T, 3, space_of<B>> o,
+               std::type_identity_t<tensor_view<const T, 3, space_of<B>>> q,
+               const std::type_identity_t<kv_spans<T, space_of<B>>>& kv, const span_list& spans,
+               double scale, workspace<B>& scratch,
+               std::type_identity_t<matrix_view<T, space_of<B>>> lse = {}) {
+  expect_shape("attention", "q", q, o.extents());
+  const index_t n_q = q.extent(0);
+  const index_t n_kv_heads = kv.n_kv_heads();
+  const index_t head_dim = q.extent(2);
+  if (n_kv_heads == 0 || q.extent(1) % n_kv_heads != 0) {
+    throw shape_error("attention: n_heads " + std::to_string(q.extent(1)) +
+                      " is no multiple of n_kv_heads " + std::to_string(n_kv_heads));
+  }
+  for (const auto& part : {kv.shared, kv.own, kv.local}) {
+    if (part.rows() == 0) continue;
+    expect_shape("attention", "k", part.k, {n_kv_heads, part.rows(), head_dim});
+    expect_shape("attention", "v", part.v, {n_kv_heads, part.rows(), head_dim});
+    expect_contiguous_rows("attention", "k", part.k);
+    expect_contiguous_rows("attention", "v", part.v);
+  }
+  if (static_cast<index_t>(spans.host.size()) != n_q) {
+    throw shape_error("attention: spans has " + std::to_string(spans.host.size()) +
+                      " entries, expected " + std::to_string(n_q));
+  }
+  const index_t n_anchors = kv.shared.rows() + kv.own.rows();
+  for (const visible_spans& s : spans.host) {
+    if (s.anchors < 0 || s.anchors > n_anchors) {
+      throw shape_error("attention: spans name " + std::to_string(s.anchors) + " anchors of " +
+                        std::to_string(n_anchors));
+    }
+    if (s.local_begin < s.local_end && (s.local_begin < 0 || s.local_end > kv.local.rows())) {
+      throw shape_error("attention: spans name local rows to " + std::to_string(s.local_end) +
+                        " of " + std::to_string(kv.local.rows()));
+    }
+  }
+  if (!lse.empty()) expect_shape("attention", "lse", lse, {n_q, q.extent(1)});
+  expect_contiguous_rows("attention", "o", o);
+  expect_contiguous_rows("attention", "q", q);
+  if (o.empty()) return;
+  if constexpr (B::native_attention) {
+    be.attention(o, q, kv, spans, scale, lse);
+  } else {
+    composed::attention<B, T>(be, o, q, kv, spans, scale, scratch, lse);
+  }
+}
+
+/// The same over one dense block of keys and any mask: o[i, h, :] over the keys j with mask(i, j).
+///
+/// @param[in] k, v  [n_kv_heads, n_k, head_dim]
+/// Always composed: a mask that is not of the two-span form is for tests, baselines and research.
+template <class B, class T, AttentionMask M>
+  requires Computes<B, T>
+void attention(B& be, tensor_view<T, 3, space_of<B>> o,
+               std::type_identity_t<tensor_view<const T, 3, space_of<B>>> q,
+               std::type_identity_t<tensor_view<const T, 3, space_of<B>>> k,
+               std::type_identity_t<tensor_view<const T, 3, space_of<B>>> v, const M& mask,
+               double scale, workspace<B>& scratch,
+               std::type_identity_t<matrix_view<T, space_of<B>>> lse = {}) {
+  expect_shape("attention", "q", q, o.extents());
+  expect_shape("attention", "k", k, {k.extent(0), k.extent(1), q.extent(2)});
+  expect_shape("attention", "v", v, k.extents());
+  if (k.extent(0) == 0 || q.extent(1) % k.extent(0) != 0) {
+    throw shape_error("attention: n_heads " + std::to_string(q.extent(1)) +
+                      " is no multiple of n_kv_heads " + std::to_string(k.extent(0)));
+  }
+  if (!lse.empty()) expect_shape("attention", "lse", lse, {q.extent(0), q.extent(1)});
+  expect_contiguous_rows("attention", "o", o);
+  expect_contiguous_rows("attention", "q", q);
+  expect_contiguous_rows("attention", "k", k);
+  expect_contiguous_rows("attention", "v", v);
+  if (!o.empty()) composed::attention<B, T>(be, o, q, {k, v}, mask, scale, scratch, lse);
+}
+
+}  // namespace gistkv::ops

@@ -1,0 +1,42 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <type_traits>
+
+#include <gistkv/core/backend.hpp>
+#include <gistkv/ops/add.hpp>
+#include <gistkv/ops/check.hpp>
+
+namespace gistkv::ops {
+
+/// o[i, j] = sum_k x[i, k] w[j, k]
+///
+/// The product of an activation with a constant weight that `be.pack` has laid out; `w.rows()` and
+/// `w.cols()` are its extents, whatever its storage. Sums are carried in accumulate_t<T>.
+/// @param[out] o  [n, rows of w]; rows may be strided; must not alias x
+/// @param[in]  x  [n, columns of w]; rows may be strided
+/// n = 0 does nothing. Asynchronous. Allocates: no. @throws shape_error.
+template <class B, class T>
+  requires Computes<B, T>
+void linear(B& be, matrix_view<T, space_of<B>> o,
+            std::type_identity_t<matrix_view<const T, space_of<B>>> x,
+            const packed_weight_t<B>& w) {
+  expect_shape("linear", "x", x, {x.extent(0), w.cols()});
+  expect_shape("linear", "o", o, {x.extent(0), w.rows()});
+  expect_contiguous_rows("linear", "x", x);
+  expect_contiguous_rows("linear", "o", o);
+  if (!o.empty()) be.linear(o, x, w);
+}
+
+/// o = x w^T + bias, bias [rows of w] added to every row; an empty bias adds nothing.
+template <class B, class T>
+  requires Computes<B, T>
+void linear(B& be, matrix_view<T, space_of<B>> o,
+            std::type_identity_t<matrix_view<const T, space_of<B>>> x, const packed_weight_t<B>& w,
+            std::type_identity_t<vector_view<const T, space_of<B>>> bias) {
+  linear(be, o, x, w);
+  if (!bias.empty()) add(be, o, o, repeat_rows(bias, o.extent(0)));
+}
+
+}  // namespace gistkv::ops

@@ -1,0 +1,58 @@
+# Copyright 2026 The gistkv authors
+# SPDX-License-Identifier: Apache-2.0
+
+# What the build itself promises: headers that stand alone, arrows that point inward, misuse that does
+# not compile. Included by tests/CMakeLists.txt.
+
+set(build_dir ${CMAKE_CURRENT_SOURCE_DIR}/build)
+
+# Two translation units with every header, each included twice, must link to one program.
+file(GLOB_RECURSE all_headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/include
+  ${PROJECT_SOURCE_DIR}/include/*.hpp)
+file(GLOB_RECURSE backend_headers CONFIGURE_DEPENDS
+  RELATIVE ${PROJECT_SOURCE_DIR}/backends/eigen/include
+  ${PROJECT_SOURCE_DIR}/backends/eigen/include/*.hpp)
+list(TRANSFORM all_headers PREPEND "#include <")
+list(TRANSFORM backend_headers PREPEND "#include <")
+set(once ${all_headers} ${backend_headers})
+list(TRANSFORM once APPEND ">\n")
+set(twice ${once} ${once})
+list(JOIN twice "" twice)
+file(CONFIGURE OUTPUT odr/every_header_twice.hpp CONTENT "${twice}" @ONLY)
+add_executable(gistkv_test_odr build/odr_first.cpp build/odr_second.cpp)
+target_include_directories(gistkv_test_odr PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/odr)
+target_link_libraries(gistkv_test_odr PRIVATE gistkv_dev)
+gistkv_test(build.one_definition COMMAND gistkv_test_odr LABELS build)
+
+get_target_property(eigen_include Eigen3::Eigen INTERFACE_INCLUDE_DIRECTORIES)
+file(GLOB rejected CONFIGURE_DEPENDS build/must_not_compile/*.cpp)
+find_program(GISTKV_CLANGXX NAMES clang++ clang++-14)
+set(compilers ${CMAKE_CXX_COMPILER_ID})
+set(compiler_${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER})
+if(GISTKV_CLANGXX AND NOT CMAKE_CXX_COMPILER_ID STREQUAL Clang)
+  list(APPEND compilers Clang)
+  set(compiler_Clang ${GISTKV_CLANGXX})
+endif()
+foreach(compiler IN LISTS compilers)
+  string(TOLOWER ${compiler} compiler_name)
+  set(compiler_environment CXX=${compiler_${compiler}} SOURCE=${PROJECT_SOURCE_DIR} EIGEN=${eigen_include}
+    SCRATCH=${CMAKE_CURRENT_BINARY_DIR})
+  gistkv_test(build.headers_alone.${compiler_name}
+    COMMAND sh ${build_dir}/headers_alone.sh LABELS build ENVIRONMENT ${compiler_environment})
+  set_tests_properties(build.headers_alone.${compiler_name} PROPERTIES PROCESSORS 2)
+  foreach(source IN LISTS rejected)
+    get_filename_component(name ${source} NAME_WE)
+    gistkv_test(build.rejects.${name}.${compiler_name}
+      COMMAND sh ${build_dir}/must_not_compile.sh ${source}
+      LABELS build ENVIRONMENT ${compiler_environment})
+  endforeach()
+endforeach()
+
+gistkv_test(build.layers
+  COMMAND sh ${build_dir}/layers.sh ${PROJECT_SOURCE_DIR} LABELS build)
+gistkv_test(build.readme_excerpt
+  COMMAND sh ${build_dir}/readme_excerpt.sh ${PROJECT_SOURCE_DIR} LABELS build)
+gistkv_test(build.format
+  COMMAND sh ${build_dir}/format.sh ${PROJECT_SOURCE_DIR} LABELS build)
+gistkv_test(build.tidy
+  COMMAND sh ${build_dir}/tidy.sh ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR} LABELS build)

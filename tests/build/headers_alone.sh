@@ -1,0 +1,52 @@
+#!/bin/sh
+# Copyright 2026 The gistkv authors
+# SPDX-License-Identifier: Apache-2.0
+
+# Every header compiles alone, without a warning; and what is not io or a backend reads no file but
+# our own and the standard library's.  Environment: CXX SOURCE EIGEN SCRATCH
+set -eu
+
+name=$(basename "$CXX")
+work=$SCRATCH/headers_alone.$name
+rm -rf "$work"
+mkdir -p "$work"
+
+# The reference: the files behind all standard headers, as this compiler finds them.
+for header in algorithm any array atomic barrier bit bitset cassert cctype cerrno cfenv cfloat \
+  charconv chrono cinttypes climits clocale cmath codecvt compare complex concepts \
+  condition_variable coroutine csetjmp csignal cstdarg cstddef cstdint cstdio cstdlib cstring \
+  ctime cuchar cwchar cwctype deque exception execution filesystem format forward_list fstream \
+  functional future initializer_list iomanip ios iosfwd iostream istream iterator latch limits \
+  list locale map memory memory_resource mutex new numbers numeric optional ostream queue random \
+  ranges ratio regex scoped_allocator semaphore set shared_mutex source_location span sstream \
+  stack stdexcept stop_token streambuf string string_view strstream syncstream system_error \
+  thread tuple type_traits typeindex typeinfo unordered_map unordered_set utility valarray \
+  variant vector version; do
+  # <execution> of libstdc++ reads a third party's library.
+  [ $header = execution ] || printf '#if __has_include(<%s>)\n#include <%s>\n#endif\n' $header $header
+done > "$work/standard.cpp"
+"$CXX" -std=c++20 -w -M "$work/standard.cpp" | tr -d '\\' | tr -s ' ' '\n' | sort -u > "$work/standard"
+
+cd "$SOURCE"
+find include backends/eigen/include -name '*.hpp' | sort > "$work/headers"
+
+cat > "$work/one.sh" <<'ONE'
+set -u
+header=$1
+log=$work/$(echo "$header" | tr / _)
+inner=${header#*include/}
+echo "#include <$inner>" |
+  "$CXX" -std=c++20 -x c++ -fsyntax-only -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion \
+    -Wshadow -Werror -I include -I backends/eigen/include -isystem "$EIGEN" -MD -MF "$log.d" - \
+    > "$log.out" 2>&1 || { echo "$header does not compile alone:"; head -n 30 "$log.out"; exit 1; }
+case $header in include/gistkv/io/* | backends/*) exit 0 ;; esac
+foreign=$(sed 's/^[^:]*://' "$log.d" | tr -d '\\' | tr -s ' ' '\n' | sort -u |
+  comm -23 - "$work/standard" | grep -v '^include/gistkv/' | grep -v -e '^-$' -e '^$')
+[ -z "$foreign" ] || { echo "$header reads more than the standard library: $foreign"; exit 1; }
+ONE
+export work CXX EIGEN
+if ! xargs -n 1 -P 2 sh "$work/one.sh" < "$work/headers" > "$work/result"; then
+  cat "$work/result"
+  exit 1
+fi
+echo "$(wc -l < "$work/headers") headers compile alone with $name"

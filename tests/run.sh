@@ -1,0 +1,36 @@
+#!/bin/sh
+# Copyright 2026 The gistkv authors
+# SPDX-License-Identifier: Apache-2.0
+
+# sh tests/run.sh [CTEST OPTION...]: installs what is missing, builds, runs the tests. Works on a bare
+# Debian 12 as root or with sudo, and is fast the second time. `sh tests/run.sh -R text` runs a part.
+set -eu
+cd "$(dirname "$0")/.."
+. examples/setup.sh
+
+install_packages g++ cmake ninja-build ccache libeigen3-dev nlohmann-json3-dev libcli11-dev \
+  doctest-dev libbenchmark-dev python3
+# Without the model the tests that need it are skipped and counted.
+(obtain_model) || note "without the model: tests that need it will be skipped"
+
+jobs=$(nproc)
+build=build/dev
+mkdir -p build
+cmake --preset dev -DGISTKV_MODEL="$model" > $build.configure.log 2>&1 || {
+  cat $build.configure.log
+  exit 1
+}
+cmake --build $build --parallel "$jobs" --target all all_verify_interface_header_sets
+
+status=0
+ctest --test-dir $build --parallel "$jobs" --output-on-failure --output-log $build/ctest.log "$@" ||
+  status=$?
+# ctest names the skipped tests; their reasons stand in its log. Its summary stays the last word.
+if grep -q '^SKIPPED: ' $build/Testing/Temporary/LastTest.log 2> /dev/null; then
+  echo
+  echo "Skipped, for these reasons (cases, reason):"
+  grep -h '^SKIPPED: ' $build/Testing/Temporary/LastTest.log | sed 's/^SKIPPED: //' | sort | uniq -c
+  echo
+  sed -n '/% tests passed, /,$p' $build/ctest.log
+fi
+exit $status

@@ -1,0 +1,54 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <vector>
+
+/// Where tests find data that is not part of the source, and what happens when it is absent: the
+/// case is skipped, and the skip is printed, counted and part of the program's exit status.
+
+namespace gistkv::test {
+
+/// Reasons of all skips so far.
+inline std::vector<std::string>& skips() {
+  static std::vector<std::string> reasons;
+  return reasons;
+}
+
+/// Records that a test case, or a part of one, cannot run. The caller then returns.
+inline void skip(const std::string& reason) {
+  std::cout << "SKIPPED: " << reason << std::endl;
+  skips().push_back(reason);
+}
+
+inline std::filesystem::path directory_from(const char* variable, const char* otherwise) {
+  const char* value = std::getenv(variable);
+  return value != nullptr && *value != '\0' ? value : otherwise;
+}
+
+/// Texts, questions, tokenizer and segmentation cases; environment variable GISTKV_DATA_DIR.
+inline std::filesystem::path data_dir() {
+  return directory_from("GISTKV_DATA_DIR", "../shared/data");
+}
+
+/// Expected results of independent implementations; environment variable GISTKV_GOLDEN_DIR.
+inline std::filesystem::path golden_dir() {
+  return directory_from("GISTKV_GOLDEN_DIR", "../shared/golden");
+}
+
+/// SmolLM2-135M-Instruct as GGUF; environment variable GISTKV_MODEL.
+inline std::filesystem::path model_path() { return directory_from("GISTKV_MODEL", "model.gguf"); }
+
+/// True if the file or directory is there. Else records a skip: the caller returns.
+inline bool require_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored)) return true;
+  skip(path.string() + " is absent");
+  return false;
+}
+
+}  // namespace gistkv::test
