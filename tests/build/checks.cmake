@@ -33,13 +33,19 @@ if(GISTKV_CLANGXX AND NOT CMAKE_CXX_COMPILER_ID STREQUAL Clang)
   list(APPEND compilers Clang)
   set(compiler_Clang ${GISTKV_CLANGXX})
 endif()
+set(ccache ${GISTKV_CCACHE})
+if(NOT ccache)
+  set(ccache "")
+endif()
 foreach(compiler IN LISTS compilers)
   string(TOLOWER ${compiler} compiler_name)
-  set(compiler_environment CXX=${compiler_${compiler}} SOURCE=${PROJECT_SOURCE_DIR} EIGEN=${eigen_include}
+  set(compiler_environment
+    CXX=${compiler_${compiler}} SOURCE=${PROJECT_SOURCE_DIR} EIGEN=${eigen_include}
     SCRATCH=${CMAKE_CURRENT_BINARY_DIR})
   gistkv_test(build.headers_alone.${compiler_name}
-    COMMAND sh ${build_dir}/headers_alone.sh LABELS build ENVIRONMENT ${compiler_environment})
-  set_tests_properties(build.headers_alone.${compiler_name} PROPERTIES PROCESSORS 2)
+    COMMAND sh ${build_dir}/headers_alone.sh LABELS build
+    ENVIRONMENT ${compiler_environment} CCACHE=${ccache})
+  set_tests_properties(build.headers_alone.${compiler_name} PROPERTIES PROCESSORS 2 COST 100)
   foreach(source IN LISTS rejected)
     get_filename_component(name ${source} NAME_WE)
     gistkv_test(build.rejects.${name}.${compiler_name}

@@ -3,12 +3,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Every header compiles alone, without a warning; and what is not io or a backend reads no file but
-# our own and the standard library's.  Environment: CXX SOURCE EIGEN SCRATCH
+# our own and the standard library's.  Environment: CXX SOURCE EIGEN SCRATCH, CCACHE (may be empty)
 set -eu
 
 name=$(basename "$CXX")
 work=$SCRATCH/headers_alone.$name
 rm -rf "$work"
+CCACHE=${CCACHE:-}
 mkdir -p "$work"
 
 # The reference: the files behind all standard headers, as this compiler finds them.
@@ -35,16 +36,16 @@ set -u
 header=$1
 log=$work/$(echo "$header" | tr / _)
 inner=${header#*include/}
-echo "#include <$inner>" |
-  "$CXX" -std=c++20 -x c++ -fsyntax-only -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion \
-    -Wshadow -Werror -I include -I backends/eigen/include -isystem "$EIGEN" -MD -MF "$log.d" - \
-    > "$log.out" 2>&1 || { echo "$header does not compile alone:"; head -n 30 "$log.out"; exit 1; }
+echo "#include <$inner>" > "$log.cpp"
+$CCACHE "$CXX" -std=c++20 -O0 -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Werror \
+  -I include -I backends/eigen/include -isystem "$EIGEN" -MD -MF "$log.d" -c "$log.cpp" -o "$log.o" \
+  > "$log.out" 2>&1 || { echo "$header does not compile alone:"; head -n 30 "$log.out"; exit 1; }
 case $header in include/gistkv/io/* | backends/*) exit 0 ;; esac
 foreign=$(sed 's/^[^:]*://' "$log.d" | tr -d '\\' | tr -s ' ' '\n' | sort -u |
-  comm -23 - "$work/standard" | grep -v '^include/gistkv/' | grep -v -e '^-$' -e '^$')
-[ -z "$foreign" ] || { echo "$header reads more than the standard library: $foreign"; exit 1; }
+  comm -23 - "$work/standard" | grep -v '^include/gistkv/' | grep -v -e "^$log.cpp$" -e '^$')
+[ -z "$foreign" ] || { echo "$header reads more than the standard library: $(echo "$foreign" | head -n 3 | tr "\n" " ")"; exit 1; }
 ONE
-export work CXX EIGEN
+export work CXX EIGEN CCACHE
 if ! xargs -n 1 -P 2 sh "$work/one.sh" < "$work/headers" > "$work/result"; then
   cat "$work/result"
   exit 1

@@ -64,12 +64,12 @@ TEST_CASE("block sizes are those of the GGUF format") {
                                                 {weight_type::q4_k, 256, 144},
                                                 {weight_type::q5_k, 256, 176},
                                                 {weight_type::q6_k, 256, 210}}};
-  for (const auto& [type, length, bytes] : expected) {
-    CAPTURE(to_string(type));
-    CHECK(block_length(type) == length);
-    CHECK(row_bytes(type, length) == bytes);
-    CHECK(row_bytes(type, 7 * length) == 7 * bytes);
-    CHECK(row_bytes(type, 0) == 0);
+  for (const expectation& e : expected) {
+    CAPTURE(to_string(e.type));
+    CHECK(block_length(e.type) == e.length);
+    CHECK(row_bytes(e.type, e.length) == e.bytes);
+    CHECK(row_bytes(e.type, 7 * e.length) == 7 * e.bytes);
+    CHECK(row_bytes(e.type, 0) == 0);
   }
 }
 

@@ -119,10 +119,10 @@ double check_cache(const cache::gist_cache<backends::eigen<T>, T>& c, const expe
       const auto p = static_cast<std::size_t>(position);
       for (index_t j = 0; j < d; ++j) {
         const auto at = static_cast<std::size_t>(h * d + j);
-        worst = std::max(worst, std::abs(static_cast<double>(span.k(h, row, j)) -
-                                         e.truth.keys[l][p][at]));
-        worst = std::max(worst, std::abs(static_cast<double>(span.v(h, row, j)) -
-                                         e.truth.values[l][p][at]));
+        worst = std::max(worst,
+                         std::abs(static_cast<double>(span.k(h, row, j)) - e.truth.keys[l][p][at]));
+        worst = std::max(
+            worst, std::abs(static_cast<double>(span.v(h, row, j)) - e.truth.values[l][p][at]));
       }
     }
   };
@@ -148,7 +148,7 @@ double read(world<T>& w, cache::gist_cache<backends::eigen<T>, T>& c, const expe
   const auto& m = w.models.at(e.structure.rule().n_gist);
   double worst = 0;
   for (const std::size_t n : chunks) {
-    const model::sequence_step<backend, T> step{&c, std::span(e.ids).subspan(from, n)};
+    const model::sequence_step<backend, T> step{&c, std::span(e.ids).subspan(from, n), {}};
     workspace<backend> scratch(w.be, m.workspace_size({&step, 1}));
     buffer<T, backend> hidden(w.be, static_cast<index_t>(n) * m.config().d_model);
     buffer<T, backend> logits(w.be, static_cast<index_t>(n) * m.n_vocab());
@@ -201,13 +201,11 @@ void run_cases(double tolerance, int n_cases) {
     CAPTURE(rule.recent);
     CAPTURE(rule.n_sink);
     const auto& m = w.models.at(rule.n_gist);
-    const expected e = make_expected(
-        w, random_sequence(random, m.config().n_vocab, rule.n_gist), rule);
+    const expected e =
+        make_expected(w, random_sequence(random, m.config().n_vocab, rule.n_gist), rule);
     const std::size_t n = e.ids.size();
     const cache::cache_options options{{rule.n_gist, rule.recent, rule.n_sink, 0}};
-    auto fresh = [&] {
-      return cache::gist_cache<backend, T>(w.be, m.cache_shape(), options);
-    };
+    auto fresh = [&] { return cache::gist_cache<backend, T>(w.be, m.cache_shape(), options); };
     const std::vector<std::vector<std::size_t>> ways{
         {n}, sentence_chunks(e), random_chunks(random, n, 9), std::vector<std::size_t>(n, 1)};
     for (const auto& chunks : ways) {
@@ -262,7 +260,7 @@ TEST_CASE("a batch of sequences gives the bits of the sequences one by one") {
       caches.emplace_back(w.be, m.cache_shape(), options);
       n_rows += static_cast<index_t>(s.size());
     }
-    for (std::size_t s = 0; s < ids.size(); ++s) steps.push_back({&caches[s], ids[s]});
+    for (std::size_t s = 0; s < ids.size(); ++s) steps.push_back({&caches[s], ids[s], {}});
     const index_t d = m.config().d_model;
     workspace<backend> scratch(w.be, m.workspace_size(steps));
     buffer<float, backend> hidden(w.be, n_rows * d);
@@ -271,7 +269,7 @@ TEST_CASE("a batch of sequences gives the bits of the sequences one by one") {
     std::size_t begin = 0;
     for (std::size_t s = 0; s < ids.size(); ++s) {
       cache::gist_cache<backend, float> alone(w.be, m.cache_shape(), options);
-      const model::sequence_step<backend, float> step{&alone, ids[s]};
+      const model::sequence_step<backend, float> step{&alone, ids[s], {}};
       const auto n = static_cast<index_t>(ids[s].size());
       buffer<float, backend> single(w.be, n * d);
       m.forward({&step, 1}, single.view({n, d}), scratch);

@@ -41,7 +41,8 @@ inline model::host_model random_model(const random_model_options& o) {
     for (index_t i = 0; i < rows * cols; ++i) {
       x.push_back(static_cast<float>(mean + scale * random.normal()));
     }
-    return host_matrix{name, weight_type::f32, rows, cols, std::as_bytes(std::span<const float>(x))};
+    return host_matrix{name, weight_type::f32, rows, cols,
+                       std::as_bytes(std::span<const float>(x))};
   };
   auto map = [&](const char* name, index_t out, index_t in) {
     model::host_linear m{matrix(name, out, in, 0, 1.5 / std::sqrt(static_cast<double>(in))), {}};
@@ -94,9 +95,9 @@ inline double element(const host_matrix& m, index_t row, index_t col) {
 struct brute_force {
   using rows = std::vector<std::vector<double>>;
 
-  rows hidden;                         ///< [n][d_model], normed
-  rows logits;                         ///< [n][n_vocab + n_gist]
-  std::vector<rows> keys, values;      ///< [layer][n][n_kv_heads * head_dim]
+  rows hidden;                     ///< [n][d_model], normed
+  rows logits;                     ///< [n][n_vocab + n_gist]
+  std::vector<rows> keys, values;  ///< [layer][n][n_kv_heads * head_dim]
 
   template <class Visible>
   brute_force(const model::host_model& m, const model::gist_rows& gists,
@@ -107,9 +108,11 @@ struct brute_force {
     for (const token_t t : tokens) {
       std::vector<double> e;
       for (index_t j = 0; j < c.d_model; ++j) {
-        e.push_back(t < c.n_vocab ? element(m.token_embedding, t, j)
-                                  : static_cast<double>(gists.input[static_cast<std::size_t>(
-                                        (t - c.n_vocab) * c.d_model + j)]));
+        e.push_back(
+            t < c.n_vocab
+                ? element(m.token_embedding, t, j)
+                : static_cast<double>(
+                      gists.input[static_cast<std::size_t>((t - c.n_vocab) * c.d_model + j)]));
       }
       x.push_back(e);
     }
@@ -158,8 +161,8 @@ struct brute_force {
     }
     for (index_t i = 0; i < n; ++i) {
       hidden.push_back(norm(at(x, i), m.final_norm, c.norm_eps));
-      logits.push_back(apply(c.tied_head ? model::host_linear{m.token_embedding, {}} : m.head,
-                             hidden.back()));
+      logits.push_back(
+          apply(c.tied_head ? model::host_linear{m.token_embedding, {}} : m.head, hidden.back()));
       const auto& table = gists.head.empty() ? gists.input : gists.head;
       for (index_t g = 0; g < gists.n_gist; ++g) {
         double sum = 0;

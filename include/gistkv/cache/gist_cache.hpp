@@ -226,8 +226,8 @@ class gist_cache {
   /// Leaves positions unused, as for padding in front of a sequence.
   void skip_positions(index_t n) { ledger_.skip_positions(static_cast<std::int32_t>(n)); }
 
-  /// Row `i` of the anchors, or of the live local rows, as it lies in the cache: keys then values of
-  /// all layers and heads, for snapshots and tests. One host copy a call.
+  /// Row `i` of the anchors, or of the live local rows, as it lies in the cache: keys then values
+  /// of all layers and heads, for snapshots and tests. One host copy a call.
   kv_span<T, space> anchor_rows(index_t layer, index_t begin, index_t count) const {
     return begin < n_shared_ ? shared_->span(layer, begin, count)
                              : anchors_.span(layer, begin - n_shared_, count);
@@ -341,7 +341,7 @@ class gist_cache {
   index_t n_shared_ = 0;
   kv_segment<B, T> anchors_;
   kv_segment<B, T> local_;
-  std::int32_t local_base_ = 0;  ///< Running number of row 0 of the local block.
+  std::int32_t local_base_ = 0;                 ///< Running number of row 0 of the local block.
   std::optional<row_ledger::checkpoint> mark_;  ///< Set while an append is under way.
   std::int32_t live_at_append_ = 0;
   std::size_t peak_held_ = 0;

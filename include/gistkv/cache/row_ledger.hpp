@@ -118,9 +118,8 @@ class row_ledger {
   std::int32_t live_begin() const {
     if (rule_.window > 0) {
       // The next row is one of its own window.
-      return std::max(first_local_,
-                      local_end() - static_cast<std::int32_t>(
-                                        std::min<index_t>(rule_.window - 1, local_end())));
+      return std::max(first_local_, local_end() - static_cast<std::int32_t>(std::min<index_t>(
+                                                      rule_.window - 1, local_end())));
     }
     return span_start().local;
   }
@@ -164,9 +163,9 @@ class row_ledger {
     first_local_ += n;
   }
 
-  /// Says which rows stay when the sentences [first, last) of the text are taken out, and takes them
-  /// out of the books: keep-lists of old anchor indices and old running numbers of local rows, in
-  /// order. Later positions do not change. The open sentence cannot be erased.
+  /// Says which rows stay when the sentences [first, last) of the text are taken out, and takes
+  /// them out of the books: keep-lists of old anchor indices and old running numbers of local rows,
+  /// in order. Later positions do not change. The open sentence cannot be erased.
   /// @throws argument_error if the range is not within the closed sentences.
   struct kept_rows {
     std::vector<std::int32_t> anchors;
@@ -256,8 +255,8 @@ class row_ledger {
       if (!holds) throw format_error(std::string("gist cache state: ") + what);
     };
     const auto n_anchors = static_cast<std::int32_t>(s.anchors.size());
-    const auto local_end = static_cast<std::int64_t>(s.first_local) +
-                           static_cast<std::int64_t>(s.locals.size());
+    const auto local_end =
+        static_cast<std::int64_t>(s.first_local) + static_cast<std::int64_t>(s.locals.size());
     check(s.next_position >= 0 && s.first_local >= 0, "negative position");
     check(local_end <= s.next_position, "more rows than positions");
     check(s.n_open_gists >= 0 && s.n_open_gists <= s.rule.n_gist, "wrong number of open gists");

@@ -53,10 +53,8 @@ inline constexpr std::size_t snapshot_header = 32;
 class byte_writer {
  public:
   template <class U>
-    requires std::is_arithmetic_v<U>
-  void put(U value) {
-    put_bytes(std::as_bytes(std::span(&value, 1)));
-  }
+  requires std::is_arithmetic_v<U>
+  void put(U value) { put_bytes(std::as_bytes(std::span(&value, 1))); }
   void put(std::string_view text) {
     put(static_cast<std::uint64_t>(text.size()));
     put_bytes(std::as_bytes(std::span(text)));
@@ -73,8 +71,7 @@ class byte_source {
       : bytes_(bytes), name_(name) {}
 
   template <class U>
-    requires std::is_arithmetic_v<U>
-  U get(std::string_view field) {
+  requires std::is_arithmetic_v<U> U get(std::string_view field) {
     U value;
     std::memcpy(&value, take(sizeof(U), field).data(), sizeof(U));
     return value;
@@ -222,9 +219,7 @@ struct loaded_snapshot {
 template <class T, Storage B>
 loaded_snapshot<B, T> load_snapshot(B& be, std::span<const std::byte> bytes,
                                     std::string_view name) {
-  auto fail = [&](const std::string& what) {
-    throw format_error(std::string(name) + ": " + what);
-  };
+  auto fail = [&](const std::string& what) { throw format_error(std::string(name) + ": " + what); };
   const auto magic = std::as_bytes(std::span(detail::snapshot_magic));
   if (bytes.size() < detail::snapshot_header ||
       std::memcmp(bytes.data(), magic.data(), magic.size()) != 0) {
@@ -244,7 +239,8 @@ loaded_snapshot<B, T> load_snapshot(B& be, std::span<const std::byte> bytes,
          " are there");
   }
   const auto payload = header.take(header.left(), "payload");
-  if (xxh64().update(payload).digest() != hash) fail("checksum does not match: the file is damaged");
+  if (xxh64().update(payload).digest() != hash)
+    fail("checksum does not match: the file is damaged");
 
   detail::byte_source s(payload, name);
   snapshot_info info;
@@ -264,8 +260,8 @@ loaded_snapshot<B, T> load_snapshot(B& be, std::span<const std::byte> bytes,
     }
   }
   cache_options o;
-  for (index_t* n : {&o.rule.n_gist, &o.rule.recent, &o.rule.n_sink, &o.rule.window,
-                     &o.max_anchors}) {
+  for (index_t* n :
+       {&o.rule.n_gist, &o.rule.recent, &o.rule.n_sink, &o.rule.window, &o.max_anchors}) {
     *n = s.get<index_t>("rule");
   }
   o.on_overflow = s.get<std::uint8_t>("budget policy") == 0 ? budget_policy::drop_oldest

@@ -60,9 +60,9 @@ class report {
 
 namespace detail {
 
-inline std::string scientific(double x) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2e", x);
+inline std::string scientific(double x, int digits = 2) {
+  char text[40];
+  std::snprintf(text, sizeof text, "%.*e", digits, x);
   return text;
 }
 

@@ -39,7 +39,7 @@ constexpr std::string_view dtype_name() {
 ///
 /// Sums of n rounded terms of mixed sign lose about sqrt(n) eps of the result's root mean square,
 /// which is below eps times the sum of magnitudes: c need not grow with the length. The narrow types
-/// are carried in float and rounded where they are stored.
+/// are carried in float and rounded where they are stored. In f64 the oracle rounds as well.
 struct tolerance_row {
   std::string_view op;
   double f64;
@@ -49,16 +49,16 @@ struct tolerance_row {
 };
 
 inline constexpr std::array<tolerance_row, 10> tolerance_table{{
-    {"linear", 4, 4, 2, 2},
-    {"matmul", 4, 4, 2, 2},
-    {"norm", 6, 6, 2, 2},
-    {"rope", 3, 3, 2, 2},
-    {"activation", 6, 6, 2, 2},
+    {"linear", 8, 4, 2, 2},
+    {"matmul", 8, 4, 2, 2},
+    {"norm", 16, 8, 2, 2},
+    {"rope", 6, 3, 2, 2},
+    {"activation", 12, 6, 2, 2},
     {"add", 1, 1, 1, 1},
-    {"masked_softmax", 6, 6, 2, 2},
+    {"masked_softmax", 12, 6, 2, 2},
     {"gather_rows", 0, 0, 0, 0},
     {"scatter_rows", 0, 0, 0, 0},
-    {"attention", 6, 6, 3, 3},
+    {"attention", 12, 6, 3, 3},
 }};
 
 /// c of the table. @throws argument_error for an operation that has no row.

@@ -9,8 +9,8 @@
 
 namespace gistkv {
 
-/// Says whether query q sees key k. A predicate, never a matrix: trivially copyable, so that it goes
-/// into a kernel by value. Every mask of the library is causal by itself.
+/// Says whether query q sees key k. A predicate, never a matrix: trivially copyable, so that it
+/// goes into a kernel by value. Every mask of the library is causal by itself.
 template <class M>
 concept AttentionMask = std::is_trivially_copyable_v<M> && requires(const M& m, index_t i) {
   { m(i, i) } -> std::same_as<bool>;

@@ -37,38 +37,37 @@ using element_t = typename B::element;
 
 template <class B>
 concept Storage = MemorySpace<space_of<B>> &&
-                  requires(B& be, void* p, const void* cp, std::size_t n_bytes) {
-                    { B::name } -> std::convertible_to<std::string_view>;
-                    /// At least 64-byte aligned; n_bytes > 0. @throws backend_error, std::bad_alloc
-                    { be.allocate(n_bytes) } -> std::same_as<void*>;
-                    { be.deallocate(p, n_bytes) } noexcept;
-                    be.upload(p, cp, n_bytes);    ///< host -> backend
-                    be.download(p, cp, n_bytes);  ///< backend -> host, complete on return
-                    be.copy(p, cp, n_bytes);      ///< backend -> backend, no overlap
-                    be.synchronize();
-                  };
+    requires(B& be, void* p, const void* cp, std::size_t n_bytes) {
+  { B::name } -> std::convertible_to<std::string_view>;
+  /// At least 64-byte aligned; n_bytes > 0. @throws backend_error, std::bad_alloc
+  { be.allocate(n_bytes) } -> std::same_as<void*>;
+  { be.deallocate(p, n_bytes) }
+  noexcept;
+  be.upload(p, cp, n_bytes);    ///< host -> backend
+  be.download(p, cp, n_bytes);  ///< backend -> host, complete on return
+  be.copy(p, cp, n_bytes);      ///< backend -> backend, no overlap
+  be.synchronize();
+};
 
 /// The nine primitives; formulas, shapes and undefined cases stand at their front doors in ops/.
 template <class B, class T>
-concept Computes =
-    Storage<B> && B::template supports<T> &&
-    requires(B& be, matrix_view<T, space_of<B>> o, matrix_view<const T, space_of<B>> x,
-             vector_view<const T, space_of<B>> v, tensor_view<T, 3, space_of<B>> o3,
-             tensor_view<const T, 3, space_of<B>> x3,
-             vector_view<const std::int32_t, space_of<B>> rows,
-             vector_view<const float, space_of<B>> frequencies, const packed_weight_t<B>& w,
-             const host_matrix& host, causal_mask mask) {
-      { be.pack(host) } -> std::same_as<packed_weight_t<B>>;
-      be.linear(o, x, w);
-      be.matmul(o3, x3, x3, matmul_options{});
-      be.norm(o, x, v, v, norm_options{});
-      be.rope(o3, rows, frequencies, rope_options{});
-      be.activation(o, x, x, activation_kind::silu);
-      be.add(o, x, x);
-      be.masked_softmax(o3, mask, softmax_options{}, o);
-      be.gather_rows(o, x, rows);
-      be.scatter_rows(o, x, rows);
-    };
+concept Computes = Storage<B> && B::template supports<T>&& requires(
+    B& be, matrix_view<T, space_of<B>> o, matrix_view<const T, space_of<B>> x,
+    vector_view<const T, space_of<B>> v, tensor_view<T, 3, space_of<B>> o3,
+    tensor_view<const T, 3, space_of<B>> x3, vector_view<const std::int32_t, space_of<B>> rows,
+    vector_view<const float, space_of<B>> frequencies, const packed_weight_t<B>& w,
+    const host_matrix& host, causal_mask mask) {
+  { be.pack(host) } -> std::same_as<packed_weight_t<B>>;
+  be.linear(o, x, w);
+  be.matmul(o3, x3, x3, matmul_options{});
+  be.norm(o, x, v, v, norm_options{});
+  be.rope(o3, rows, frequencies, rope_options{});
+  be.activation(o, x, x, activation_kind::silu);
+  be.add(o, x, x);
+  be.masked_softmax(o3, mask, softmax_options{}, o);
+  be.gather_rows(o, x, rows);
+  be.scatter_rows(o, x, rows);
+};
 
 template <class B>
 concept Backend = Storage<B> && Computes<B, element_t<B>>;

@@ -92,8 +92,8 @@ inline void dequantize_q8_0(const std::byte* block, float* out) {
   for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(load_i8(block + 2 + i));
 }
 
-/// x_i = d (q_i - 8). Layout: f16 d, u8 nibbles[16]; the low nibble of byte i is element i, the high
-/// one element i + 16.
+/// x_i = d (q_i - 8). Layout: f16 d, u8 nibbles[16]; the low nibble of byte i is element i, the
+/// high one element i + 16.
 inline void dequantize_q4_0(const std::byte* block, float* out) {
   const float d = load_f16(block);
   for (int i = 0; i < 16; ++i) {
@@ -119,9 +119,10 @@ struct scale_and_minimum {
   float minimum;
 };
 
-/// 6-bit scale and minimum of sub-block j < 8 of q4_k and q5_k, which share 12 bytes: bytes 0..3 hold
-/// the scales of sub-blocks 0..3 in their low 6 bits, bytes 4..7 the minima; bytes 8..11 hold the low
-/// 4 bits of scale and minimum of sub-blocks 4..7, whose high 2 bits top bytes 0..3 and 4..7.
+/// 6-bit scale and minimum of sub-block j < 8 of q4_k and q5_k, which share 12 bytes: bytes 0..3
+/// hold the scales of sub-blocks 0..3 in their low 6 bits, bytes 4..7 the minima; bytes 8..11 hold
+/// the low 4 bits of scale and minimum of sub-blocks 4..7, whose high 2 bits top bytes 0..3
+/// and 4..7.
 inline scale_and_minimum unpack_k_scale(const std::byte* packed, int j) {
   if (j < 4) {
     return {static_cast<float>(load_u8(packed + j) & 63U),
@@ -134,9 +135,9 @@ inline scale_and_minimum unpack_k_scale(const std::byte* packed, int j) {
           static_cast<float>((low >> 4) | (minimum_top << 4))};
 }
 
-/// Element i of sub-block j (32 elements): x = d scale_j q - dmin minimum_j. Layout: f16 d, f16 dmin,
-/// u8 scales[12], u8 nibbles[128]; sub-blocks 2c and 2c + 1 are the low and the high nibbles of bytes
-/// 32c .. 32c + 31.
+/// Element i of sub-block j (32 elements): x = d scale_j q - dmin minimum_j. Layout: f16 d, f16
+/// dmin, u8 scales[12], u8 nibbles[128]; sub-blocks 2c and 2c + 1 are the low and the high nibbles
+/// of bytes 32c .. 32c + 31.
 inline void dequantize_q4_k(const std::byte* block, float* out) {
   const float d = load_f16(block);
   const float dmin = load_f16(block + 2);
@@ -153,8 +154,8 @@ inline void dequantize_q4_k(const std::byte* block, float* out) {
   }
 }
 
-/// As q4_k with a fifth bit: u8 high[32] stands before the nibbles, its byte i holds in bit j the top
-/// bit of element i of sub-block j.
+/// As q4_k with a fifth bit: u8 high[32] stands before the nibbles, its byte i holds in bit j the
+/// top bit of element i of sub-block j.
 inline void dequantize_q5_k(const std::byte* block, float* out) {
   const float d = load_f16(block);
   const float dmin = load_f16(block + 2);
@@ -215,9 +216,9 @@ void dequantize_blocks(block_format format, const std::byte* row, index_t n, flo
 
 }  // namespace detail
 
-/// Decodes `n` elements from the start of a stored row into `out`. `row` needs no alignment and must
-/// hold row_bytes(type, n) bytes. Exact for the floating-point types; the block types round as their
-/// formulas read, in float.
+/// Decodes `n` elements from the start of a stored row into `out`. `row` needs no alignment and
+/// must hold row_bytes(type, n) bytes. Exact for the floating-point types; the block types round as
+/// their formulas read, in float.
 ///
 /// The block layouts are those of GGUF (ggml-common.h and ggml-quants.c of the ggml project).
 /// @throws shape_error if n is no multiple of the block length.

@@ -13,9 +13,9 @@
 
 namespace gistkv {
 
-/// XXH64 (Y. Collet, the xxHash fast digest algorithm, specification 0.1.1) over bytes that arrive in
-/// pieces; the digest does not depend on the cuts. Several GB/s on one core. It finds accidents, not
-/// forgeries: it is no cryptographic hash.
+/// XXH64 (Y. Collet, the xxHash fast digest algorithm, specification 0.1.1) over bytes that arrive
+/// in pieces; the digest does not depend on the cuts. Several GB/s on one core. It finds accidents,
+/// not forgeries: it is no cryptographic hash.
 class xxh64 {
  public:
   explicit constexpr xxh64(std::uint64_t seed = 0)

@@ -39,8 +39,8 @@ inline void quantize_q8_0(const float* x, std::byte* block) {
   for (int i = 0; i < 32; ++i) largest = std::max(largest, std::abs(x[i]));
   const float inverse = inverse_or_zero(store_f16(block, largest / 127.0F));
   for (int i = 0; i < 32; ++i) {
-    block[2 + i] = static_cast<std::byte>(
-        static_cast<std::uint8_t>(nearest_level(x[i], inverse, -127, 127)));
+    block[2 + i] =
+        static_cast<std::byte>(static_cast<std::uint8_t>(nearest_level(x[i], inverse, -127, 127)));
   }
 }
 
@@ -79,10 +79,11 @@ void narrow(const float* row, index_t n, std::byte* out) {
 
 }  // namespace detail
 
-/// Encodes `n` finite floats as a stored row of row_bytes(type, n) bytes, each element at the nearest
-/// level of its block. The block scale is the plain one from the extremes; no search for a better.
-/// @throws shape_error if n is no multiple of the block length; argument_error for the k types, which
-/// this library only reads.
+/// Encodes `n` finite floats as a stored row of row_bytes(type, n) bytes, each element at the
+/// nearest level of its block. The block scale is the plain one from the extremes; no search for a
+/// better.
+/// @throws shape_error if n is no multiple of the block length; argument_error for the k types,
+/// which this library only reads.
 inline void quantize(weight_type type, const float* row, index_t n, std::byte* out) {
   const std::size_t bytes = row_bytes(type, n);
   if (n == 0) return;

@@ -27,12 +27,12 @@ struct device_space {
   static constexpr bool host_accessible = false;
 };
 
-/// Non-owning view of a strided array: static rank, 64-bit extents and strides (in elements), memory
-/// space in the type. Trivially copyable, so that it can be a kernel argument. The vocabulary is
-/// that of std::mdspan. A stride of 0 repeats one element or row.
+/// Non-owning view of a strided array: static rank, 64-bit extents and strides (in elements),
+/// memory space in the type. Trivially copyable, so that it can be a kernel argument. The
+/// vocabulary is that of std::mdspan. A stride of 0 repeats one element or row.
 ///
-/// `T` converts to `const T`; spaces never convert. Elements are indexed by `v(i, j)` where the host
-/// may touch them; `v.data()[v.offset(i, j)]` is the form that kernels use.
+/// `T` converts to `const T`; spaces never convert. Elements are indexed by `v(i, j)` where the
+/// host may touch them; `v.data()[v.offset(i, j)]` is the form that kernels use.
 template <class T, std::size_t Rank, MemorySpace Space = host_space>
 class tensor_view {
  public:
@@ -52,8 +52,8 @@ class tensor_view {
 
   // A constructor, because a conversion operator to a view of const makes nvcc warn.
   template <class U>
-    requires(!std::same_as<U, T> && std::same_as<const U, T>)
-  GISTKV_HD constexpr tensor_view(const tensor_view<U, Rank, Space>& other)  // NOLINT: implicit
+  requires(!std::same_as<U, T> && std::same_as<const U, T>) GISTKV_HD
+      constexpr tensor_view(const tensor_view<U, Rank, Space>& other)  // NOLINT: implicit
       : data_(other.data()), extents_(other.extents()), strides_(other.strides()) {}
 
   GISTKV_HD static constexpr std::size_t rank() { return Rank; }
@@ -73,8 +73,7 @@ class tensor_view {
 
   /// Elements between data() and element (i...).
   template <std::convertible_to<index_t>... I>
-    requires(sizeof...(I) == Rank)
-  GISTKV_HD constexpr index_t offset(I... i) const {
+  requires(sizeof...(I) == Rank) GISTKV_HD constexpr index_t offset(I... i) const {
     const extents_type at{static_cast<index_t>(i)...};
     index_t sum = 0;
     for (std::size_t d = 0; d < Rank; ++d) sum += at[d] * strides_[d];
@@ -82,8 +81,7 @@ class tensor_view {
   }
 
   template <std::convertible_to<index_t>... I>
-    requires(sizeof...(I) == Rank && Space::host_accessible)
-  constexpr T& operator()(I... i) const {
+  requires(sizeof...(I) == Rank && Space::host_accessible) constexpr T& operator()(I... i) const {
     return data_[offset(i...)];
   }
 
@@ -102,9 +100,7 @@ class tensor_view {
   }
 
   /// The view of rank - 1 at index i of the first dimension.
-  GISTKV_HD constexpr tensor_view<T, Rank - 1, Space> at(index_t i) const
-    requires(Rank > 1)
-  {
+  GISTKV_HD constexpr tensor_view<T, Rank - 1, Space> at(index_t i) const requires(Rank > 1) {
     std::array<index_t, Rank - 1> extents{};
     std::array<index_t, Rank - 1> strides{};
     for (std::size_t d = 1; d < Rank; ++d) {

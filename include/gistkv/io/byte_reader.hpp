@@ -17,12 +17,11 @@
 
 namespace gistkv::io {
 
-/// Text from a file made fit for an error message: in single quotes, unprintable bytes as \xNN, cut
-/// after 96 bytes.
-inline std::string quote(std::string_view text) {
-  constexpr std::size_t limit = 96;
+/// Text from a file made fit for an error message: unprintable bytes, quotes and backslashes as \xNN,
+/// cut after `limit` bytes.
+inline std::string printable(std::string_view text, std::size_t limit) {
   constexpr std::string_view digits = "0123456789abcdef";
-  std::string result = "'";
+  std::string result;
   for (const char c : text.substr(0, limit)) {
     const auto u = static_cast<unsigned char>(c);
     if (u >= 0x20 && u < 0x7f && c != '\\' && c != '\'') {
@@ -31,9 +30,12 @@ inline std::string quote(std::string_view text) {
       result += {'\\', 'x', digits[u >> 4], digits[u & 15U]};
     }
   }
-  result += text.size() > limit ? "...'" : "'";
+  if (text.size() > limit) result += "...";
   return result;
 }
+
+/// A name from a file for an error message, in single quotes.
+inline std::string quote(std::string_view text) { return "'" + printable(text, 96) + "'"; }
 
 /// Extents as "[a, b]" for messages.
 inline std::string extents_text(std::span<const index_t> extents) {

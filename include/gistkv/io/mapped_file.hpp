@@ -53,7 +53,8 @@ class mapped_file {
  public:
   /// @throws file_error if the file is missing, unreadable or not a regular file.
   explicit mapped_file(const std::filesystem::path& path) {
-    const detail::descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    // Without O_NONBLOCK the open of a pipe would wait for a writer; regular files ignore it.
+    const detail::descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (file.get() < 0) detail::throw_errno(path, "open");
     struct stat status = {};
     if (::fstat(file.get(), &status) != 0) detail::throw_errno(path, "stat");

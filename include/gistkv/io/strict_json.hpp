@@ -80,7 +80,7 @@ inline nlohmann::json parse_strict_json(std::string_view text, std::string_view 
   try {
     return nlohmann::json::parse(text.begin(), text.end(), check);
   } catch (const nlohmann::json::exception& failure) {
-    throw format_error(prefix + failure.what());
+    throw format_error(prefix + printable(failure.what(), 300));  // It may quote a long token.
   }
 }
 

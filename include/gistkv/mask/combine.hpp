@@ -49,7 +49,8 @@ struct either {
 template <class A, class B>
 either(A, B) -> either<A, B>;
 
-/// The mask for queries that are rows [begin, ...) of a longer sequence: query j is at q = begin + j.
+/// The mask for queries that are rows [begin, ...) of a longer sequence: query j is at q = begin +
+/// j.
 template <AttentionMask M>
 struct right_aligned {
   M mask;

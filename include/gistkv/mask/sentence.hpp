@@ -26,8 +26,8 @@ struct sentence_rule {
 ///   visible(q, k) = k <= q and (k < n_sink or (valid(q) and valid(k) and
 ///                   (gist(k) or sentence(q) - sentence(k) <= recent)))
 ///
-/// sentence(i) is the number of complete gist groups before i. The arrays are borrowed and lie where
-/// the predicate runs; q and k are positions in the gisted sequence.
+/// sentence(i) is the number of complete gist groups before i. The arrays are borrowed and lie
+/// where the predicate runs; q and k are positions in the gisted sequence.
 struct sentence_mask {
   const std::int32_t* sentence_of = nullptr;
   const std::uint8_t* is_gist = nullptr;
@@ -54,8 +54,7 @@ class sentence_structure {
       : rule_(rule), is_gist_(is_gist.begin(), is_gist.end()) {
     if (rule.n_gist < 1 || rule.recent < 0 || rule.n_sink < 0) {
       throw argument_error("sentence rule: n_gist " + std::to_string(rule.n_gist) + ", recent " +
-                           std::to_string(rule.recent) + ", n_sink " +
-                           std::to_string(rule.n_sink) +
+                           std::to_string(rule.recent) + ", n_sink " + std::to_string(rule.n_sink) +
                            ", expected n_gist >= 1 and the others >= 0");
     }
     index_t n_seen = 0;

@@ -20,12 +20,12 @@ struct visible_spans {
 };
 static_assert(std::is_trivially_copyable_v<visible_spans>);
 
-/// The predicate of visible_spans over keys laid out as [anchors | local rows]: key k < n_anchors is
-/// anchor k, key n_anchors + r is the row local_offset + r.
+/// The predicate of visible_spans over keys laid out as [anchors | local rows]: key k < n_anchors
+/// is anchor k, key n_anchors + r is the row local_offset + r.
 struct span_mask {
   const visible_spans* spans = nullptr;  ///< One entry a query, in the kernel's memory.
-  index_t n_anchors = 0;     ///< Anchor keys that are laid out.
-  index_t local_offset = 0;  ///< First local row that is laid out.
+  index_t n_anchors = 0;                 ///< Anchor keys that are laid out.
+  index_t local_offset = 0;              ///< First local row that is laid out.
 
   GISTKV_HD constexpr bool operator()(index_t q, index_t k) const {
     const visible_spans s = spans[q];

@@ -43,8 +43,7 @@ struct linear_map {
   linear_map(B& be, const host_linear& source)
       : weight(be.pack(source.weight)), bias(load_vector<T>(be, source.bias)) {}
 
-  void operator()(B& be, matrix_view<T, space_of<B>> o,
-                  matrix_view<const T, space_of<B>> x) const {
+  void operator()(B& be, matrix_view<T, space_of<B>> o, matrix_view<const T, space_of<B>> x) const {
     ops::linear<B, T>(be, o, x, weight, bias.view({bias.size()}));
   }
 };
@@ -66,11 +65,11 @@ struct sequence_kv {
 };
 
 /// One pre-norm transformer layer of the Llama family, by configuration only:
-///   a = x + W_o attention(rope(norm_q(W_q n(x) + b_q)), rope(norm_k(W_k n(x) + b_k)), W_v n(x) + b_v)
-///   y = a + W_down (act(W_gate m(a)) * W_up m(a))
+///   a = x + W_o attention(rope(norm_q(W_q n(x) + b_q)), rope(norm_k(W_k n(x) + b_k)), W_v n(x) +
+///   b_v) y = a + W_down (act(W_gate m(a)) * W_up m(a))
 /// with n, m the attention and feed-forward norms.
 template <class B, class T>
-  requires Computes<B, T>
+requires Computes<B, T>
 class block {
  public:
   using space = space_of<B>;

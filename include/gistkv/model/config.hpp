@@ -26,9 +26,9 @@ struct rope_config {
   index_t original_context = 0;  ///< Trained positions before stretching; llama3 and yarn.
   double low_freq_factor = 1.0;  ///< llama3.
   double high_freq_factor = 4.0;
-  double beta_fast = 32.0;       ///< yarn.
+  double beta_fast = 32.0;  ///< yarn.
   double beta_slow = 1.0;
-  double attention_factor = 0.0; ///< yarn; 0: 0.1 ln(factor) + 1.
+  double attention_factor = 0.0;  ///< yarn; 0: 0.1 ln(factor) + 1.
   /// Divisors of each frequency from a model file, head_dim / 2 of them; empty: none.
   std::vector<float> frequency_divisors;
 };

@@ -34,10 +34,10 @@ enum class close_rule {
 };
 
 struct generate_options {
-  index_t max_tokens = 128;            ///< Stop once so many ids are there, gists included; the gists
-                                       ///< of a sentence that ends here still follow.
-  std::vector<token_t> stop_tokens;    ///< End the text and are not part of it.
-  std::vector<std::string> stop_texts; ///< End the text in front of their first occurrence.
+  index_t max_tokens = 128;          ///< Stop once so many ids are there, gists included; the gists
+                                     ///< of a sentence that ends here still follow.
+  std::vector<token_t> stop_tokens;  ///< End the text and are not part of it.
+  std::vector<std::string> stop_texts;  ///< End the text in front of their first occurrence.
   close_rule close = close_rule::segmenter;
 };
 
@@ -56,9 +56,9 @@ inline std::string_view to_string(stop_reason r) {
 }
 
 struct generation {
-  std::vector<token_t> ids;          ///< Everything written to the cache, gists included.
-  std::vector<index_t> rows_after;   ///< Rows held behind each of `ids`.
-  std::string text;                  ///< Bytes of the regular tokens, cut at a stop text.
+  std::vector<token_t> ids;         ///< Everything written to the cache, gists included.
+  std::vector<index_t> rows_after;  ///< Rows held behind each of `ids`.
+  std::string text;                 ///< Bytes of the regular tokens, cut at a stop text.
   index_t n_regular = 0;
   index_t n_forwards = 0;
   stop_reason reason = stop_reason::max_tokens;
@@ -66,10 +66,10 @@ struct generation {
 
 /// Continues a session token by token while its cache closes the sentences that end.
 ///
-/// The close step is one forward of up to 1 + N_g rows. A sampled token that completes a sentence is
-/// fed with the gists behind it; a token that only shows that the sentence had ended before it is
-/// dropped, what lies in front of the boundary (usually one space) is fed with the gists, and the
-/// next token is sampled behind the last gist.
+/// The close step is one forward of up to 1 + N_g rows. A sampled token that completes a sentence
+/// is fed with the gists behind it; a token that only shows that the sentence had ended before it
+/// is dropped, what lies in front of the boundary (usually one space) is fed with the gists, and
+/// the next token is sampled behind the last gist.
 template <class B, class T, text::Segmenter S, TextCodec Codec>
 class generator {
  public:
@@ -89,8 +89,8 @@ class generator {
     fresh_.finish(ignored);  // Makes it ready for a new text.
   }
 
-  /// Runs to a stop. `on_text(bytes)` receives text as it becomes final: bytes that could still turn
-  /// out to begin a stop text are held back.
+  /// Runs to a stop. `on_text(bytes)` receives text as it becomes final: bytes that could still
+  /// turn out to begin a stop text are held back.
   template <class OnText>
   generation run(sampler& sample, OnText&& on_text) {
     generation out;
@@ -182,7 +182,8 @@ class generator {
     }
   }
 
-  /// Cuts the text in front of a stop text. Only the end of the text is new, so only it is searched.
+  /// Cuts the text in front of a stop text. Only the end of the text is new, so only it is
+  /// searched.
   bool cut_at_stop_text(generation& out) {
     for (const std::string& stop : options_.stop_texts) {
       if (stop.empty()) continue;
@@ -210,8 +211,8 @@ class generator {
   session<B, T>& session_;
   const Codec& codec_;
   generate_options options_;
-  S fresh_;      ///< The segmenter before any text.
-  S segmenter_;  ///< The segmenter behind the open sentence.
+  S fresh_;          ///< The segmenter before any text.
+  S segmenter_;      ///< The segmenter behind the open sentence.
   index_t n_bytes_;  ///< Bytes that segmenter_ has seen.
   index_t n_open_;   ///< Regular tokens of the open sentence.
   std::size_t searched_ = 0;

@@ -33,8 +33,8 @@ inline void validate(const gist_rows& gists, const model_config& config) {
   if (!gists.head.empty()) check("head", gists.head.size());
 }
 
-/// Gist rows before any training: drawn from N(mean, cov) of the rows of the embedding table (and of
-/// the head where it is not tied). With z ~ N(0, 1) and V rows e_v,
+/// Gist rows before any training: drawn from N(mean, cov) of the rows of the embedding table (and
+/// of the head where it is not tied). With z ~ N(0, 1) and V rows e_v,
 ///   g = mean + V^(-1/2) sum_v z_v (e_v - mean)
 /// has exactly that distribution and needs no matrix square root.
 inline gist_rows untrained_gist_rows(const host_model& model, index_t n_gist, std::uint64_t seed) {

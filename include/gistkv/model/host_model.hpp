@@ -17,17 +17,17 @@ struct host_linear {
 };
 
 struct host_block {
-  host_matrix attention_norm;       ///< [1, d_model]
-  host_linear query;                ///< [n_heads * head_dim, d_model]
-  host_linear key;                  ///< [n_kv_heads * head_dim, d_model]
-  host_linear value;                ///< [n_kv_heads * head_dim, d_model]
-  host_matrix query_norm;           ///< [1, head_dim], per head before rotation; may be empty
-  host_matrix key_norm;             ///< [1, head_dim]; may be empty
-  host_linear output;               ///< [d_model, n_heads * head_dim]
-  host_matrix feed_forward_norm;    ///< [1, d_model]
-  host_linear gate;                 ///< [d_ff, d_model]
-  host_linear up;                   ///< [d_ff, d_model]
-  host_linear down;                 ///< [d_model, d_ff]
+  host_matrix attention_norm;     ///< [1, d_model]
+  host_linear query;              ///< [n_heads * head_dim, d_model]
+  host_linear key;                ///< [n_kv_heads * head_dim, d_model]
+  host_linear value;              ///< [n_kv_heads * head_dim, d_model]
+  host_matrix query_norm;         ///< [1, head_dim], per head before rotation; may be empty
+  host_matrix key_norm;           ///< [1, head_dim]; may be empty
+  host_linear output;             ///< [d_model, n_heads * head_dim]
+  host_matrix feed_forward_norm;  ///< [1, d_model]
+  host_linear gate;               ///< [d_ff, d_model]
+  host_linear up;                 ///< [d_ff, d_model]
+  host_linear down;               ///< [d_model, d_ff]
 };
 
 /// Weights of a model in host memory, usually borrowed from a mapped file that `storage` keeps.

@@ -52,9 +52,9 @@ inline std::vector<float> rope_frequencies(const rope_config& rope, index_t head
         break;
       case rope_scaling_kind::llama3: {
         const double turns = context * f / (2 * std::numbers::pi);
-        const double smooth = std::clamp((turns - rope.low_freq_factor) /
-                                             (rope.high_freq_factor - rope.low_freq_factor),
-                                         0.0, 1.0);
+        const double smooth = std::clamp(
+            (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0.0,
+            1.0);
         f = smooth * f + (1 - smooth) * f / rope.factor;
         break;
       }

@@ -50,7 +50,8 @@ class session {
   /// Appends to `rows_after`, if given, the rows held behind each token.
   /// @throws argument_error for no tokens, or positions behind the trained context.
   template <class Progress>
-  void read(std::span<const token_t> tokens, std::vector<index_t>* rows_after, Progress&& progress) {
+  void read(std::span<const token_t> tokens, std::vector<index_t>* rows_after,
+            Progress&& progress) {
     check(tokens);
     const auto n = static_cast<index_t>(tokens.size());
     std::vector<std::uint8_t> flags;
@@ -60,7 +61,8 @@ class session {
           static_cast<std::size_t>(begin),
           static_cast<std::size_t>(std::min(options_.chunk, n - begin)));
       const index_t count = cache_.max_append(rest);
-      if (rows_after != nullptr) note_rows(rest.first(static_cast<std::size_t>(count)), *rows_after);
+      if (rows_after != nullptr)
+        note_rows(rest.first(static_cast<std::size_t>(count)), *rows_after);
       forward(tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)),
               begin + count == n);
       begin += count;
@@ -112,7 +114,7 @@ class session {
     B& be = model_->backend();
     const auto n = static_cast<index_t>(tokens.size());
     const index_t d = model_->config().d_model;
-    const sequence_step<B, T> step{&cache_, tokens};
+    const sequence_step<B, T> step{&cache_, tokens, {}};
     const std::size_t need = model_->workspace_size({&step, 1});
     // A quarter more, so that a growing cache does not reallocate at every token.
     if (need > scratch_.bytes()) scratch_ = workspace<B>(be, need + need / 4);

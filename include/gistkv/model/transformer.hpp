@@ -24,17 +24,18 @@
 
 namespace gistkv::model {
 
-/// The next tokens of one sequence.
+/// The next rows of one sequence: tokens, or vectors in place of token embeddings (soft tokens).
 template <Storage B, class T>
 struct sequence_step {
   cache::gist_cache<B, T>* cache = nullptr;
   std::span<const token_t> tokens = {};
+  std::span<const float> embeddings = {};  ///< [n, d_model]; then `tokens` is empty.
 };
 
 /// A whole decoder with its weights in a backend's memory. Immutable after construction; sequences
 /// keep their state in their caches, so one transformer serves many.
 template <class B, class T = element_t<B>>
-  requires Computes<B, T>
+requires Computes<B, T>
 class transformer {
  public:
   using space = space_of<B>;
@@ -86,13 +87,13 @@ class transformer {
     index_t n_keys = 0;
     std::size_t bytes = 0;
     for (const step& s : steps) {
-      const auto count = static_cast<index_t>(s.tokens.size());
+      const index_t count = rows(s);
       n += count;
       n_keys = std::max(n_keys, s.cache->n_anchors() + s.cache->n_local() + 2 * count);
       bytes += 3 * workspace<B>::template bytes_for<std::int32_t>(count) +
                workspace<B>::template bytes_for<visible_spans>(count);
     }
-    return bytes + 2 * workspace<B>::template bytes_for<std::int32_t>(n) +
+    return bytes + workspace<B>::template bytes_for<std::int32_t>(n) +
            block<B, T>::workspace_size(config_, n, n_keys);
   }
 
@@ -105,7 +106,7 @@ class transformer {
   /// @param[in]  scratch  at least workspace_size(steps) bytes
   /// @param[in]  observe  called as observe(i, x) with the hidden states: i = 0 the embeddings,
   ///                      i = l + 1 behind block l
-  /// @throws argument_error for a token outside the vocabulary or a step without tokens; shape_error.
+  /// @throws argument_error for a token outside the vocabulary or a step without rows; shape_error.
   template <class Observer>
   void forward(std::span<const step> steps, matrix_view<T, space> hidden, workspace<B>& scratch,
                Observer&& observe) const {
@@ -113,15 +114,14 @@ class transformer {
     const typename workspace<B>::scope scope(scratch);
     B& be = *be_;
     try {
-      const auto tokens = scratch.template take<std::int32_t>({n});
       const auto positions = scratch.template take<std::int32_t>({n});
       std::vector<sequence_kv<T, space>> sequences;
       std::vector<typename cache::gist_cache<B, T>::append_plan> plans;
       index_t begin = 0;
       for (const step& s : steps) {
-        const auto count = static_cast<index_t>(s.tokens.size());
-        const auto& plan = plans.emplace_back(s.cache->begin_append(gist_flags(s.tokens)));
-        upload(tokens, begin, std::span<const token_t>(s.tokens));
+        const index_t count = rows(s);
+        const auto& plan = plans.emplace_back(s.cache->begin_append(gist_flags(s)));
+        embed(s, hidden.rows(begin, count), scratch);
         upload(positions, begin, std::span<const std::int32_t>(plan.positions));
         auto& kv = sequences.emplace_back();
         kv.begin = begin;
@@ -133,7 +133,6 @@ class transformer {
       }
       for (std::size_t i = 0; i < plans.size(); ++i) sequences[i].spans.host = plans[i].spans;
 
-      ops::gather_rows<B, T>(be, hidden, table_.view({n_vocab(), config_.d_model}), tokens);
       observe(index_t{0}, matrix_view<const T, space>(hidden));
       const rope_options rope{rope_magnitude(config_.rope)};
       for (index_t l = 0; l < config_.n_layers; ++l) {
@@ -171,7 +170,14 @@ class transformer {
   index_t check(std::span<const step> steps, const matrix_view<T, space>& hidden) const {
     index_t n = 0;
     for (const step& s : steps) {
-      if (s.tokens.empty()) throw argument_error("forward: a sequence without tokens");
+      if (rows(s) == 0) throw argument_error("forward: a sequence without tokens");
+      const index_t d = config_.d_model;
+      if (!s.embeddings.empty() &&
+          (!s.tokens.empty() || static_cast<index_t>(s.embeddings.size()) % d != 0)) {
+        throw shape_error("forward: " + std::to_string(s.embeddings.size()) +
+                          " embedding elements beside " + std::to_string(s.tokens.size()) +
+                          " tokens, expected a multiple of " + std::to_string(d) + " beside none");
+      }
       for (const token_t t : s.tokens) {
         if (t >= 0 && t < n_vocab()) continue;
         throw argument_error("forward: token " + std::to_string(t) +
@@ -182,16 +188,33 @@ class transformer {
                           std::to_string(s.cache->shape().n_layers) + " layers, expected " +
                           std::to_string(config_.n_layers));
       }
-      n += static_cast<index_t>(s.tokens.size());
+      n += rows(s);
     }
     ops::expect_shape("forward", "hidden", hidden, {n, config_.d_model});
     return n;
   }
 
-  std::vector<std::uint8_t> gist_flags(std::span<const token_t> tokens) const {
-    std::vector<std::uint8_t> flags;
-    for (const token_t t : tokens) flags.push_back(is_gist(t) ? 1 : 0);
+  index_t rows(const step& s) const {
+    return static_cast<index_t>(s.tokens.size()) +
+           static_cast<index_t>(s.embeddings.size()) / config_.d_model;
+  }
+
+  std::vector<std::uint8_t> gist_flags(const step& s) const {
+    std::vector<std::uint8_t> flags(static_cast<std::size_t>(rows(s)), 0);
+    for (std::size_t i = 0; i < s.tokens.size(); ++i) flags[i] = is_gist(s.tokens[i]) ? 1 : 0;
     return flags;
+  }
+
+  /// x <- the rows of the step.
+  void embed(const step& s, matrix_view<T, space> x, workspace<B>& scratch) const {
+    if (s.embeddings.empty()) {
+      const auto tokens = scratch.template take<std::int32_t>({x.extent(0)});
+      upload(tokens, 0, s.tokens);
+      ops::gather_rows<B, T>(*be_, x, table_.view({n_vocab(), config_.d_model}), tokens);
+    } else {
+      const std::vector<T> converted(s.embeddings.begin(), s.embeddings.end());
+      be_->upload(x.data(), converted.data(), converted.size() * sizeof(T));
+    }
   }
 
   template <class U>

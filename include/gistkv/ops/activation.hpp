@@ -17,11 +17,10 @@ namespace gistkv::ops {
 /// @param[in]  gate, up  [n, d]
 /// Asynchronous. Allocates: no. @throws shape_error.
 template <class B, class T>
-  requires Computes<B, T>
+requires Computes<B, T>
 void activation(B& be, matrix_view<T, space_of<B>> o,
                 std::type_identity_t<matrix_view<const T, space_of<B>>> gate,
-                std::type_identity_t<matrix_view<const T, space_of<B>>> up,
-                activation_kind kind) {
+                std::type_identity_t<matrix_view<const T, space_of<B>>> up, activation_kind kind) {
   expect_shape("activation", "gate", gate, o.extents());
   if (!up.empty()) expect_shape("activation", "up", up, o.extents());
   expect_contiguous_rows("activation", "o", o);

@@ -15,7 +15,7 @@ namespace gistkv::ops {
 /// @param[in]  a, b  [n, d]; a row stride of 0 repeats one row (repeat_rows)
 /// Asynchronous. Allocates: no. @throws shape_error.
 template <class B, class T>
-  requires Computes<B, T>
+requires Computes<B, T>
 void add(B& be, matrix_view<T, space_of<B>> o,
          std::type_identity_t<matrix_view<const T, space_of<B>>> a,
          std::type_identity_t<matrix_view<const T, space_of<B>>> b) {

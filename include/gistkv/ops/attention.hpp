@@ -42,7 +42,7 @@ constexpr std::size_t attention_workspace_size(index_t n_q, index_t n_heads, ind
 /// @param[out] lse    [n_q, n_heads], natural logarithm, or empty
 /// Asynchronous. Allocates: no. @throws shape_error.
 template <class B, class T>
-  requires Computes<B, T>
+requires Computes<B, T>
 void attention(B& be, tensor_view<T, 3, space_of<B>> o,
                std::type_identity_t<tensor_view<const T, 3, space_of<B>>> q,
                const std::type_identity_t<kv_spans<T, space_of<B>>>& kv, const span_list& spans,
@@ -94,7 +94,7 @@ void attention(B& be, tensor_view<T, 3, space_of<B>> o,
 /// @param[in] k, v  [n_kv_heads, n_k, head_dim]
 /// Always composed: a mask that is not of the two-span form is for tests, baselines and research.
 template <class B, class T, AttentionMask M>
-  requires Computes<B, T>
+requires Computes<B, T>
 void attention(B& be, tensor_view<T, 3, space_of<B>> o,
                std::type_identity_t<tensor_view<const T, 3, space_of<B>>> q,
                std::type_identity_t<tensor_view<const T, 3, space_of<B>>> k,

@@ -18,7 +18,7 @@ namespace gistkv::ops {
 /// @param[in]  x  [n, columns of w]; rows may be strided
 /// n = 0 does nothing. Asynchronous. Allocates: no. @throws shape_error.
 template <class B, class T>
-  requires Computes<B, T>
+requires Computes<B, T>
 void linear(B& be, matrix_view<T, space_of<B>> o,
             std::type_identity_t<matrix_view<const T, space_of<B>>> x,
             const packed_weight_t<B>& w) {
@@ -31,7 +31,7 @@ void linear(B& be, matrix_view<T, space_of<B>> o,
 
 /// o = x w^T + bias, bias [rows of w] added to every row; an empty bias adds nothing.
 template <class B, class T>
-  requires Computes<B, T>
+requires Computes<B, T>
 void linear(B& be, matrix_view<T, space_of<B>> o,
             std::type_identity_t<matrix_view<const T, space_of<B>>> x, const packed_weight_t<B>& w,
             std::type_identity_t<vector_view<const T, space_of<B>>> bias) {

@@ -19,7 +19,7 @@ namespace gistkv::ops {
 /// @param[out]    lse   [n_heads, n_q], or empty
 /// Asynchronous. Allocates: no. @throws shape_error.
 template <class B, class T, AttentionMask M>
-  requires Computes<B, T>
+requires Computes<B, T>
 void masked_softmax(B& be, tensor_view<T, 3, space_of<B>> s, const M& mask,
                     const softmax_options& options,
                     std::type_identity_t<matrix_view<T, space_of<B>>> lse = {}) {

@@ -18,7 +18,7 @@ namespace gistkv::ops {
 /// @param[in]  b  [batch, k, n], or [batch, n, k] with transpose_b
 /// k = 0 gives 0 (with accumulate: leaves o). Asynchronous. Allocates: no. @throws shape_error.
 template <class B, class T>
-  requires Computes<B, T>
+requires Computes<B, T>
 void matmul(B& be, tensor_view<T, 3, space_of<B>> o,
             std::type_identity_t<tensor_view<const T, 3, space_of<B>>> a,
             std::type_identity_t<tensor_view<const T, 3, space_of<B>>> b,

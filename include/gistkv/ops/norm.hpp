@@ -18,7 +18,7 @@ namespace gistkv::ops {
 /// @param[in]  bias    [d], or empty for none
 /// A row of zeros gives 0 (+ bias). Asynchronous. Allocates: no. @throws shape_error.
 template <class B, class T>
-  requires Computes<B, T>
+requires Computes<B, T>
 void norm(B& be, matrix_view<T, space_of<B>> o,
           std::type_identity_t<matrix_view<const T, space_of<B>>> x,
           std::type_identity_t<vector_view<const T, space_of<B>>> weight,

@@ -20,7 +20,7 @@ namespace gistkv::ops {
 /// @param[in]     frequencies  [head_dim / 2], radians a position
 /// Asynchronous. Allocates: no. @throws shape_error.
 template <class B, class T>
-  requires Computes<B, T>
+requires Computes<B, T>
 void rope(B& be, tensor_view<T, 3, space_of<B>> x,
           std::type_identity_t<vector_view<const std::int32_t, space_of<B>>> positions,
           std::type_identity_t<vector_view<const float, space_of<B>>> frequencies,

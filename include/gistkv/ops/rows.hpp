@@ -16,7 +16,7 @@ namespace gistkv::ops {
 /// @param[in]  rows  [n], each in [0, m): not checked, they may lie in device memory
 /// Asynchronous. Allocates: no. @throws shape_error.
 template <class B, class T>
-  requires Computes<B, T>
+requires Computes<B, T>
 void gather_rows(B& be, matrix_view<T, space_of<B>> o,
                  std::type_identity_t<matrix_view<const T, space_of<B>>> x,
                  std::type_identity_t<vector_view<const std::int32_t, space_of<B>>> rows) {
@@ -34,7 +34,7 @@ void gather_rows(B& be, matrix_view<T, space_of<B>> o,
 /// @param[in]  rows  [n], each below m, no two equal unless negative: not checked
 /// Asynchronous. Allocates: no. @throws shape_error.
 template <class B, class T>
-  requires Computes<B, T>
+requires Computes<B, T>
 void scatter_rows(B& be, matrix_view<T, space_of<B>> o,
                   std::type_identity_t<matrix_view<const T, space_of<B>>> x,
                   std::type_identity_t<vector_view<const std::int32_t, space_of<B>>> rows) {

@@ -9,8 +9,7 @@
 #include <span>
 #include <string_view>
 
-/// What the English rule (english.hpp) knows about words. All lists are sorted and in small
-/// letters.
+/// What the English rule (english.hpp) knows about words. All in small letters.
 
 namespace gistkv::text::detail::english_words {
 
@@ -56,16 +55,21 @@ inline constexpr auto number_labels = words<
     "pl pls pp pt pts reg rm rs sec secs sep sept stat ste tab tbl tel thu thur thurs tue tues "
     "usc v ver vol vols vv wed №">;
 
-/// Ends a sentence where a word follows that begins one.
+/// Ends a sentence only where a word follows that begins one.
 inline constexpr auto may_be_final = words<
-    "acad agric al ala alta anat anon apr ariz ark assn assoc astr aug ave biol bldg blvd bros "
-    "btw calif chem cie co colo comps conn contrib corp cos dak dec del dept depts dipl div "
-    "econ ed eds elec elev encycl eng engr esq est et exch exec feb fla fri ft geog geol geom "
-    "gmbh govt hist hort hosp hwy ia inc ind intl jan jour jr jul jun kan ky llc ltd mach mar "
-    "math mech med mfg mfr mgr mich mil minn misc mo mon mont mt mun natl naut neb nev nov oct "
-    "okla ont opp penn ph.d pharm phil phot phys pkwy plc proc pseud psych publ que rd rec repr "
-    "rev'd sask sci sep sept sess soc sr st suppl surg symp tech tenn tex theol thu thur thurs "
-    "trans transl treas trig tue tues twp typ univ va vt wash wed wis wyo zool">;
+    "acad agric al ala alta anat anon apr ariz ark assn assoc astr aug ave biol bldg blvd "
+    "bros btw calif chem cie co colo conn contrib corp cos dec dept depts dipl div econ ed "
+    "eds elec elev encycl eng engr esq est et exch exec feb fla fri ft geog geol geom gmbh "
+    "govt hist hort hosp hwy ia inc ind intl jan jour jr jul jun kan ky llc ltd mar mech mfg "
+    "mfr mgr mich mil minn misc mon mont mt mun natl naut neb nev nov oct okla ont opp penn "
+    "ph.d pharm phil phot phys pkwy plc proc pseud psych publ rd repr rev'd sask sci sep sept "
+    "soc sr st suppl surg symp tenn tex theol thu thur thurs trans transl treas tue tues twp "
+    "univ va vt wash wed wis wyo zool">;
+
+/// Those of `may_be_final` that are so even without a capital letter: `sci.` may be, `co.` is.
+inline constexpr auto may_be_final_small = words<
+    "al assn assoc ave blvd bros btw co corp dept depts ed eds esq est govt inc jr ltd misc "
+    "ph.d sr st trans transl univ">;
 
 /// Words that begin a sentence and are no part of a name: behind an abbreviation they tell whether
 /// it ends the sentence.
@@ -137,8 +141,8 @@ class folded {
     }
   }
   constexpr std::string_view view() const { return {letters_.data(), size_}; }
-  constexpr bool in(std::span<const std::string_view> words) const {
-    return size_ > 0 && std::binary_search(words.begin(), words.end(), view());
+  constexpr bool in(std::span<const std::string_view> list) const {
+    return size_ > 0 && std::binary_search(list.begin(), list.end(), view());
   }
 
  private:

@@ -14,8 +14,8 @@
 #include <gistkv/ops/matmul.hpp>
 
 /// Attention out of matmul, masked_softmax, matmul: what every backend has after nine primitives,
-/// and what a native path is tested against. Queries go in tiles, so that scratch does not grow with
-/// their number, and only key rows that some query of the tile sees are touched.
+/// and what a native path is tested against. Queries go in tiles, so that scratch does not grow
+/// with their number, and only key rows that some query of the tile sees are touched.
 
 namespace gistkv::composed {
 
@@ -84,9 +84,8 @@ template <class T, MemorySpace Space>
 matrix_view<T, Space> head_group(matrix_view<T, Space> lse, index_t kv_head, index_t group,
                                  index_t begin, index_t m) {
   if (lse.empty()) return {};
-  return {lse.data() + lse.offset(begin, kv_head * group),
-          {group, m},
-          {lse.stride(1), lse.stride(0)}};
+  return {
+      lse.data() + lse.offset(begin, kv_head * group), {group, m}, {lse.stride(1), lse.stride(0)}};
 }
 
 }  // namespace detail

@@ -1,0 +1,267 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <cli/options.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <charconv>
+#include <limits>
+#include <string_view>
+
+#include <cli/errors.hpp>
+#include <gistkv/core/error.hpp>
+
+namespace gistkv::cli {
+
+namespace {
+
+constexpr std::array<std::string_view, 4> methods = {"sag", "full", "window", "uniform"};
+constexpr std::array<std::string_view, 3> later_methods = {"gmsa", "separators", "evict"};
+constexpr std::array<std::string_view, 3> later_cache_types = {"bf16", "f16", "q8"};
+constexpr index_t most_gists = 1024;
+
+template <class List>
+bool contains(const List& list, std::string_view item) {
+  return std::find(list.begin(), list.end(), item) != list.end();
+}
+
+std::string quoted(std::string_view text) { return "'" + std::string(text) + "'"; }
+
+void check_range(const char* option, index_t value, index_t least, index_t most,
+                 const std::string& hint = {}) {
+  if (value >= least && value <= most) return;
+  const std::string range = most == std::numeric_limits<index_t>::max()
+                                ? std::to_string(least) + " or more"
+                                : std::to_string(least) + " to " + std::to_string(most);
+  throw usage_error(std::string(option) + " is " + std::to_string(value) + ", want " + range + hint);
+}
+constexpr index_t no_limit = std::numeric_limits<index_t>::max();
+
+/// "4000000", "4M", "4MiB" (powers of 1024).
+budget parse_budget(const std::string& text) {
+  if (text == "match") return {true, 0};
+  std::uint64_t n = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), n);
+  std::string unit(end, text.data() + text.size());
+  for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  int shift = -1;
+  if (unit.empty() || unit == "b") shift = 0;
+  if (unit == "k" || unit == "kib") shift = 10;
+  if (unit == "m" || unit == "mib") shift = 20;
+  if (unit == "g" || unit == "gib") shift = 30;
+  if (failure != std::errc{} || shift < 0 || n == 0 ||
+      n > (std::numeric_limits<std::uint64_t>::max() >> shift)) {
+    throw usage_error("--budget is " + quoted(text) +
+                      ", want a number of bytes (4000000, 4M, 4MiB) or match");
+  }
+  return {false, n << shift};
+}
+
+std::string checked_method(const std::string& method) {
+  if (contains(later_methods, method)) {
+    throw usage_error("--method " + method +
+                      " is not part of this program yet, want sag, full, window or uniform");
+  }
+  if (!contains(methods, method)) {
+    throw usage_error("--method is " + quoted(method) + ", want sag, full, window or uniform");
+  }
+  return method;
+}
+
+void check_cache_type(const std::string& type) {
+  if (type == "f32") return;
+  throw usage_error(contains(later_cache_types, type)
+                        ? "--cache-type " + type + " is not part of this program yet, want f32"
+                        : "--cache-type is " + quoted(type) + ", want f32");
+}
+
+}  // namespace
+
+void add_model_options(CLI::App& verb, model_options& o) {
+  verb.add_option("--model", o.model,
+                  "Model: a GGUF file, or a directory with config.json, tokenizer.json and "
+                  "safetensors")
+      ->type_name("FILE|DIR");
+  verb.add_option("--adapter", o.adapter, "Trained gist rows (safetensors)")->type_name("FILE");
+  verb.add_option("--threads", o.threads, "Threads to compute with; 0: all that there are")
+      ->type_name("N");
+}
+
+void add_method_options(CLI::App& verb, method_options& o) {
+  verb.add_option("--method", o.method,
+                  "sag: gists at sentence ends; full: everything; window: sink and the last rows; "
+                  "uniform: gists every N tokens (default sag)")
+      ->type_name("NAME");
+  verb.add_option("--gists", o.gists, "Gists a sentence (default 4)")->type_name("N");
+  verb.add_option("--recent", o.recent, "Closed sentences that stay raw (default 0)")
+      ->type_name("K");
+  verb.add_option("--sink", o.sink, "First rows that stay for ever (default 1; 4 for window)")
+      ->type_name("S");
+  verb.add_option("--budget", o.budget,
+                  "Memory of a window: bytes (4M, 4MiB), or match: as much as sag holds")
+      ->type_name("BYTES|match");
+  verb.add_option("--max-anchors", o.max_anchors, "Most sink and gist rows; 0: no limit (default)")
+      ->type_name("N");
+  verb.add_option("--overflow", o.overflow,
+                  "What happens behind --max-anchors: drop the oldest sentences, or refuse")
+      ->type_name("drop|refuse");
+  verb.add_option("--segmenter", o.segmenter,
+                  "Sentence ends: paper, unicode, english or uniform:N; ,max_length:M cuts longer "
+                  "ones (default paper)")
+      ->type_name("RULE");
+  verb.add_option("--cache-type", o.cache_type, "Element type of the cache: f32")
+      ->type_name("TYPE");
+  verb.add_option("--chunk", o.chunk, "Tokens of one pass; results do not depend on it (256)")
+      ->type_name("N");
+  verb.add_flag("--past-context", o.past_context,
+                "Go on behind the positions that the model was trained for");
+}
+
+void add_sampling_options(CLI::App& verb, sampling_options& o) {
+  verb.add_option("--temperature", o.sampler.temperature, "0: always the likeliest token (default)")
+      ->type_name("T");
+  verb.add_option("--top-k", o.sampler.top_k, "Only the K likeliest tokens; 0: all (default)")
+      ->type_name("K");
+  verb.add_option("--top-p", o.sampler.top_p, "Only the likeliest tokens that make up P (1)")
+      ->type_name("P");
+  verb.add_option("--repeat-penalty", o.sampler.repeat_penalty,
+                  "Divides the scores of tokens already written; 1: off (default)")
+      ->type_name("R");
+  verb.add_option("--max-tokens", o.max_tokens, "Most tokens to write, gists included (128)")
+      ->type_name("N");
+  verb.add_option("--stop", o.stop, "End in front of this text; may be repeated")
+      ->type_name("TEXT")
+      ->expected(1)
+      ->take_all();
+}
+
+void add_seed(CLI::App& verb, std::uint64_t& seed) {
+  verb.add_option("--seed", seed, "Of untrained gist rows and of sampling (0)")->type_name("N");
+}
+
+void add_json(CLI::App& verb, bool& json) {
+  verb.add_flag("--json", json, "Print one JSON document");
+}
+
+void add_example(CLI::App& verb, const std::string& command) {
+  verb.footer("Example:\n  " + command);
+}
+
+constexpr char wrapper = '\x1f';
+
+std::string wrapped(const std::string& argument) {
+  const bool list = argument.size() > 1 && argument.front() == '[' && argument.back() == ']';
+  return list ? wrapper + argument : argument;
+}
+
+std::string unwrapped(const std::string& argument) {
+  return argument.starts_with(wrapper) ? argument.substr(1) : argument;
+}
+
+text::any_segmenter parse_rule(const std::string& rule) {
+  try {
+    return text::parse_segmenter(rule);
+  } catch (const argument_error& failure) {
+    throw usage_error("--segmenter " + quoted(rule) + ": " + failure.what());
+  }
+}
+
+text::any_segmenter method_settings::segmenter() const { return parse_rule(rule); }
+
+method_settings resolve(const method_options& o) {
+  method_settings s;
+  s.method = checked_method(o.method.value_or("sag"));
+  check_cache_type(o.cache_type);
+  const bool gists = s.method == "sag" || s.method == "uniform";
+  const bool window = s.method == "window";
+  auto refuse = [&](bool given, const char* option, bool applies) {
+    if (given && !applies) {
+      throw usage_error(std::string(option) + " has no meaning under --method " + s.method);
+    }
+  };
+  refuse(o.gists.has_value(), "--gists", gists);
+  refuse(o.recent.has_value(), "--recent", gists);
+  refuse(o.max_anchors.has_value(), "--max-anchors", gists);
+  refuse(o.overflow.has_value(), "--overflow", gists);
+  refuse(o.budget.has_value(), "--budget", window);
+  refuse(o.sink.has_value(), "--sink", s.method != "full");
+
+  s.n_gist = gists ? o.gists.value_or(4) : 0;
+  if (gists) {
+    check_range("--gists", s.n_gist, 1, most_gists, " (a cache without gists: --method full)");
+  }
+  s.cache.rule.n_gist = s.n_gist;
+  s.cache.rule.recent = o.recent.value_or(0);
+  check_range("--recent", s.cache.rule.recent, 0, no_limit);
+  s.cache.rule.n_sink = o.sink.value_or(window ? 4 : 1);
+  check_range("--sink", s.cache.rule.n_sink, 0, 1 << 20);
+  s.cache.max_anchors = o.max_anchors.value_or(0);
+  check_range("--max-anchors", s.cache.max_anchors, 0, no_limit);
+  const std::string overflow = o.overflow.value_or("drop");
+  if (overflow != "drop" && overflow != "refuse") {
+    throw usage_error("--overflow is " + quoted(overflow) + ", want drop or refuse");
+  }
+  if (o.overflow && s.cache.max_anchors == 0) {
+    throw usage_error("--overflow needs --max-anchors N");
+  }
+  if (overflow == "refuse") s.cache.on_overflow = cache::budget_policy::refuse;
+  if (window && !o.budget) {
+    throw usage_error("--method window needs --budget BYTES or --budget match");
+  }
+  if (o.budget) s.budget = parse_budget(*o.budget);
+
+  s.rule = o.segmenter.value_or(s.method == "uniform" ? "uniform:32" : "paper");
+  parse_rule(s.rule);
+  if (s.method == "uniform" && !s.rule.starts_with("uniform:")) {
+    throw usage_error("--segmenter is " + quoted(s.rule) +
+                      ", want uniform:N under --method uniform");
+  }
+  check_range("--chunk", o.chunk, 1, 1 << 20);
+  s.chunk = o.chunk;
+  s.past_context = o.past_context;
+  return s;
+}
+
+method_settings with_method(const method_settings& from, const std::string& method) {
+  method_options o;
+  o.method = method;
+  if (method == "window") o.budget = "match";
+  method_settings s = resolve(o);
+  s.chunk = from.chunk;
+  s.past_context = from.past_context;
+  if (method == "uniform" || method == "sag") {
+    if (from.n_gist > 0) s.n_gist = from.n_gist;
+    s.cache.rule.n_gist = s.n_gist;
+    s.cache.rule.recent = from.cache.rule.recent;
+  }
+  if (method == "sag" && from.method == "sag") s = from;
+  // What a window matches is sag under the same rule.
+  if (method == "window") s.rule = from.rule;
+  return s;
+}
+
+void check_sampling(const sampling_options& o) {
+  try {
+    model::validate(o.sampler);
+  } catch (const argument_error& failure) {
+    throw usage_error(failure.what());
+  }
+  check_range("--max-tokens", o.max_tokens, 1, no_limit);
+  for (const std::string& stop : o.stop) {
+    if (stop.empty()) throw usage_error("--stop is empty, want the text to stop at");
+  }
+}
+
+void require_model(const model_options& o) {
+  if (o.model.empty()) {
+    throw usage_error(
+        "--model is missing, want a GGUF file or a directory with config.json and safetensors");
+  }
+  if (o.threads < 0 || o.threads > 4096) {
+    throw usage_error("--threads is " + std::to_string(o.threads) + ", want 0 to 4096");
+  }
+}
+
+}  // namespace gistkv::cli

@@ -1,0 +1,91 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include <gistkv/cache/gist_cache.hpp>
+#include <gistkv/core/types.hpp>
+#include <gistkv/model/sampler.hpp>
+#include <gistkv/text/segmenter_rule.hpp>
+
+namespace gistkv::cli {
+
+// What the user said. Absent options stay empty, so that a file may supply what was not said.
+
+struct model_options {
+  std::string model;
+  std::string adapter;
+  int threads = 0;
+};
+
+struct method_options {
+  std::optional<std::string> method;
+  std::optional<index_t> gists;
+  std::optional<index_t> recent;
+  std::optional<index_t> sink;
+  std::optional<std::string> budget;
+  std::optional<index_t> max_anchors;
+  std::optional<std::string> overflow;
+  std::optional<std::string> segmenter;
+  std::string cache_type = "f32";
+  index_t chunk = 256;
+  bool past_context = false;
+};
+
+struct sampling_options {
+  model::sampler_options sampler;
+  index_t max_tokens = 128;
+  std::vector<std::string> stop;
+};
+
+void add_model_options(CLI::App& verb, model_options& o);
+void add_method_options(CLI::App& verb, method_options& o);
+void add_sampling_options(CLI::App& verb, sampling_options& o);
+void add_seed(CLI::App& verb, std::uint64_t& seed);
+void add_json(CLI::App& verb, bool& json);
+
+/// The last lines of a verb's help: a command that works.
+void add_example(CLI::App& verb, const std::string& command);
+
+/// What the tool that parses the command line would take apart, "[a,b]" as a list, is wrapped before
+/// and unwrapped behind it.
+std::string wrapped(const std::string& argument);
+std::string unwrapped(const std::string& argument);
+
+/// Memory that a cache may hold.
+struct budget {
+  bool match = false;  ///< As much as sag holds on average over the text.
+  std::uint64_t bytes = 0;
+};
+
+/// A method with every choice made.
+struct method_settings {
+  std::string method = "sag";
+  index_t n_gist = 4;  ///< 0: no gists in the text.
+  std::string rule = "paper";
+  cache::cache_options cache;
+  std::optional<cli::budget> budget;  ///< Of a window that still has to be counted in rows.
+  index_t chunk = 256;
+  bool past_context = false;
+
+  text::any_segmenter segmenter() const;
+};
+
+/// @throws usage_error naming the option and what would be right.
+method_settings resolve(const method_options& o);
+
+/// The same settings under another method, as --compare and `match` need it.
+method_settings with_method(const method_settings& from, const std::string& method);
+
+/// @throws usage_error.
+text::any_segmenter parse_rule(const std::string& rule);
+void check_sampling(const sampling_options& o);
+void require_model(const model_options& o);
+
+}  // namespace gistkv::cli

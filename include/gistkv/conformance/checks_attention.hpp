@@ -1,0 +1,290 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <vector>
+
+#include <gistkv/conformance/checks.hpp>
+#include <gistkv/mask/combine.hpp>
+#include <gistkv/ops/attention.hpp>
+#include <gistkv/ops/composed/attention.hpp>
+#include <gistkv/ops/masked_softmax.hpp>
+#include <gistkv/ops/rope.hpp>
+#include <gistkv/ops/rows.hpp>
+
+/// The trials that positions, rows and masks take part in.
+
+namespace gistkv::conformance {
+
+template <class B, class T>
+class trial<B, T, rope_case> {
+ public:
+  trial(B& be, const rope_case& c)
+      : be_(be),
+        c_(c),
+        random_(c.seed),
+        x_(be, placement<3>({c.n, c.n_heads, c.head_dim}, c.pad),
+           normals(random_, c.n * c.n_heads * c.head_dim)) {
+    for (index_t i = 0; i < c.n; ++i) {
+      positions_.push_back(static_cast<std::int32_t>(
+          i == 0 ? c.last_position : random_.below(c.last_position)));
+    }
+    for (index_t j = 0; j < c.head_dim / 2; ++j) {
+      frequencies_.push_back(static_cast<float>(
+          std::pow(1e4, -2.0 * static_cast<double>(j) / static_cast<double>(c.head_dim))));
+    }
+    device_positions_ = buffer<std::int32_t, B>(be, positions_);
+    device_frequencies_ = buffer<float, B>(be, frequencies_);
+  }
+
+  void operator()() {
+    ops::rope(be_, x_.view(), device_positions_.view({c_.n}),
+              device_frequencies_.view({c_.head_dim / 2}), {.magnitude = c_.magnitude});
+  }
+  void verify(result& r) const {
+    detail::expect_guards(r, "x", x_);
+    detail::expect_values<T>(r, "x", x_.values(),
+                             oracle::rope(c_, x_.original(), positions_, frequencies_));
+  }
+
+ private:
+  B& be_;
+  rope_case c_;
+  random_generator random_;
+  guarded<T, 3, B> x_;
+  std::vector<std::int32_t> positions_;
+  std::vector<float> frequencies_;
+  buffer<std::int32_t, B> device_positions_;
+  buffer<float, B> device_frequencies_;
+};
+
+template <class B, class T, bool Scatter>
+class trial<B, T, rows_case<Scatter>> {
+ public:
+  trial(B& be, const rows_case<Scatter>& c)
+      : be_(be),
+        c_(c),
+        random_(c.seed),
+        rows_(Scatter ? scatter_indices(random_, c.n, c.m) : gather_indices(random_, c.n, c.m)),
+        device_rows_(be, rows_),
+        x_(be, placement<2>({Scatter ? c.n : c.m, c.d}, c.pad), normals(random_, c.m * c.d)),
+        o_(be, placement<2>({Scatter ? c.m : c.n, c.d}, c.pad), normals(random_, c.m * c.d)) {}
+
+  void operator()() {
+    const auto rows = device_rows_.view({c_.n});
+    if constexpr (Scatter) {
+      ops::scatter_rows(be_, o_.view(), x_.cview(), rows);
+    } else {
+      ops::gather_rows(be_, o_.view(), x_.cview(), rows);
+    }
+  }
+  void verify(result& r) const {
+    detail::expect_guards(r, "o", o_);
+    detail::expect_unchanged(r, "x", x_);
+    const std::vector<double> x = x_.original();
+    expected want;
+    want.value = o_.original();
+    for (std::size_t i = 0; i < rows_.size(); ++i) {
+      if (rows_[i] < 0) continue;
+      const auto named = static_cast<std::size_t>(rows_[i]);
+      const auto d = static_cast<std::size_t>(c_.d);
+      for (std::size_t j = 0; j < d; ++j) {
+        want.value[(Scatter ? named : i) * d + j] = x[(Scatter ? i : named) * d + j];
+      }
+    }
+    want.scale.assign(want.value.size(), 0.0);
+    detail::expect_values<T>(r, "o", o_.values(), want);
+  }
+
+ private:
+  B& be_;
+  rows_case<Scatter> c_;
+  random_generator random_;
+  std::vector<std::int32_t> rows_;
+  buffer<std::int32_t, B> device_rows_;
+  guarded<T, 2, B> x_;
+  guarded<T, 2, B> o_;
+};
+
+template <class B, class T>
+class trial<B, T, softmax_case> {
+ public:
+  trial(B& be, const softmax_case& c)
+      : be_(be),
+        c_(c),
+        random_(c.seed),
+        n_anchors_(c.n_k / 3),
+        spans_(c.mask == mask_choice::nothing
+                   ? std::vector<visible_spans>(static_cast<std::size_t>(c.n_q))
+                   : random_spans(random_, c.n_q, n_anchors_, c.n_k - n_anchors_)),
+        device_spans_(be, spans_),
+        s_(be, placement<3>({c.n_heads, c.n_q, c.n_k}, c.pad), scores()),
+        lse_(be, placement<2>({c.n_heads, c.n_q}, c.pad), {}) {}
+
+  void operator()() {
+    with_mask(c_.mask, device_spans_.data(), n_anchors_, [&](const auto& mask) {
+      const auto lse = c_.lse ? lse_.view() : matrix_view<T, space_of<B>>{};
+      ops::masked_softmax(be_, s_.view(), mask, {.scale = c_.scale}, lse);
+    });
+  }
+  void verify(result& r) const {
+    detail::expect_guards(r, "s", s_);
+    if (c_.lse) {
+      detail::expect_guards(r, "lse", lse_);
+    } else {
+      detail::expect_unchanged(r, "lse, which is not asked for", lse_);
+    }
+    with_mask(c_.mask, spans_.data(), n_anchors_, [&](const auto& mask) {
+      const auto want = oracle::masked_softmax(c_, s_.original(), mask);
+      const bool nothing = c_.mask == mask_choice::nothing;
+      detail::expect_values<T>(r, "s", s_.values(), want.s, nothing);
+      if (c_.lse) detail::expect_values<T>(r, "lse", lse_.values(), want.lse, c_.n_k == 1);
+    });
+  }
+
+ private:
+  std::vector<double> scores() {
+    auto s = normals(random_, c_.n_heads * c_.n_q * c_.n_k, c_.magnitude);
+    if (!c_.poison) return s;
+    with_mask(c_.mask, spans_.data(), n_anchors_, [&](const auto& mask) {
+      for (index_t i = 0; i < static_cast<index_t>(s.size()); ++i) {
+        if (mask(i / c_.n_k % c_.n_q, i % c_.n_k)) continue;
+        s[static_cast<std::size_t>(i)] = std::numeric_limits<double>::quiet_NaN();
+      }
+    });
+    return s;
+  }
+
+  B& be_;
+  softmax_case c_;
+  random_generator random_;
+  index_t n_anchors_;
+  std::vector<visible_spans> spans_;
+  buffer<visible_spans, B> device_spans_;
+  guarded<T, 3, B> s_;
+  guarded<T, 2, B> lse_;
+};
+
+template <class B, class T>
+class trial<B, T, attention_case> {
+ public:
+  trial(B& be, const attention_case& c)
+      : be_(be),
+        c_(c),
+        random_(c.seed),
+        scale_(1.0 / std::sqrt(static_cast<double>(c.head_dim))),
+        spans_(c.mask == mask_choice::nothing
+                   ? std::vector<visible_spans>(static_cast<std::size_t>(c.n_q))
+                   : random_spans(random_, c.n_q, c.n_shared + c.n_own, c.n_local)),
+        device_spans_(be, spans_),
+        q_(be, placement<3>({c.n_q, c.n_heads, c.head_dim}, c.pad),
+           normals(random_, c.n_q * c.n_heads * c.head_dim)),
+        shared_(be, c, c.n_shared, random_),
+        own_(be, c, c.n_own, random_),
+        local_(be, c, c.n_local, random_),
+        scratch_(be, c.dense() || c.composed
+                         ? composed::attention_workspace_size<B, T>(c.n_q, c.n_heads, c.n_kv_heads,
+                                                                    c.n_keys())
+                         : ops::attention_workspace_size<B, T>(c.n_q, c.n_heads, c.n_kv_heads,
+                                                               c.n_keys())),
+        o_(be, placement<3>({c.n_q, c.n_heads, c.head_dim}, c.pad), {}),
+        lse_(be, placement<2>({c.n_q, c.n_heads}, c.pad), {}) {}
+
+  void operator()() {
+    const auto lse = c_.lse ? lse_.view() : matrix_view<T, space_of<B>>{};
+    if (c_.dense()) {
+      with_mask(c_.mask, nullptr, 0, [&](const auto& mask) {
+        ops::attention<B, T>(be_, o_.view(), q_.cview(), local_.k.cview(), local_.v.cview(),
+                             last_rows(mask), scale_, scratch_, lse);
+      });
+      return;
+    }
+    const kv_spans<T, space_of<B>> kv{shared_.view(), own_.view(), local_.view()};
+    const span_list spans{spans_, device_spans_.data()};
+    if (c_.composed) {
+      composed::attention<B, T>(be_, o_.view(), q_.cview(), kv, spans, scale_, scratch_, lse);
+    } else {
+      ops::attention<B, T>(be_, o_.view(), q_.cview(), kv, spans, scale_, scratch_, lse);
+    }
+  }
+  void verify(result& r) const {
+    detail::expect_guards(r, "o", o_);
+    if (c_.lse) {
+      detail::expect_guards(r, "lse", lse_);
+    } else {
+      detail::expect_unchanged(r, "lse, which is not asked for", lse_);
+    }
+    detail::expect_unchanged(r, "q", q_);
+    for (const part* p : {&shared_, &own_, &local_}) {
+      detail::expect_unchanged(r, "k", p->k);
+      detail::expect_unchanged(r, "v", p->v);
+    }
+    if (c_.dense()) {
+      with_mask(c_.mask, nullptr, 0, [&](const auto& mask) { compare(r, last_rows(mask)); });
+    } else {
+      compare(r, span_mask{spans_.data(), c_.n_shared + c_.n_own, 0});
+    }
+  }
+
+ private:
+  struct part {
+    guarded<T, 3, B> k;
+    guarded<T, 3, B> v;
+
+    part(B& be, const attention_case& c, index_t rows, random_generator& random)
+        : k(be, placement<3>({c.n_kv_heads, rows, c.head_dim}, c.pad),
+            normals(random, c.n_kv_heads * rows * c.head_dim)),
+          v(be, placement<3>({c.n_kv_heads, rows, c.head_dim}, c.pad),
+            normals(random, c.n_kv_heads * rows * c.head_dim)) {}
+    kv_span<T, space_of<B>> view() const { return {k.cview(), v.cview()}; }
+  };
+
+  /// Queries stand at the end of the keys.
+  template <class M>
+  right_aligned<M> last_rows(const M& mask) const {
+    return {mask, c_.n_local - c_.n_q};
+  }
+
+  /// [n_kv_heads, n_keys, head_dim] of all parts.
+  std::vector<double> joined(guarded<T, 3, B> part::* which) const {
+    std::vector<double> all;
+    for (index_t h = 0; h < c_.n_kv_heads; ++h) {
+      for (const part* p : {&shared_, &own_, &local_}) {
+        const std::vector<double> values = (p->*which).original();
+        const index_t per_head = static_cast<index_t>(values.size()) / c_.n_kv_heads;
+        const auto begin = values.begin() + h * per_head;
+        all.insert(all.end(), begin, begin + per_head);
+      }
+    }
+    return all;
+  }
+  template <class M>
+  void compare(result& r, const M& mask) const {
+    const auto want =
+        oracle::attention(c_, scale_, q_.original(), joined(&part::k), joined(&part::v), mask);
+    const bool about_zeros = c_.mask == mask_choice::nothing || c_.n_keys() == 0;
+    detail::expect_values<T>(r, "o", o_.values(), want.o, about_zeros);
+    if (c_.lse) detail::expect_values<T>(r, "lse", lse_.values(), want.lse, about_zeros);
+  }
+
+  B& be_;
+  attention_case c_;
+  random_generator random_;
+  double scale_;
+  std::vector<visible_spans> spans_;
+  buffer<visible_spans, B> device_spans_;
+  guarded<T, 3, B> q_;
+  part shared_;
+  part own_;
+  part local_;
+  workspace<B> scratch_;
+  guarded<T, 3, B> o_;
+  guarded<T, 2, B> lse_;
+};
+
+}  // namespace gistkv::conformance

@@ -1,0 +1,75 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include <gistkv/conformance/checks.hpp>
+#include <gistkv/conformance/checks_attention.hpp>
+#include <gistkv/conformance/report.hpp>
+#include <gistkv/conformance/sweep.hpp>
+#include <gistkv/core/backend.hpp>
+
+/// The conformance suite: every operation of a backend, on every element type that it supports,
+/// against the oracle. See report.hpp for what comes out of it.
+///
+///   gistkv::conformance::report report;
+///   gistkv::conformance::run(be, report);
+///   std::cout << gistkv::conformance::format(report);
+///   return report.passed() ? 0 : 1;
+
+namespace gistkv::conformance {
+
+struct run_options {
+  bool model_shapes = true;  ///< Also the shapes of a real model, which take most of the time.
+};
+
+/// All cases on elements of T.
+template <class T, class B>
+  requires Computes<B, T>
+void run_type(B& be, report& all, const run_options& options = {}) {
+  const auto check_all = [&](const auto& cases) {
+    for (const auto& c : cases) check<T>(be, c, all);
+  };
+  check_all(linear_cases());
+  if (options.model_shapes) check_all(model_linear_cases());
+  check_all(matmul_cases());
+  check_all(norm_cases());
+  check_all(rope_cases());
+  check_all(activation_cases());
+  check_all(add_cases());
+  check_all(softmax_cases());
+  check_all(gather_cases());
+  check_all(scatter_cases());
+  for (attention_case c : attention_cases()) {
+    const bool native = B::native_attention && !c.dense();
+    check<T>(be, c, all, native ? "native" : "composed");
+    if (!native) continue;
+    // A backend with a path of its own still offers the composition it stands for.
+    c.composed = true;
+    check<T>(be, c, all, "composed");
+  }
+}
+
+/// All cases on all element types. A type that the backend does not support is a skip with a reason.
+template <Backend B>
+void run(B& be, report& all, const run_options& options = {}) {
+  const auto with_type = [&]<class T>(T) {
+    if constexpr (B::template supports<T>) {
+      run_type<T>(be, all, options);
+    } else {
+      all.add({.op = "all",
+               .dtype = std::string(dtype_name<T>()),
+               .path = "native",
+               .case_text = "",
+               .skip_reason = std::string(B::name) + " does not compute on " +
+                              std::string(dtype_name<T>())});
+    }
+  };
+  with_type(double{});
+  with_type(float{});
+  with_type(bf16{});
+  with_type(f16{});
+}
+
+}  // namespace gistkv::conformance
