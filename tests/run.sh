@@ -7,6 +7,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . examples/setup.sh
+mkdir -p build
 
 install_packages g++ cmake ninja-build ccache libeigen3-dev nlohmann-json3-dev libcli11-dev \
   doctest-dev libbenchmark-dev python3
@@ -16,8 +17,8 @@ install_packages g++ cmake ninja-build ccache libeigen3-dev nlohmann-json3-dev l
 modules=$model_dir/python
 if ! [ -d "$modules" ]; then
   rm -rf "$modules.new"
-  if (need_pip) && python3 -m pip --disable-pip-version-check install --quiet --no-deps \
-    --only-binary :all: --target "$modules.new" unicodedata2==17.0.1 regex==2025.11.3; then
+  if (need_pip) && python3 -m pip install --quiet --no-deps --only-binary :all: \
+    --target "$modules.new" unicodedata2==17.0.1 regex==2025.11.3 > build/pip.log 2>&1; then
     mv "$modules.new" "$modules"
   else
     note "without the PyPI packages unicodedata2 and regex: the test that needs them will be skipped"
@@ -27,7 +28,6 @@ export PYTHONPATH="$modules${PYTHONPATH:+:$PYTHONPATH}"
 
 jobs=$(nproc)
 build=build/dev
-mkdir -p build
 cmake --preset dev -DGISTKV_MODEL="$model" > $build.configure.log 2>&1 || {
   cat $build.configure.log
   exit 1

@@ -181,20 +181,21 @@ method_settings resolve(const method_options& o) {
       throw usage_error(std::string(option) + " has no meaning under --method " + s.method);
     }
   };
-  refuse(o.gists.has_value(), "--gists", gists);
-  refuse(o.recent.has_value(), "--recent", gists);
+  const bool matches = window && o.budget == "match";
+  refuse(o.gists.has_value(), "--gists", gists || matches);
+  refuse(o.recent.has_value(), "--recent", gists || matches);
   refuse(o.max_anchors.has_value(), "--max-anchors", gists);
   refuse(o.overflow.has_value(), "--overflow", gists);
   refuse(o.budget.has_value(), "--budget", window);
   refuse(o.sink.has_value(), "--sink", s.method != "full");
 
-  s.n_gist = gists ? o.gists.value_or(4) : 0;
-  if (gists) {
-    check_range("--gists", s.n_gist, 1, most_gists, " (a cache without gists: --method full)");
-  }
-  s.cache.rule.n_gist = s.n_gist;
-  s.cache.rule.recent = o.recent.value_or(0);
-  check_range("--recent", s.cache.rule.recent, 0, no_limit);
+  s.matched.n_gist = o.gists.value_or(4);
+  check_range("--gists", s.matched.n_gist, 1, most_gists,
+              " (a cache without gists: --method full)");
+  s.matched.recent = o.recent.value_or(0);
+  check_range("--recent", s.matched.recent, 0, no_limit);
+  if (gists) s.cache.rule = s.matched;
+  s.n_gist = s.cache.rule.n_gist;
   s.cache.rule.n_sink = o.sink.value_or(window ? 4 : 1);
   check_range("--sink", s.cache.rule.n_sink, 0, 1 << 20);
   s.cache.max_anchors = o.max_anchors.value_or(0);
@@ -225,20 +226,18 @@ method_settings resolve(const method_options& o) {
 }
 
 method_settings with_method(const method_settings& from, const std::string& method) {
+  if (method == from.method) return from;
   method_options o;
-  o.method = method;
+  o.method = checked_method(method);
   if (method == "window") o.budget = "match";
   method_settings s = resolve(o);
   s.chunk = from.chunk;
   s.past_context = from.past_context;
-  if (method == "uniform" || method == "sag") {
-    if (from.n_gist > 0) s.n_gist = from.n_gist;
-    s.cache.rule.n_gist = s.n_gist;
-    s.cache.rule.recent = from.cache.rule.recent;
-  }
-  if (method == "sag" && from.method == "sag") s = from;
-  // What a window matches is sag under the same rule.
-  if (method == "window") s.rule = from.rule;
+  // What is compared differs in the method only: same gists, and the same rule where it has a say.
+  s.matched = from.n_gist > 0 ? from.cache.rule : from.matched;
+  if (s.n_gist > 0) s.cache.rule = s.matched;
+  s.n_gist = s.cache.rule.n_gist;
+  if (method == "window" && from.n_gist > 0) s.rule = from.rule;
   return s;
 }
 

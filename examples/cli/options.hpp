@@ -71,6 +71,7 @@ struct method_settings {
   std::string rule = "paper";
   cache::cache_options cache;
   std::optional<cli::budget> budget;  ///< Of a window that still has to be counted in rows.
+  cache::cache_rule matched{4, 0, 1, 0};  ///< The sag whose memory `match` means.
   index_t chunk = 256;
   bool past_context = false;
 
@@ -79,6 +80,8 @@ struct method_settings {
 
 /// @throws usage_error naming the option and what would be right.
 method_settings resolve(const method_options& o);
+/// The same, where the adapter says how many gists there are.
+method_settings resolve(method_options o, const model_options& model);
 
 /// The same settings under another method, as --compare and `match` need it.
 method_settings with_method(const method_settings& from, const std::string& method);

@@ -54,7 +54,8 @@ TEST_CASE("chat template: renders as Jinja does") {
   for (const auto& c : data["cases"]) {
     const auto source = c["template"].get<std::string>();
     const auto t = chat_template::recognize(source, bos);
-    const auto quiet = chat_template::recognize(source, bos, {.thinking = false, .date = "26 Jul 2024"});
+    const auto quiet =
+        chat_template::recognize(source, bos, {.thinking = false, .date = "26 Jul 2024"});
     REQUIRE(c["rendered"].size() == conversations.size());
     for (std::size_t i = 0; i < conversations.size(); ++i) {
       const auto messages = messages_of(conversations[i]);
@@ -90,12 +91,9 @@ TEST_CASE("chat template: the parts of a conversation make up the whole") {
   for (const auto& c : data["cases"]) {
     const auto t = chat_template::recognize(c["template"].get<std::string>(), bos);
     INFO(c["name"].dump());
-    const std::vector<chat_message> all = {{"system", "Be kind."},
-                                           {"user", "One. Two."},
-                                           {"assistant", "Three"},
-                                           {"user", "Four?"},
-                                           {"assistant", "Five"},
-                                           {"user", "Six"}};
+    const std::vector<chat_message> all = {{"system", "Be kind."}, {"user", "One. Two."},
+                                           {"assistant", "Three"}, {"user", "Four?"},
+                                           {"assistant", "Five"},  {"user", "Six"}};
     std::string joined = t.user_opening("Be kind.") + all[1].content;
     CHECK(joined + std::string(t.closing()) == t.render(std::span(all).first(2), false));
     for (std::size_t i = 2; i < all.size(); i += 2) {

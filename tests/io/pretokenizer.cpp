@@ -68,8 +68,8 @@ TEST_CASE("pretokenizer: smollm does not see past a number") {
 }
 
 TEST_CASE("pretokenizer: any bytes are covered, each invalid one as a character of no class") {
-  for (const auto rule : {pretokenizer::gpt2, pretokenizer::llama_bpe, pretokenizer::qwen2,
-                          pretokenizer::smollm}) {
+  for (const auto rule :
+       {pretokenizer::gpt2, pretokenizer::llama_bpe, pretokenizer::qwen2, pretokenizer::smollm}) {
     CHECK(words(rule, "").empty());
     CHECK(words(rule, "\xFF\xFE").size() == 1);
     random_generator random(7);
@@ -77,9 +77,9 @@ TEST_CASE("pretokenizer: any bytes are covered, each invalid one as a character 
       std::string text;
       for (index_t n = random.below(12); n > 0; --n) {
         constexpr std::string_view likely = " \n'sa1.\xC3\xA9\xE3\x80\x80\xFF";
-        text.push_back(random.below(4) == 0
-                           ? static_cast<char>(random.below(256))
-                           : likely[static_cast<std::size_t>(random.below(static_cast<index_t>(likely.size())))]);
+        text.push_back(random.below(4) == 0 ? static_cast<char>(random.below(256))
+                                            : likely[static_cast<std::size_t>(random.below(
+                                                  static_cast<index_t>(likely.size())))]);
       }
       std::string joined;
       for (const auto& word : words(rule, text)) {

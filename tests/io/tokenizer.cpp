@@ -188,8 +188,7 @@ TEST_CASE("tokenizer: a byte without a token vanishes and its neighbours merge")
 TEST_CASE("tokenizer: prefix space, whole words first, composition") {
   tokenizer_data data = small_tokenizer_data();
   data.add_prefix_space = true;
-  CHECK(pieces(tokenizer(data), "the<|end|>the the") ==
-        strings{" the", "<|end|>", " the", " the"});
+  CHECK(pieces(tokenizer(data), "the<|end|>the the") == strings{" the", "<|end|>", " the", " the"});
   CHECK(pieces(tokenizer(data), " the") == strings{" the"});
   CHECK(pieces(tokenizer(data), "").empty());
 
@@ -214,9 +213,10 @@ TEST_CASE("tokenizer: pieces and ids, both ways") {
   CHECK(t.decode(ids{}).empty());
   CHECK(t.decode(ids{*t.find(" the"), *t.find("<|end|>")}) == " the<|end|>");
   const std::string beyond = std::to_string(t.vocab_size());
-  CHECK_THROWS_WITH_AS(t.decode(ids{static_cast<token_t>(t.vocab_size())}),
-                       ("tokenizer: token " + beyond + " is outside the vocabulary of " + beyond).c_str(),
-                       argument_error);
+  CHECK_THROWS_WITH_AS(
+      t.decode(ids{static_cast<token_t>(t.vocab_size())}),
+      ("tokenizer: token " + beyond + " is outside the vocabulary of " + beyond).c_str(),
+      argument_error);
   CHECK_THROWS_AS(t.piece(-1), argument_error);
   CHECK_THROWS_AS(t.is_special(1 << 30), argument_error);
 }

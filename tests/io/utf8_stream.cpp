@@ -37,7 +37,7 @@ TEST_CASE("utf8 stream: a character appears with its last byte") {
 TEST_CASE("utf8 stream: what is no character is replaced, a maximal subpart at a time") {
   CHECK(whole("\xFF") == "\uFFFD");
   CHECK(whole("a\x80\x80z") == "a\uFFFD\uFFFDz");
-  CHECK(whole("\xF0\x9F\x98z") == "\uFFFDz");       // Three bytes of one character.
+  CHECK(whole("\xF0\x9F\x98z") == "\uFFFDz");            // Three bytes of one character.
   CHECK(whole("\xE0\x80\x80") == "\uFFFD\uFFFD\uFFFD");  // Overlong: nothing begins with E0 80.
   CHECK(whole("\xED\xA0\x80") == "\uFFFD\uFFFD\uFFFD");  // A surrogate.
   CHECK(whole("\xF4\x90\x80\x80") == "\uFFFD\uFFFD\uFFFD\uFFFD");

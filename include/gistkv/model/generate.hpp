@@ -34,10 +34,10 @@ enum class close_rule {
 };
 
 struct generate_options {
-  index_t max_tokens = 128;          ///< Stop once so many ids are there, gists included; the gists
-                                     ///< of a sentence that ends here still follow.
-  std::vector<token_t> stop_tokens;  ///< End the text and are not part of it.
-  std::vector<std::string> stop_texts;  ///< End the text in front of their first occurrence.
+  index_t max_tokens = 128;  ///< Stop once so many ids are there, gists included; the gists
+                             ///< of a sentence that ends here still follow.
+  std::vector<token_t> stop_tokens = {};     ///< End the text and are not part of it.
+  std::vector<std::string> stop_texts = {};  ///< End the text in front of their first occurrence.
   close_rule close = close_rule::segmenter;
 };
 

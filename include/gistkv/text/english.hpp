@@ -8,10 +8,10 @@
 #include <vector>
 
 #include <gistkv/text/boundary.hpp>
-#include <gistkv/text/english_abbreviation.hpp>
 #include <gistkv/text/english_list_marker.hpp>
 #include <gistkv/text/english_nesting.hpp>
 #include <gistkv/text/english_reader.hpp>
+#include <gistkv/text/english_rules.hpp>
 #include <gistkv/text/english_window.hpp>
 #include <gistkv/text/english_words.hpp>
 
@@ -76,22 +76,17 @@ class english {
 
   /// Passes over letters, digits and spaces.
   void skip_words(std::vector<boundary>& out) {
-    constexpr auto kinds = [] {
-      std::array<char, 256> kind{};
-      for (std::size_t c = 0; c < 128; ++c) {
-        const auto unit = static_cast<char32_t>(c);
-        kind[c] = is_letter(unit) || is_number(unit) || unit == ',' ? 'w' : c == ' ' ? ' ' : '\0';
-      }
-      return kind;
-    }();
-    const auto kind = [&](std::size_t i) { return kinds[static_cast<unsigned char>(window_[i])]; };
+    const auto kind = [&](std::size_t i) {
+      return detail::plain_bytes[static_cast<unsigned char>(window_[i])];
+    };
     std::size_t i = window_.at;
-    while (i < window_.size() && kind(i) != '\0') {
+    while (i < window_.size() && kind(i) != 0) {
       if (kind(i) == ' ') {
         ++i;
         continue;
       }
       window_.at = i;
+      note_gap();
       begin_content(out);
       while (i < window_.size() && kind(i) == 'w') ++i;
       text_end_ = window_.offset(i);
@@ -110,15 +105,14 @@ class english {
       window_.at += length;
       return true;
     }
+    note_gap();
     if (gap_ends_sentence_) begin_content(out, false);
     if (detail::is_mark(c)) return on_mark(out);
     if (detail::is_closing_bracket(c)) return on_closing_bracket(c, length, out);
     if (detail::is_single_quote(c)) return on_single_quote(c, length);
+    if (detail::is_double_quote(c)) return on_double_quote(c, length, out);
     if (detail::is_opening_bracket(c)) {
       nesting_.bracket(c, window_.offset(window_.at));
-    } else if (detail::is_double_quote(c)) {
-      nesting_.double_quote(c, window_.before(window_.at), window_.at == 0,
-                            window_.offset(window_.at));
     } else if (detail::is_bullet(c)) {
       on_bullet(out);
     } else if (c != '-' && c != '*' && c != '+' && c != '#' && c != '>' && c != '_') {
@@ -126,6 +120,10 @@ class english {
     }
     advance(window_.at + length);
     return true;
+  }
+
+  void note_gap() {
+    if (text_end_ < window_.offset(window_.at)) gap_begin_ = text_end_;
   }
 
   void advance(std::size_t to) {
@@ -182,17 +180,14 @@ class english {
     }
     if (marks.single_stop() && on_stop_of_marker(begin, behind_marks, out)) return true;
     if (next.length > 0 && !is_space(next.code_point)) {
-      const bool immediate = detail::is_immediate_mark(marks.last) &&
-                             (closing.end == marks.end || !is_letter(next.code_point)) &&
-                             sentence_break_of(next.code_point) != sentence_break::s_continue &&
-                             !inner.open_at(window_.offset(closing.end));
-      const bool ends = immediate || (closing.end == marks.end && is_run_on(begin, closing.end));
+      const std::size_t end = ends_without_space(begin, marks, closing.end, next.code_point, inner);
+      const detail::gap_run gap = detail::read_gap(window_, std::max(end, marks.end));
       if (window_.starved) return false;
       begin_content(out);
-      advance(ends ? closing.end : marks.end);
-      if (ends) {
+      advance(end > 0 ? end : marks.end);
+      if (end > 0) {
         nesting_ = inner;
-        pass_gap({closing.end}, true, out);
+        pass_gap(gap, true, out);
       }
       return true;
     }
@@ -201,7 +196,9 @@ class english {
     const bool ends = blank || next.length == 0 ||
                       (!inner.open_at(window_.offset(closing.end)) &&
                        ends_sentence(begin, marks, closing, gap.end));
-    const bool early = ends && !blank && ends_at_first_stop(begin, marks, closing, gap.end);
+    const bool early = ends && !blank && window_.look(gap.end).length > 0 &&
+                       closing.end == marks.end &&
+                       detail::ends_at_first_stop(window_, marks, begin);
     if (window_.starved) return false;
     begin_content(out);
     nesting_ = inner;
@@ -217,43 +214,59 @@ class english {
     return true;
   }
 
+  /// Where the sentence ends whose marks and closing signs have no white space behind them; 0 if it
+  /// does not end.
+  std::size_t ends_without_space(std::size_t begin, const detail::mark_run& marks,
+                                 std::size_t closing_end, char32_t next,
+                                 const detail::nesting& inner) {
+    if (inner.open_at(window_.offset(closing_end))) return 0;
+    const bool bare = closing_end == marks.end;
+    if (detail::is_immediate_mark(marks.last)) {
+      const bool goes_on = sentence_break_of(next) == sentence_break::s_continue;
+      return goes_on || (!bare && is_letter(next)) ? 0 : closing_end;
+    }
+    if (!bare) return 0;
+    const std::string_view word = word_before(begin);
+    if (detail::is_run_on(window_, word, begin, marks.end)) return marks.end;
+    if (!marks.single_stop()) return 0;
+    const std::size_t end = detail::skip_note_numbers(window_, word, begin);
+    return is_space(window_.peek(end)) ? end : 0;
+  }
+
+  /// The word in front of index i, as far as it belongs to the sentence.
+  std::string_view word_before(std::size_t i) const {
+    const std::string_view word = window_.word_before(i);
+    const std::size_t begin = content_ < 0 ? i : window_.index(content_);
+    return word.substr(begin > i - word.size() ? std::min(begin, i) - (i - word.size()) : 0);
+  }
+
   /// Whether marks and closing signs, with white space up to `next` behind them, end a sentence.
   bool ends_sentence(std::size_t begin, const detail::mark_run& marks,
                      const detail::closing_run& closing, std::size_t next) {
     using kind = detail::following::kind;
     if (marks.spaced && marks.n_stops == 3 && is_space(window_.before(begin))) return false;
     const detail::following after = detail::read_following(window_, next);
-    const marker item = detail::marker_ahead(window_, next);
-    if (item && (item.first() || item.follows(list_))) return true;
+    const std::string_view word = word_before(begin);
+    const bool bare_stop = marks.single_stop() && closing.end == marks.end;
+    const bool labels = bare_stop && detail::english_words::labels_number(word);
+    const marker item = labels ? marker{} : detail::marker_ahead(window_, next);
+    if (item && (item.style != marker::punctuation::stop || item.first() || list_.goes_on(item))) {
+      return true;
+    }
     if (after.first == kind::small || after.first == kind::continuation) return false;
     if (after.first == kind::nothing || after.first == kind::bullet) return true;
-    const std::string_view word = window_.word_before(begin);
-    if (marks.single_stop() && closing.end == marks.end) {
-      return stop_ends_sentence(word, begin, after);
+    if (bare_stop) {
+      const bool opens_with_time =
+          content_ >= 0 && window_.offset(begin) - content_ <= 40 &&
+          detail::is_time_adverbial(window_.view(window_.index(content_), begin));
+      return detail::stop_ends_sentence(window_, word, after, opens_with_time);
     }
     if (after.first == kind::number) return true;
     if (marks.last == '!' &&
         detail::english_words::folded(word).in(detail::english_words::exclaimed_names)) {
       return detail::read_word(window_, after.word).folded().in(detail::english_words::starters);
     }
-    return !(closing.quoted && names_speaker(after.word));
-  }
-
-  /// Whether the sentence so far is an adverbial such as `At about 5 a.m`.
-  bool opens_with_time(std::size_t end) const {
-    if (content_ < 0 || window_.offset(end) - content_ > 40) return false;
-    const std::string_view opening = window_.view(window_.index(content_), end);
-    return std::count(opening.begin(), opening.end(), ' ') <= 4 &&
-           detail::english_words::folded(opening.substr(0, opening.find(' ')))
-               .in(detail::english_words::time_prepositions);
-  }
-
-  /// `compounds. . . . The`: a full stop and the omission of what began the next sentence.
-  bool ends_at_first_stop(std::size_t begin, const detail::mark_run& marks,
-                          const detail::closing_run& closing, std::size_t next) {
-    return marks.only_stops && marks.spaced && marks.n_stops == 4 && closing.end == marks.end &&
-           !is_space(window_.before(begin)) && window_[marks.first_end] == ' ' &&
-           window_.look(next).length > 0;
+    return !(closing.quoted && detail::names_speaker(window_, next));
   }
 
   /// The full stop at `begin` numbers a list item: `2. The`, or the first half of `2.) The`.
@@ -276,15 +289,9 @@ class english {
     if (window_.starved) return false;
     nesting_.bracket(bracket, window_.offset(end));
     if (bracket == ')' && is_space(behind)) {
-      const bool stop = window_.before(end) == '.';
-      const std::string_view token = window_.word_before(end - stop);
-      const std::size_t begin = end - stop - token.size();
-      const bool brackets = window_.before(begin) == '(' && !stop;
-      using style = marker::punctuation;
-      const marker item = detail::read_list_marker(token, brackets ? style::brackets
-                                                          : stop   ? style::stop_bracket
-                                                                   : style::bracket);
-      if (place_marker(item, begin - brackets, end + 1, out)) return true;
+      std::size_t begin = end;
+      const marker item = detail::marker_behind(window_, end, begin);
+      if (place_marker(item, begin, end + 1, out)) return true;
     }
     begin_content(out);
     advance(end + length);
@@ -296,24 +303,15 @@ class english {
                     std::vector<boundary>& out) {
     const char32_t in_front = window_.before(begin);
     if (!item ||
-        (in_front != end_of_text_ && !is_space(in_front) && !detail::is_bullet(in_front))) {
+        (in_front != detail::end_of_text && !is_space(in_front) && !detail::is_bullet(in_front))) {
       return false;
     }
     const index_t at = window_.offset(begin);
     const bool begins_sentence = content_ < 0 || content_ >= at;
-    const bool weak = item.style == marker::punctuation::stop &&
-                      item.kind == marker::numbering::capital;  // May be an initial.
-    const bool goes_on = !weak && item.follows(list_) && at - list_at_ <= 400;
-    if (!begins_sentence && !goes_on && (at != line_ || weak)) return false;
+    if (!list_.accepts(item, at, begins_sentence, at == line_)) return false;
     if (!begins_sentence) {
-      std::size_t text_end = begin;
-      while (text_end > 0 && is_space(window_.before(text_end))) --text_end;
-      emit(window_.offset(text_end), at, out);
+      emit(gap_begin_, at, out);
       nesting_ = {};
-    }
-    if (!weak) {
-      list_ = item;
-      list_at_ = at;
     }
     content_ = at;
     advance(end);
@@ -328,10 +326,28 @@ class english {
     nesting_ = {};
   }
 
+  /// Besides opening and closing: `"I only--" The door fell.` ends a sentence that was broken off.
+  bool on_double_quote(char32_t quote, std::size_t length, std::vector<boundary>& out) {
+    const std::size_t at = window_.at;
+    const index_t offset = window_.offset(at);
+    detail::nesting inner = nesting_;
+    inner.double_quote(quote, window_.before(at), offset);
+    const bool closes = nesting_.open_at(offset) && !inner.open_at(offset);
+    const bool broken_off = closes && detail::is_dash(window_.before(at)) &&
+                            detail::begins_sentence(window_, at + length);
+    const detail::gap_run gap =
+        broken_off ? detail::read_gap(window_, at + length) : detail::gap_run{};
+    if (window_.starved) return false;
+    nesting_ = inner;
+    advance(at + length);
+    if (broken_off) pass_gap(gap, true, out);
+    return true;
+  }
+
   bool on_single_quote(char32_t quote, std::size_t length) {
     const std::size_t at = window_.at;
     const char32_t in_front = window_.before(at);
-    const bool room = in_front == end_of_text_ || is_space(in_front) ||
+    const bool room = in_front == detail::end_of_text || is_space(in_front) ||
                       detail::is_opening_bracket(in_front) || detail::is_dash(in_front) ||
                       detail::is_double_quote(in_front);
     const detail::read_word word(window_, at + length);
@@ -350,44 +366,25 @@ class english {
   bool on_newline(std::vector<boundary>& out) {
     const detail::gap_run gap = detail::read_gap(window_, window_.at);
     bool ends = false;
-    if (content_ >= 0 && window_.look(gap.end).length + gap.endless > 0) {
+    if (text_end_ > emitted_ && (gap.endless || window_.look(gap.end).length > 0)) {
+      const bool in_item = content_ >= 0 && list_.began_at(content_);
+      const index_t length = text_end_ - (in_item ? std::max(line_, content_) : line_);
       ends = gap.endless || gap.n_newlines > 1 ||
-             (!nesting_.open_at(text_end_) && line_ends_sentence(gap.end));
+             (content_ >= 0 && !nesting_.open_at(text_end_) &&
+              detail::line_ends_sentence(window_, length, text_end_, gap.end));
     }
     if (window_.starved) return false;
     pass_gap(gap, ends, out);
     return true;
   }
 
-  /// Whether a line without a mark at its end is a heading, an item or the like.
-  bool line_ends_sentence(std::size_t next) {
-    using kind = detail::following::kind;
-    constexpr index_t short_line = 55;  // Hard line ends of prose come later.
-    const char32_t c = window_.peek(next);
-    const bool dash_item = (c == '-' || c == '*' || c == '+') && is_space(window_.peek(next + 1));
-    if (dash_item || c == '#' || c == '|' || detail::marker_ahead(window_, next)) return true;
-    const detail::following after = detail::read_following(window_, next);
-    if (after.first == kind::bullet) return true;
-    if (after.first == kind::small || after.first == kind::continuation) return false;
-    const std::size_t end = window_.index(text_end_);
-    const char32_t last = window_.before(end);
-    if (text_end_ - line_ > short_line || last == ',' || last == ';' || last == '&' ||
-        detail::is_dash(last)) {
-      return false;
-    }
-    return !detail::english_words::folded(window_.word_before(end))
-                .in(detail::english_words::hanging);
-  }
-
-  static constexpr char32_t end_of_text_ = detail::end_of_text;
-
   segmenter_options options_;
   detail::text_window window_;
   detail::nesting nesting_;
-  marker list_;                     ///< The last list item.
-  index_t list_at_ = 0;             ///< Its offset.
+  detail::list_state list_;
   index_t emitted_ = 0;             ///< The last boundary.
   index_t text_end_ = 0;            ///< End of the last character that is not white space.
+  index_t gap_begin_ = 0;           ///< End of the text in front of the last white space.
   index_t content_ = -1;            ///< Where the sentence's own text begins; -1: nowhere yet.
   index_t line_ = 0;                ///< Where the line's own text begins.
   bool gap_ends_sentence_ = false;  ///< White space too long to look over ends a sentence.

@@ -17,6 +17,7 @@ enum class stop_word {
   ordinary,      ///< (yes)
   title,         ///< `Mr.` (no)
   never_final,   ///< `e.g.` (no)
+  measure,       ///< `ft.` (yes; no in front of a number)
   number_label,  ///< `p.` (yes, unless a number follows)
   may_be_final,  ///< `Inc.` (if a word follows that begins sentences)
   initial,       ///< `E.` (likewise)
@@ -31,17 +32,21 @@ constexpr bool is_small(std::string_view word) {
   return std::none_of(word.begin(), word.end(), [](char c) { return 'A' <= c && c <= 'Z'; });
 }
 
-/// Single letters, or short groups of them, with full stops between: `U.S`, `Ph.D`.
+/// Single letters, or short groups with a capital, with full stops between: `U.S`, `p.m`, `Ph.D`;
+/// not `example.com` or `a.py`.
 constexpr bool is_acronym(std::string_view word) {
   std::size_t in_group = 0;
   bool stop = false;
+  bool capital = false;
   for (const char c : word) {
     if (c == '.') {
       if (in_group == 0) return false;
       stop = true;
       in_group = 0;
-    } else if (!is_ascii_letter(c) || ++in_group > 3) {
+    } else if (!is_ascii_letter(c) || ++in_group > 3 || (in_group == 2 && !capital)) {
       return false;
+    } else if (in_group == 1) {
+      capital = 'A' <= c && c <= 'Z';
     }
   }
   return stop && in_group > 0;
@@ -61,8 +66,16 @@ constexpr stop_word classify(std::string_view word) {
   if (small.in(may_be_final)) {
     if (!is_small(word) || small.in(may_be_final_small)) return stop_word::may_be_final;
   }
+  if (small.in(measures)) return stop_word::measure;
   if (small.in(number_labels)) return stop_word::number_label;
   return is_acronym(word) ? stop_word::acronym : stop_word::ordinary;
+}
+
+/// Whether a number behind the full stop belongs to the word, rather than to a list.
+constexpr bool labels_number(std::string_view word) {
+  const stop_word what = classify(word);
+  return what == stop_word::number_label || what == stop_word::title ||
+         what == stop_word::never_final;
 }
 
 }  // namespace english_words

@@ -77,4 +77,33 @@ constexpr list_marker read_list_marker(std::string_view token, list_marker::punc
   return marker;
 }
 
+/// The list that a text is in.
+class list_state {
+ public:
+  /// Whether `item` is the one behind the last.
+  bool goes_on(const list_marker& item) const { return item.follows(last_); }
+  bool began_at(index_t offset) const { return last_ && at_ == offset; }
+
+  /// Whether `item` at `offset` is a list item, and notes it. In front of a sentence or line every
+  /// marker is; inside a line one that continues the list or, if bracketed, begins a new one.
+  bool accepts(const list_marker& item, index_t offset, bool begins_sentence, bool begins_line) {
+    constexpr index_t reach = 400;
+    const bool stop = item.style == list_marker::punctuation::stop;
+    const bool initial = stop && item.kind == list_marker::numbering::capital;  // `A. Smith`
+    const bool near = last_ && offset - at_ <= reach;
+    const bool inside = near && (goes_on(item) || (!stop && item.kind == last_.kind &&
+                                                   last_.number > 1 && item.number == 1));
+    if (!begins_sentence && (initial || (!inside && !begins_line))) return false;
+    if (!initial) {
+      last_ = item;
+      at_ = offset;
+    }
+    return true;
+  }
+
+ private:
+  list_marker last_;
+  index_t at_ = 0;
+};
+
 }  // namespace gistkv::text::detail

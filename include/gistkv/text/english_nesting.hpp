@@ -3,6 +3,7 @@
 #pragma once
 
 #include <gistkv/core/types.hpp>
+#include <gistkv/text/english_window.hpp>
 #include <gistkv/text/unicode.hpp>
 
 namespace gistkv::text::detail {
@@ -38,13 +39,14 @@ class nesting {
   void open_single(index_t offset) { single_ = offset; }
   void close_single() { single_ = none; }
 
-  /// A double quotation mark. A straight one opens behind white space, a dash or an opening mark;
+  /// A double quotation mark. A straight one opens behind white space, an opening mark, or,
+  /// unless one is open, a dash;
   /// `before` is the character in front of it.
-  void double_quote(char32_t mark, char32_t before, bool at_start, index_t offset) {
+  void double_quote(char32_t mark, char32_t before, index_t offset) {
     const bool is_open = within(double_, offset, 800);
-    const bool room = at_start || is_space(before) || is_opening_bracket(before) ||
-                      is_dash(before) || before == '*' || before == '_' || before == 0x2018 ||
-                      before == '\'';
+    const bool room = before == end_of_text || is_space(before) || is_opening_bracket(before) ||
+                      (is_dash(before) && !is_open) || before == '*' || before == '_' ||
+                      before == 0x2018 || before == '\'';
     const bool opens = mark == 0xAB || mark == 0x201E || (mark == 0x201C && (room || !is_open)) ||
                        (mark != 0xBB && mark != 0x201D && mark != 0x201C && room);
     double_ = opens ? offset : none;

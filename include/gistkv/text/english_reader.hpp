@@ -40,6 +40,16 @@ constexpr bool is_newline(char32_t c) {
   return (c >= 0xA && c <= 0xD) || c == 0x85 || c == 0x2028 || c == 0x2029;
 }
 
+/// 'w' for an ASCII letter, digit or comma, ' ' for a space, else 0: bytes that decide nothing.
+inline constexpr auto plain_bytes = [] {
+  std::array<char, 256> kind{};
+  for (std::size_t c = 0; c < 128; ++c) {
+    const auto unit = static_cast<char32_t>(c);
+    kind[c] = is_letter(unit) || is_number(unit) || unit == ',' ? 'w' : unit == ' ' ? ' ' : '\0';
+  }
+  return kind;
+}();
+
 /// A run of marks; full stops that single spaces part (`. . .`) are one run.
 struct mark_run {
   std::size_t end = 0;
@@ -114,7 +124,7 @@ inline closing_run read_closing(text_window& window, std::size_t i, nesting& ope
     if (is_closing_bracket(c)) {
       open.bracket(c, window.offset(run.end));
     } else if (c == '"' || c == 0x201C || c == 0x201D || c == 0xBB) {
-      open.double_quote(0x201D, c, false, window.offset(run.end));
+      open.double_quote(0x201D, 0, window.offset(run.end));
       run.quoted = true;
     } else if (c == '\'' || c == '`' || c == 0x2019) {
       const char32_t behind = window.peek(next);
@@ -251,6 +261,19 @@ inline list_marker marker_ahead(text_window& window, std::size_t i) {
                                                 : stop && closed ? style::stop_bracket
                                                 : stop           ? style::stop
                                                                  : style::bracket);
+}
+
+/// The list marker that the bracket at index `end` closes; sets `begin` to its first character.
+inline list_marker marker_behind(const text_window& window, std::size_t end, std::size_t& begin) {
+  const bool stop = window.before(end) == '.';
+  const std::string_view token = window.word_before(end - stop);
+  begin = end - stop - token.size();
+  const bool brackets = window.before(begin) == '(' && !stop;
+  begin -= brackets;
+  using style = list_marker::punctuation;
+  return read_list_marker(token, brackets ? style::brackets
+                                 : stop   ? style::stop_bracket
+                                          : style::bracket);
 }
 
 }  // namespace gistkv::text::detail

@@ -50,10 +50,14 @@ inline constexpr auto never_final =
 /// In front of a number, a Roman numeral or a letter; else an ordinary word. Of days and months:
 /// those that `may_be_final` has too.
 inline constexpr auto number_labels = words<
-    "app apr apt art arts aug bk bks ch chap chaps chs cl col cols dec ed eq eqs ex ext feb fig "
+    "app apr apt art arts aug bk bks deg ch chap chaps chs cl col cols dec ed eq eqs ex ext feb "
+    "fig "
     "figs fn fri jan jul jun ln lvl mar mon n nn no nos nov nr n° nº oct op p para paras pg pgs "
     "pl pls pp pt pts reg rm rs sec secs sep sept stat ste tab tbl tel thu thur thurs tue tues "
     "usc v ver vol vols vv wed №">;
+
+/// In front of a number inside a sentence: `6 ft. 2 in.`
+inline constexpr auto measures = words<"cm ft hr hrs kg km lb lbs min mins mm oz yd yds">;
 
 /// Ends a sentence only where a word follows that begins one.
 inline constexpr auto may_be_final = words<

@@ -1,0 +1,188 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <cli/context_file.hpp>
+#include <cli/engine.hpp>
+#include <cli/errors.hpp>
+#include <cli/options.hpp>
+#include <cli/output.hpp>
+#include <cli/reading.hpp>
+#include <cli/verbs.hpp>
+#include <cli/writing.hpp>
+
+namespace gistkv::cli {
+
+namespace {
+
+struct ask_options {
+  std::string file;
+  std::vector<std::string> questions;
+  model_options model;
+  method_options method;
+  sampling_options sampling;
+  std::string compare;
+  bool no_template = false;
+  bool json = false;
+};
+
+/// One method with its answers.
+struct outcome {
+  std::string method;
+  json report;
+  std::vector<answer> answers;
+
+  double seconds_answering() const {
+    double sum = 0;
+    for (const answer& a : answers) sum += a.seconds;
+    return sum;
+  }
+};
+
+/// All questions on one context. Each gets a fork of its own, so none hears of the others.
+outcome answer_all(engine& e, context c, const method_settings& settings, const ask_options& o,
+                   const text_sink& sink) {
+  outcome result{settings.method, c.report, {}};
+  for (std::size_t i = 0; i < o.questions.size(); ++i) {
+    if (o.questions.size() > 1) sink((i == 0 ? "> " : "\n> ") + o.questions[i] + "\n");
+    const bool last = i + 1 == o.questions.size();
+    context fork{last ? std::move(c.cache) : c.cache.fork(), c.stage, c.chat, {}, c.read, {}};
+    result.answers.push_back(
+        ask(e, std::move(fork), settings, o.sampling, o.questions[i], sink));
+    sink("\n");
+  }
+  return result;
+}
+
+std::vector<std::string> split(const std::string& list) {
+  std::vector<std::string> items;
+  std::stringstream stream(list);
+  for (std::string item; std::getline(stream, item, ',');) items.push_back(item);
+  return items;
+}
+
+void print_comparison(const std::vector<outcome>& outcomes, const ask_options& o) {
+  std::vector<std::vector<std::string>> table = {
+      {"method", "rows held", "KV bytes", "ratio", "seconds to read", "seconds to answer"}};
+  for (const outcome& x : outcomes) {
+    const json& r = x.report;
+    table.push_back({x.method, std::to_string(r["rows_held"].get<index_t>()),
+                     bytes_text(r["kv_bytes_held"].get<std::uint64_t>()),
+                     ratio_text(r["ratio_bytes"]), decimal(r["seconds"].get<double>(), 2),
+                     decimal(x.seconds_answering(), 2)});
+  }
+  print_table(table);
+  for (std::size_t i = 0; i < o.questions.size(); ++i) {
+    print("\n> " + o.questions[i] + "\n");
+    for (const outcome& x : outcomes) {
+      print(x.method + ": " + x.answers[i].text.shown + "\n");
+    }
+  }
+}
+
+json outcome_report(const outcome& x) {
+  json report = x.report;
+  report["answers"] = json::array();
+  for (const answer& a : x.answers) report["answers"].push_back(answer_report(a));
+  return report;
+}
+
+void run(ask_options o) {
+  require_model(o.model);
+  check_sampling(o.sampling);
+  for (std::string& q : o.questions) {
+    q = unwrapped(q);
+    if (q.empty()) throw usage_error("a question is empty");
+  }
+  std::uint64_t seed = o.sampling.sampler.seed;
+  backend be(o.model.threads);
+  const bool from_context = is_context_file(o.file);
+  std::optional<context_file> file;
+  std::string text;
+  method_settings settings;
+  if (from_context) {
+    file = load_context_file(be, o.file);
+    settings = settings_of(*file, o.file, o.method, o.model, seed);
+  } else {
+    settings = resolve(o.method, o.model);
+    text = read_text(o.file);
+    if (text.empty()) throw argument_error(o.file + ": the text is empty");
+  }
+  std::vector<method_settings> others;
+  for (const std::string& method : split(o.compare)) {
+    others.push_back(with_method(settings, method));
+    if (settings.n_gist == 0 && others.back().n_gist > 0) {
+      throw usage_error("--compare " + method + " needs gists: give --method " + method +
+                        " and compare that with " + settings.method);
+    }
+  }
+  engine e(be, o.model, settings.n_gist, seed);
+  const bool stream = !o.json && others.empty();
+  const text_sink sink = shown_unless(!stream);
+  const bool chat = !o.no_template && e.has_chat();
+  std::optional<context> c;
+  if (from_context) {
+    c = open_context(*std::move(file), o.file, e);
+    if (c->stage == stage::text) text = c->text;
+    if (settings.n_gist > 0) note_untrained(e, seed);
+  } else {
+    c = read_context(e, settings, text, o.file, chat, seed);
+  }
+  if (!others.empty() && text.empty()) {
+    throw argument_error(o.file + ": is a conversation, --compare needs the context of a text");
+  }
+  const bool in_chat = c->chat;
+  std::vector<outcome> outcomes;
+  outcomes.push_back(answer_all(e, *std::move(c), settings, o, sink));
+  for (const method_settings& other : others) {
+    context again = read_context(e, other, text, o.file, in_chat, seed);
+    outcomes.push_back(answer_all(e, std::move(again), other, o, sink));
+  }
+  if (o.json) {
+    json report = outcome_report(outcomes[0]);
+    if (!others.empty()) {
+      report["compare"] = json::array();
+      for (std::size_t i = 1; i < outcomes.size(); ++i) {
+        report["compare"].push_back(outcome_report(outcomes[i]));
+      }
+    }
+    report["peak_rss_bytes"] = peak_rss_bytes();
+    print(report);
+  } else if (!others.empty()) {
+    print_comparison(outcomes, o);
+  }
+}
+
+}  // namespace
+
+void add_ask(CLI::App& app) {
+  auto o = std::make_shared<ask_options>();
+  CLI::App* verb =
+      app.add_subcommand("ask", "Answer questions on a text or on its compressed context");
+  verb->add_option("FILE", o->file, "Compressed context, or a text; - is stdin")->required();
+  verb->add_option("QUESTION", o->questions, "Questions; each is asked on the same context")
+      ->required();
+  add_model_options(*verb, o->model);
+  add_method_options(*verb, o->method);
+  add_sampling_options(*verb, o->sampling);
+  add_seed(*verb, o->sampling.sampler.seed);
+  verb->add_flag("--compare{full}", o->compare,
+                 "Answer with the full cache too, and print both; --compare=full,window chooses "
+                 "the methods");
+  verb->add_flag("--no-template", o->no_template,
+                 "Text and question stand by themselves, not in turns of the chat template");
+  add_json(*verb, o->json);
+  add_example(*verb,
+              "gistkv ask /usr/share/common-licenses/GPL-2 \"What is a derivative work?\" "
+              "--compare --model ~/.cache/gistkv/SmolLM2-135M-Instruct.Q4_1.gguf");
+  verb->callback([o] { run(*o); });
+}
+
+}  // namespace gistkv::cli

@@ -1,0 +1,88 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include <cli/context_file.hpp>
+#include <cli/engine.hpp>
+#include <cli/errors.hpp>
+#include <cli/options.hpp>
+#include <cli/output.hpp>
+#include <cli/reading.hpp>
+#include <cli/verbs.hpp>
+
+namespace gistkv::cli {
+
+namespace {
+
+struct compress_options {
+  std::string file;
+  std::string output;
+  model_options model;
+  method_options method;
+  std::uint64_t seed = 0;
+  bool no_template = false;
+  bool json = false;
+};
+
+void print_report(const json& r) {
+  const auto n = [&r](const char* key) { return std::to_string(r[key].get<index_t>()); };
+  const auto bytes = [&r](const char* key) { return bytes_text(r[key].get<std::uint64_t>()); };
+  print("read       " + n("n_text_tokens") + " tokens of text in " +
+        decimal(r["seconds"].get<double>(), 2) + " s (" +
+        decimal(r["tokens_per_second"].get<double>(), 0) + " tokens/s)\n");
+  if (r["n_gist"].get<index_t>() > 0) {
+    print("sentences  " + n("n_sentences") + ", gists " + n("n_gist") + ": " +
+          ratio_text(r["ratio_tokens"]) + " tokens of text a gist\n");
+  }
+  print("held       " + n("rows_held") + " rows, " + bytes("kv_bytes_held") + "; a full cache has " +
+        n("rows_full") + " rows, " + bytes("kv_bytes_full") + ": " + ratio_text(r["ratio_bytes"]) +
+        " times as much\n");
+  print("wrote      " + r["output"].get<std::string>() + ", " + bytes("file_bytes") + "\n");
+}
+
+void compress(compress_options o) {
+  require_model(o.model);
+  const method_settings settings = resolve(o.method, o.model);
+  const std::string text = read_text(o.file);
+  if (text.empty()) throw argument_error(o.file + ": the text is empty");
+  require_writable(o.output);
+  backend be(o.model.threads);
+  engine e(be, o.model, settings.n_gist, o.seed);
+  const bool chat = !o.no_template && e.has_chat();
+  context c = read_context(e, settings, text, o.file, chat, o.seed);
+  const stopwatch saving;
+  const std::uint64_t n_bytes = save_context(c, o.output, e, settings, o.seed);
+  json& r = c.report;
+  r["seconds_load"] = e.seconds_load;
+  r["seconds_save"] = saving.seconds();
+  r["output"] = o.output;
+  r["file_bytes"] = n_bytes;
+  r["peak_rss_bytes"] = peak_rss_bytes();
+  o.json ? print(r) : print_report(r);
+}
+
+}  // namespace
+
+void add_compress(CLI::App& app) {
+  auto o = std::make_shared<compress_options>();
+  CLI::App* verb = app.add_subcommand("compress", "Read a text and write its compressed context");
+  verb->add_option("FILE", o->file, "Text; - is stdin")->required();
+  verb->add_option("-o,--output", o->output, "Compressed context to write")
+      ->type_name("X.gkv")
+      ->required();
+  add_model_options(*verb, o->model);
+  add_method_options(*verb, o->method);
+  add_seed(*verb, o->seed);
+  verb->add_flag("--no-template", o->no_template,
+                 "The text stands by itself, not in a user's turn of the chat template");
+  add_json(*verb, o->json);
+  add_example(*verb,
+              "gistkv compress /usr/share/common-licenses/GPL-2 -o gpl.gkv --model "
+              "~/.cache/gistkv/SmolLM2-135M-Instruct.Q4_1.gguf");
+  verb->callback([o] { compress(*o); });
+}
+
+}  // namespace gistkv::cli

@@ -1,0 +1,149 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <cli/context_file.hpp>
+
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include <cli/errors.hpp>
+#include <gistkv/io/atomic_file.hpp>
+#include <gistkv/io/mapped_file.hpp>
+
+namespace gistkv::cli {
+
+namespace {
+
+std::string stage_text(stage s) { return s == stage::text ? "text" : "answer"; }
+
+std::string given(const char* option, const std::string& value, const std::string& path,
+                  const std::string& stored) {
+  return std::string(option) + " is " + value + ", but " + path + " was made with " + stored;
+}
+
+void agree(const char* option, const std::optional<index_t>& said, index_t stored,
+           const std::string& path) {
+  if (said && *said != stored) {
+    throw usage_error(given(option, std::to_string(*said), path, std::to_string(stored)));
+  }
+}
+
+}  // namespace
+
+bool is_context_file(const std::string& path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) return false;
+  std::ifstream file(path, std::ios::binary);
+  std::string magic(cache::detail::snapshot_magic.size(), '\0');
+  file.read(magic.data(), static_cast<std::streamsize>(magic.size()));
+  return file.good() && magic == cache::detail::snapshot_magic;
+}
+
+context_file load_context_file(backend& be, const std::string& path) {
+  const io::mapped_file file(path);
+  auto loaded = cache::load_snapshot<float>(be, file.bytes(), path);
+  return {std::move(loaded.cache), std::move(loaded.info), file.bytes().size()};
+}
+
+const std::string& entry(const context_file& file, const std::string& path,
+                         const std::string& key) {
+  const std::string* value = file.info.find(key);
+  if (value == nullptr) {
+    throw format_error(path + ": entry '" + key + "' is missing, expected a context of gistkv");
+  }
+  return *value;
+}
+
+method_settings settings_of(const context_file& file, const std::string& path,
+                            const method_options& said, const model_options& model,
+                            std::uint64_t& seed) {
+  const cache::cache_options& stored = file.cache.options();
+  method_settings s = resolve({.cache_type = said.cache_type,
+                               .chunk = said.chunk,
+                               .past_context = said.past_context});
+  s.method = entry(file, path, "method");
+  if (said.method && *said.method != s.method) {
+    throw usage_error(given("--method", *said.method, path, s.method));
+  }
+  agree("--gists", said.gists, stored.rule.n_gist, path);
+  agree("--recent", said.recent, stored.rule.recent, path);
+  agree("--sink", said.sink, stored.rule.n_sink, path);
+  agree("--max-anchors", said.max_anchors, stored.max_anchors, path);
+  if (said.budget || said.overflow) {
+    throw usage_error(std::string(said.budget ? "--budget" : "--overflow") +
+                      " was decided when " + path + " was made");
+  }
+  s.cache = stored;
+  s.n_gist = stored.rule.n_gist;
+  s.rule = said.segmenter.value_or(entry(file, path, "segmenter"));
+  parse_rule(s.rule);
+  if (s.n_gist == 0) return s;
+  const std::string& rows = entry(file, path, "gist_rows");
+  if (rows == "trained" && model.adapter.empty()) {
+    throw usage_error("--adapter is missing: " + path + " was made with trained gist rows");
+  }
+  if (rows == "untrained") {
+    if (!model.adapter.empty()) {
+      throw usage_error(given("--adapter", model.adapter, path, "untrained gist rows"));
+    }
+    const std::string& number = entry(file, path, "seed");
+    std::from_chars(number.data(), number.data() + number.size(), seed);
+  }
+  return s;
+}
+
+void check_fingerprints(const context_file& file, const std::string& path, const engine& e) {
+  const auto check = [&path](const char* what, std::uint64_t stored, std::uint64_t here) {
+    if (stored == here) return;
+    throw format_error(path + ": was made with another " + what + " (fingerprint " + hex(stored) +
+                       ", here it is " + hex(here) + ")");
+  };
+  check("model", file.info.model, e.model_fingerprint());
+  check("tokenizer", file.info.tokenizer, e.tokens.fingerprint());
+  if (file.info.adapter != 0) check("adapter", file.info.adapter, e.gists.fingerprint);
+}
+
+context open_context(context_file file, const std::string& path, const engine& e) {
+  check_fingerprints(file, path, e);
+  const bool in_text = entry(file, path, "stage") == "text";
+  context c{std::move(file.cache),
+            in_text ? stage::text : stage::answer,
+            entry(file, path, "chat") == "yes",
+            entry(file, path, "text"),
+            entry(file, path, "read"),
+            {}};
+  const std::string& report = entry(file, path, "report");
+  c.report = json::parse(report, nullptr, false);
+  if (!c.report.is_object()) throw format_error(path + ": entry 'report' is no JSON object");
+  c.report["file_bytes"] = file.file_bytes;
+  return c;
+}
+
+std::uint64_t save_context(const context& c, const std::string& path, const engine& e,
+                           const method_settings& settings, std::uint64_t seed) {
+  cache::snapshot_info info;
+  info.model = e.model_fingerprint();
+  info.tokenizer = e.tokens.fingerprint();
+  info.adapter = settings.n_gist > 0 ? e.gists.fingerprint : 0;
+  const std::string report = c.report.dump(-1, ' ', false, json::error_handler_t::replace);
+  info.entries = {
+      {"method", settings.method},
+      {"segmenter", settings.rule},
+      {"gist_rows", settings.n_gist == 0 ? "none" : e.gists.trained ? "trained" : "untrained"},
+      {"seed", std::to_string(seed)},
+      {"chat", c.chat ? "yes" : "no"},
+      {"stage", stage_text(c.stage)},
+      {"text", c.text},
+      {"read", c.read},
+      {"report", report},
+  };
+  const std::vector<std::byte> bytes = cache::save_snapshot(c.cache, info);
+  const signals_held held;
+  io::write_file_atomically(path, std::span<const std::byte>(bytes));
+  return bytes.size();
+}
+
+}  // namespace gistkv::cli

@@ -1,0 +1,184 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <cli/engine.hpp>
+
+#include <array>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+
+#include <cli/errors.hpp>
+#include <gistkv/core/dequantize.hpp>
+#include <gistkv/core/hash.hpp>
+#include <gistkv/io/fingerprint.hpp>
+#include <gistkv/io/gguf.hpp>
+#include <gistkv/io/safetensors.hpp>
+#include <gistkv/io/tokenizer_gguf.hpp>
+#include <gistkv/io/tokenizer_json.hpp>
+
+namespace gistkv::cli {
+
+namespace {
+
+const io::safetensors_tensor& input_tensor(const io::safetensors_file& file) {
+  const io::safetensors_tensor& input = file.tensor("gist.input");
+  if (input.extents.size() != 2 || input.extents[0] < 1) {
+    throw format_error(file.name() + ": tensor 'gist.input' has shape " +
+                       io::extents_text(input.extents) + ", expected [gists, d_model]");
+  }
+  return input;
+}
+
+std::vector<float> read_rows(const io::safetensors_tensor& tensor, const std::string& file,
+                             index_t n_gist, index_t d_model) {
+  if (tensor.extents != std::vector<index_t>{n_gist, d_model}) {
+    throw format_error(file + ": tensor '" + tensor.name + "' has shape " +
+                       io::extents_text(tensor.extents) + ", expected [" + std::to_string(n_gist) +
+                       ", " + std::to_string(d_model) + "]");
+  }
+  const io::stored_tensor stored = io::as_weight(tensor, file);
+  std::vector<float> rows(static_cast<std::size_t>(n_gist * d_model));
+  dequantize(stored.type, stored.data.data(), n_gist * d_model, rows.data());
+  return rows;
+}
+
+gist_source make_gists(const model_options& o, const model::host_model& weights, index_t n_gist,
+                       std::uint64_t seed) {
+  gist_source source;
+  if (n_gist == 0) return source;
+  if (o.adapter.empty()) {
+    source.rows = model::untrained_gist_rows(weights, n_gist, seed);
+  } else {
+    source.rows = read_adapter(o.adapter, weights.config.d_model);
+    source.trained = true;
+    if (source.rows.n_gist != n_gist) {
+      throw argument_error(o.adapter + ": holds " + std::to_string(source.rows.n_gist) +
+                           " gists a sentence, asked for are " + std::to_string(n_gist) +
+                           " (--gists " + std::to_string(source.rows.n_gist) + ")");
+    }
+  }
+  source.fingerprint = fingerprint_of(source.rows);
+  return source;
+}
+
+}  // namespace
+
+io::tokenizer load_tokenizer(const std::string& model) {
+  const std::filesystem::path path(model);
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    return io::tokenizer(io::read_tokenizer_json(path));
+  }
+  if (path.extension() == ".safetensors") {
+    return io::tokenizer(io::read_tokenizer_json(path.parent_path()));
+  }
+  if (path.extension() == ".bin") {
+    throw format_error(model +
+                       ": has no tokenizer, want a GGUF file or a directory with tokenizer.json");
+  }
+  return io::tokenizer(io::read_tokenizer(io::gguf_file::open(path)));
+}
+
+index_t adapter_gists(const std::string& path) {
+  return input_tensor(io::safetensors_file::open(path)).extents[0];
+}
+
+model::gist_rows read_adapter(const std::string& path, index_t d_model) {
+  const auto file = io::safetensors_file::open(path);
+  for (const io::safetensors_tensor& tensor : file.tensors()) {
+    if (tensor.name == "gist.input" || tensor.name == "gist.head") continue;
+    const bool lora = tensor.name.find("lora") != std::string::npos;
+    throw format_error(path + ": tensor " + io::quote(tensor.name) +
+                       (lora ? " is a LoRA matrix, which this program cannot apply yet"
+                             : " is unknown, expected gist.input and gist.head"));
+  }
+  const io::safetensors_tensor& input = input_tensor(file);
+  model::gist_rows rows;
+  rows.n_gist = input.extents[0];
+  const auto said = file.metadata().find("n_gist");
+  if (said != file.metadata().end() && said->second != std::to_string(rows.n_gist)) {
+    throw format_error(path + ": metadata 'n_gist' is " + io::quote(said->second) +
+                       ", tensor 'gist.input' has " + std::to_string(rows.n_gist) + " rows");
+  }
+  rows.input = read_rows(input, path, rows.n_gist, d_model);
+  if (const auto* head = file.find_tensor("gist.head")) {
+    rows.head = read_rows(*head, path, rows.n_gist, d_model);
+  }
+  return rows;
+}
+
+method_settings resolve(method_options o, const model_options& model) {
+  const std::string method = o.method.value_or("sag");
+  const bool gists = method == "sag" || method == "uniform";
+  if (gists && !o.gists && !model.adapter.empty()) o.gists = adapter_gists(model.adapter);
+  return resolve(o);
+}
+
+std::uint64_t fingerprint_of(const model::gist_rows& rows) {
+  xxh64 hash(static_cast<std::uint64_t>(rows.n_gist));
+  hash.update(std::as_bytes(std::span(rows.input)));
+  hash.update(std::as_bytes(std::span(rows.head)));
+  return hash.digest();
+}
+
+engine::engine(backend& to, const model_options& o, index_t n_gist, std::uint64_t seed)
+    : be(to),
+      source(io::load_model(o.model)),
+      tokens(load_tokenizer(o.model)),
+      gists(make_gists(o, source.weights, n_gist, seed)),
+      model(be, source.weights, gists.rows) {
+  if (tokens.vocab_size() > source.weights.config.n_vocab) {
+    throw format_error(o.model + ": the tokenizer has " + std::to_string(tokens.vocab_size()) +
+                       " tokens, the embedding table " +
+                       std::to_string(source.weights.config.n_vocab) + " rows");
+  }
+  seconds_load = since_start.seconds();
+}
+
+std::vector<token_t> engine::encode_text(std::string_view text) const {
+  return tokens.encode(text, io::special_tokens::as_text);
+}
+
+std::vector<token_t> engine::encode_template(std::string_view text) const {
+  return tokens.encode(text, io::special_tokens::parse);
+}
+
+std::string engine::decode(std::span<const token_t> ids) const {
+  std::string text;
+  for (const token_t t : ids) {
+    if (!model.is_gist(t)) text += codec().piece(t);
+  }
+  return text;
+}
+
+io::chat_template engine::chat() const { return io::chat_template::recognize(tokens); }
+
+std::uint64_t engine::model_fingerprint() const { return io::fingerprint(source.weights); }
+
+void note_untrained(const engine& e, std::uint64_t seed) {
+  if (e.gists.rows.n_gist == 0 || e.gists.trained) return;
+  note("the gist rows are untrained (drawn around the mean of the embedding table, seed " +
+       std::to_string(seed) +
+       "): sizes and speeds are real, but what is written on a compressed text means nothing "
+       "without --adapter");
+}
+
+void check_context(const engine& e, index_t n_positions, bool past_context) {
+  const index_t context = e.model.config().n_context;
+  if (context == 0 || n_positions <= context) return;
+  const std::string numbers = std::to_string(n_positions) +
+                              " positions (gists included) are needed, the model was trained for " +
+                              std::to_string(context);
+  if (!past_context) throw argument_error(numbers + "; --past-context goes on all the same");
+  note(numbers + ": what lies behind them may be read wrongly");
+}
+
+index_t positions_left(const engine& e, index_t next_position, bool past_context) {
+  const index_t context = e.model.config().n_context;
+  if (context == 0 || past_context) return std::numeric_limits<std::int32_t>::max();
+  return context - next_position;
+}
+
+}  // namespace gistkv::cli

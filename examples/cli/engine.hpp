@@ -1,0 +1,99 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <cli/options.hpp>
+#include <cli/output.hpp>
+#include <gistkv/backends/eigen.hpp>
+#include <gistkv/io/chat_template.hpp>
+#include <gistkv/io/load_model.hpp>
+#include <gistkv/io/tokenizer.hpp>
+#include <gistkv/model/generate.hpp>
+#include <gistkv/model/gist_rows.hpp>
+#include <gistkv/model/session.hpp>
+#include <gistkv/model/transformer.hpp>
+
+namespace gistkv::cli {
+
+using backend = backends::eigen<float>;
+using cache_type = cache::gist_cache<backend, float>;
+using session = model::session<backend>;
+
+/// Gist rows and where they come from.
+struct gist_source {
+  model::gist_rows rows;
+  bool trained = false;
+  std::uint64_t fingerprint = 0;  ///< 0 without gists.
+};
+
+/// The tokenizer that belongs to a model path. @throws format_error, io::file_error.
+io::tokenizer load_tokenizer(const std::string& model);
+
+/// How many gists a sentence an adapter file holds. @throws format_error, io::file_error.
+index_t adapter_gists(const std::string& path);
+
+/// The rows of an adapter file. @throws format_error, also for what this program cannot apply.
+model::gist_rows read_adapter(const std::string& path, index_t d_model);
+
+/// Hash of gist rows.
+std::uint64_t fingerprint_of(const model::gist_rows& rows);
+
+/// What generation needs of a tokenizer. Rows of the embedding table behind the vocabulary, which
+/// fill it up to a round number, have no bytes; text never becomes a control token.
+struct codec {
+  const io::tokenizer* tokens = nullptr;
+
+  std::string_view piece(token_t t) const {
+    return t < tokens->vocab_size() ? tokens->piece(t) : std::string_view{};
+  }
+  void encode(std::string_view text, std::vector<token_t>& out) const {
+    tokens->encode(text, out, io::special_tokens::as_text);
+  }
+};
+
+/// A model ready to compute, with its tokenizer.
+struct engine {
+  stopwatch since_start;
+  backend& be;
+  io::loaded_model source;
+  io::tokenizer tokens;
+  gist_source gists;
+  model::transformer<backend> model;
+  double seconds_load = 0;
+
+  /// @param n_gist  0: no gist rows, and the adapter is not read
+  engine(backend& to, const model_options& o, index_t n_gist, std::uint64_t seed);
+  engine(const engine&) = delete;
+  engine& operator=(const engine&) = delete;
+
+  cli::codec codec() const { return {&tokens}; }
+  std::vector<token_t> encode_text(std::string_view text) const;      ///< Markers stay text.
+  std::vector<token_t> encode_template(std::string_view text) const;  ///< Markers are tokens.
+  /// Bytes of the regular tokens.
+  std::string decode(std::span<const token_t> ids) const;
+  bool has_chat() const { return !tokens.chat_template().empty(); }
+  /// @throws format_error if the model has no template or one that is not known.
+  io::chat_template chat() const;
+
+  std::uint64_t model_fingerprint() const;
+};
+
+/// Says once that answers mean nothing yet, unless the gist rows were trained.
+void note_untrained(const engine& e, std::uint64_t seed);
+
+/// @throws argument_error if so many positions are more than the model was trained for; with
+/// past_context a note says so.
+void check_context(const engine& e, index_t n_positions, bool past_context);
+
+/// Positions left before the context is used up, or a very large number.
+index_t positions_left(const engine& e, index_t next_position, bool past_context);
+
+}  // namespace gistkv::cli

@@ -1,0 +1,249 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <cli/context_file.hpp>
+#include <cli/engine.hpp>
+#include <cli/errors.hpp>
+#include <cli/options.hpp>
+#include <cli/output.hpp>
+#include <cli/verbs.hpp>
+#include <gistkv/io/fingerprint.hpp>
+#include <gistkv/io/gguf.hpp>
+#include <gistkv/io/safetensors.hpp>
+
+namespace gistkv::cli {
+
+namespace {
+
+struct inspect_options {
+  std::string file;
+  model_options model;
+  bool json = false;
+};
+
+json metadata_value(const io::gguf_value& value) {
+  constexpr std::uint64_t most = 16;
+  if (const auto x = value.as<bool>()) return *x;
+  if (const auto x = value.as<std::int64_t>()) return *x;
+  if (const auto x = value.as<std::uint64_t>()) return *x;
+  if (const auto x = value.as<double>()) return *x;
+  if (const auto x = value.as<std::string>()) return *x;
+  if (value.count > most) return "(" + value.type_text() + ")";
+  if (const auto x = value.as<std::vector<std::int64_t>>()) return *x;
+  if (const auto x = value.as<std::vector<double>>()) return *x;
+  if (const auto x = value.as<std::vector<std::string>>()) return *x;
+  return "(" + value.type_text() + ")";
+}
+
+json tokenizer_report(const std::string& model) {
+  const io::tokenizer tokens = load_tokenizer(model);
+  const auto id = [](std::optional<token_t> t) { return t ? json(*t) : json(nullptr); };
+  json r;
+  r["vocab_size"] = tokens.vocab_size();
+  r["bos"] = id(tokens.bos());
+  r["eos"] = id(tokens.eos());
+  r["unk"] = id(tokens.unk());
+  r["pad"] = id(tokens.pad());
+  r["add_bos"] = tokens.add_bos();
+  r["end_tokens"] = std::vector<token_t>(tokens.end_tokens().begin(), tokens.end_tokens().end());
+  r["fingerprint"] = hex(tokens.fingerprint());
+  constexpr const char* families[] = {"chatml", "qwen2", "qwen3", "llama3", "llama3_dated"};
+  r["chat_template"] = nullptr;
+  if (!tokens.chat_template().empty()) {
+    try {
+      const auto family = io::chat_template::recognize(tokens).family();
+      r["chat_template"] = families[static_cast<std::size_t>(family)];
+    } catch (const format_error& failure) {
+      r["chat_template"] = std::string("unknown: ") + failure.what();
+    }
+  }
+  return r;
+}
+
+json config_report(const model::model_config& c) {
+  constexpr const char* scalings[] = {"none", "linear", "llama3", "yarn"};
+  json rope;
+  rope["theta"] = c.rope.theta;
+  rope["scaling"] = scalings[static_cast<std::size_t>(c.rope.scaling)];
+  rope["factor"] = c.rope.factor;
+  if (c.rope.original_context > 0) rope["original_context"] = c.rope.original_context;
+  json r;
+  r["architecture"] = c.architecture;
+  r["name"] = c.name;
+  r["n_layers"] = c.n_layers;
+  r["d_model"] = c.d_model;
+  r["n_heads"] = c.n_heads;
+  r["n_kv_heads"] = c.n_kv_heads;
+  r["head_dim"] = c.head_dim;
+  r["d_ff"] = c.d_ff;
+  r["n_vocab"] = c.n_vocab;
+  r["n_context"] = c.n_context;
+  r["norm_eps"] = c.norm_eps;
+  r["tied_head"] = c.tied_head;
+  r["rope"] = rope;
+  return r;
+}
+
+json inspect_model(const std::string& path) {
+  const io::loaded_model loaded = io::load_model(path);
+  const model::model_config& c = loaded.weights.config;
+  json r;
+  r["kind"] = "model";
+  r["format"] = loaded.file.format;
+  r["files"] = json::array();
+  for (const auto& file : loaded.file.paths) r["files"].push_back(file.string());
+  r["file_bytes"] = loaded.file.file_bytes;
+  r["n_parameters"] = loaded.file.n_parameters;
+  r["kv_bytes_row"] = 2 * sizeof(float) * static_cast<std::size_t>(c.n_layers) *
+                      static_cast<std::size_t>(c.n_kv_heads * c.head_dim);
+  r["fingerprint"] = hex(io::fingerprint(loaded.weights));
+  r["config"] = config_report(c);
+  r["weights"] = json::array();
+  for (const auto& [type, totals] : loaded.file.by_type) {
+    r["weights"].push_back({{"type", std::string(to_string(type))},
+                            {"n_tensors", totals.n_tensors},
+                            {"n_elements", totals.n_elements},
+                            {"n_bytes", totals.n_bytes}});
+  }
+  const bool bare = std::filesystem::path(path).extension() == ".bin";
+  r["tokenizer"] = bare ? json(nullptr) : tokenizer_report(path);
+  if (!loaded.file.format.starts_with("GGUF")) return r;
+  r["metadata"] = json::object();
+  const auto file = io::gguf_file::open(path);
+  for (const io::gguf_entry& entry : file.metadata()) {
+    r["metadata"][std::string(entry.key)] = metadata_value(entry.value);
+  }
+  return r;
+}
+
+json inspect_adapter(const std::string& path, const std::string& model) {
+  const auto file = io::safetensors_file::open(path);
+  json r;
+  r["kind"] = "adapter";
+  r["n_gist"] = adapter_gists(path);
+  r["tensors"] = json::array();
+  for (const io::safetensors_tensor& tensor : file.tensors()) {
+    r["tensors"].push_back({{"name", tensor.name},
+                            {"type", std::string(to_string(tensor.type))},
+                            {"extents", tensor.extents}});
+  }
+  r["metadata"] = json::object();
+  for (const auto& [key, value] : file.metadata()) r["metadata"][key] = value;
+  const index_t d_model = model.empty() ? file.tensor("gist.input").extents[1]
+                                        : io::load_model(model).weights.config.d_model;
+  r["fingerprint"] = hex(fingerprint_of(read_adapter(path, d_model)));
+  if (!model.empty()) r["fits_model"] = true;
+  return r;
+}
+
+json inspect_context(const std::string& path, const model_options& model) {
+  backend be(model.threads);
+  context_file file = load_context_file(be, path);
+  const cache::cache_options& options = file.cache.options();
+  const cache::cache_shape shape = file.cache.shape();
+  json r;
+  r["kind"] = "compressed context";
+  r["file_bytes"] = file.file_bytes;
+  r["checksum"] = "good";
+  r["fingerprints"] = {{"model", hex(file.info.model)},
+                       {"tokenizer", hex(file.info.tokenizer)},
+                       {"adapter", hex(file.info.adapter)}};
+  r["shape"] = {{"n_layers", shape.n_layers},
+                {"n_kv_heads", shape.n_kv_heads},
+                {"head_dim", shape.head_dim}};
+  r["rule"] = {{"gists", options.rule.n_gist}, {"recent", options.rule.recent},
+               {"sink", options.rule.n_sink},  {"window", options.rule.window},
+               {"max_anchors", options.max_anchors}};
+  r["n_positions"] = file.cache.next_position();
+  r["n_sentences_closed"] = file.cache.ledger().n_closed();
+  r["n_anchors"] = file.cache.n_anchors();
+  r["n_local"] = file.cache.n_local();
+  r["rows_held"] = file.cache.rows_held();
+  r["kv_bytes_row"] = file.cache.bytes_per_row();
+  r["kv_bytes_held"] = file.cache.bytes_held();
+  for (const auto& [key, value] : file.info.entries) {
+    if (key == "text" || key == "read") {
+      r["n_" + key + "_bytes"] = value.size();
+    } else if (key == "report") {
+      r[key] = json::parse(value, nullptr, false);
+    } else {
+      r[key] = value;
+    }
+  }
+  if (model.model.empty()) return r;
+  std::uint64_t seed = 0;
+  const method_settings settings = settings_of(file, path, {}, model, seed);
+  const engine e(be, model, settings.n_gist, seed);
+  check_fingerprints(file, path, e);
+  r["fits_model"] = true;
+  return r;
+}
+
+bool is_adapter(const std::filesystem::path& path) {
+  return path.extension() == ".safetensors" &&
+         io::safetensors_file::open(path).find_tensor("gist.input") != nullptr;
+}
+
+/// "key value" lines, nested objects indented.
+std::string as_text(const json& value, std::size_t depth = 0) {
+  std::string text;
+  const std::string indent(2 * depth, ' ');
+  std::size_t width = 0;
+  for (const auto& [key, item] : value.items()) width = std::max(width, key.size());
+  for (const auto& [key, item] : value.items()) {
+    text += indent + key;
+    const bool nested = item.is_object() || (item.is_array() && !item.empty() &&
+                                             item.front().is_object());
+    if (nested) {
+      text += "\n" + as_text(item, depth + 1);
+      continue;
+    }
+    std::string cell = item.is_string()
+                           ? item.get<std::string>()
+                           : item.dump(-1, ' ', false, json::error_handler_t::replace);
+    constexpr std::size_t longest = 200;
+    if (cell.size() > longest) cell = cell.substr(0, longest) + "...";
+    text += std::string(width - key.size() + 2, ' ') + one_line(cell) + "\n";
+  }
+  return text;
+}
+
+void inspect(const inspect_options& o) {
+  json r;
+  r["file"] = o.file;
+  if (is_context_file(o.file)) {
+    r.update(inspect_context(o.file, o.model));
+  } else if (is_adapter(o.file)) {
+    r.update(inspect_adapter(o.file, o.model.model));
+  } else {
+    r.update(inspect_model(o.file));
+  }
+  o.json ? print(r) : print(as_text(r));
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app) {
+  auto o = std::make_shared<inspect_options>();
+  CLI::App* verb = app.add_subcommand(
+      "inspect", "Say what a model, adapter or compressed context is, and whether it is whole");
+  verb->add_option("FILE", o->file, "Model file or directory, adapter, or compressed context")
+      ->required();
+  verb->add_option("--model", o->model.model, "Check that an adapter or context belongs to it")
+      ->type_name("FILE|DIR");
+  verb->add_option("--adapter", o->model.adapter, "Gist rows that a context was made with")
+      ->type_name("FILE");
+  add_json(*verb, o->json);
+  add_example(*verb, "gistkv inspect ~/.cache/gistkv/SmolLM2-135M-Instruct.Q4_1.gguf");
+  verb->callback([o] { inspect(*o); });
+}
+
+}  // namespace gistkv::cli

@@ -1,0 +1,107 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <cli/writing.hpp>
+
+#include <algorithm>
+#include <utility>
+
+#include <gistkv/io/utf8_stream.hpp>
+
+namespace gistkv::cli {
+
+text_sink shown_unless(bool quiet) {
+  if (quiet) return [](std::string_view) {};
+  return [](std::string_view text) { print(text); };
+}
+
+written write(session& s, const engine& e, const method_settings& settings,
+              const sampling_options& sampling, const std::vector<token_t>& stop_tokens,
+              const text_sink& sink, std::string_view seen) {
+  model::generate_options options;
+  options.max_tokens = sampling.max_tokens;
+  options.stop_tokens = stop_tokens;
+  options.stop_texts = sampling.stop;
+  // Room for the pass behind the last token: white space in front of a boundary, and the gists.
+  const index_t last_pass = settings.n_gist > 0 ? settings.n_gist + 3 : 0;
+  const index_t next = s.cache().next_position();
+  const index_t room = positions_left(e, next, settings.past_context) - last_pass;
+  const bool short_of_room = room < options.max_tokens;
+  if (room < 1) check_context(e, next + 1 + last_pass, settings.past_context);
+  if (short_of_room) options.max_tokens = room;
+
+  text::any_segmenter segmenter = settings.segmenter();
+  std::vector<text::boundary> known;
+  segmenter.push(seen, known);
+  const codec tokens = e.codec();
+  model::generator generator(s, tokens, std::move(segmenter), options,
+                             static_cast<index_t>(seen.size()), open_tokens(s.cache()));
+  model::sampler sampler(sampling.sampler);
+  io::utf8_stream characters;
+  const stopwatch watch;
+  written w;
+  w.generation = generator.run(sampler, [&](std::string_view bytes) {
+    if (w.seconds_first_token == 0) w.seconds_first_token = watch.seconds();
+    const std::string text = characters.push(bytes);
+    w.shown += text;
+    sink(text);
+  });
+  const std::string rest = characters.flush();
+  w.shown += rest;
+  sink(rest);
+  w.seconds = watch.seconds();
+  if (w.seconds_first_token == 0) w.seconds_first_token = w.seconds;
+  const bool ran_out =
+      short_of_room && w.generation.reason == model::stop_reason::max_tokens;
+  w.stop_reason = ran_out ? "context" : std::string(to_string(w.generation.reason));
+  return w;
+}
+
+answer ask(engine& e, context&& c, const method_settings& settings,
+           const sampling_options& sampling, const std::string& question, const text_sink& sink) {
+  if (question.empty()) throw argument_error("ask: the question is empty");
+  const stopwatch watch;
+  layout_writer writer(e, settings);
+  if (c.chat) {
+    const io::chat_template chat = e.chat();
+    const bool in_text = c.stage == stage::text;
+    if (!in_text) writer.add_template(chat.next_user_opening());
+    writer.add_verbatim((in_text ? "\n\n" : "") + question);
+    writer.add_template(chat.user_closing_and_assistant_opening());
+  } else {
+    writer.add_verbatim("\n\n" + question + "\n");
+  }
+  const text::gist_layout rows = writer.take();
+  check_context(e, c.cache.next_position() + rows.n_rows(), settings.past_context);
+  session s(e.model, std::move(c.cache), {settings.chunk, settings.past_context});
+  s.read(rows.ids);
+  const double seconds_read = watch.seconds();
+  const auto ends = e.tokens.end_tokens();
+  answer a{question, c.read + e.decode(rows.ids),
+           write(s, e, settings, sampling, {ends.begin(), ends.end()}, sink), 0};
+  a.text.seconds_first_token += seconds_read;
+  a.seconds = watch.seconds();
+  c.cache = std::move(s.cache());
+  return a;
+}
+
+double writing_rate(const written& w) {
+  return static_cast<double>(w.generation.n_regular) / std::max(w.seconds, 1e-9);
+}
+
+json answer_report(const answer& a) {
+  const model::generation& g = a.text.generation;
+  json report;
+  report["question"] = a.question;
+  report["prompt"] = a.prompt;
+  report["text"] = g.text;
+  report["n_tokens"] = g.n_regular;
+  report["n_gist"] = static_cast<index_t>(g.ids.size()) - g.n_regular;
+  report["stop_reason"] = a.text.stop_reason;
+  report["seconds"] = a.seconds;
+  report["seconds_first_token"] = a.text.seconds_first_token;
+  report["tokens_per_second"] = writing_rate(a.text);
+  return report;
+}
+
+}  // namespace gistkv::cli

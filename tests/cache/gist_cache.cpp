@@ -1,0 +1,380 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What a gist cache does beyond being read: erasing, budgets, windows, failure, memory, snapshots.
+// Truth is always plain loops over a predicate that is written here.
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <stdexcept>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include <gistkv/backends/eigen.hpp>
+#include <gistkv/cache/snapshot.hpp>
+#include <gistkv/mask/sentence.hpp>
+#include <gistkv/model/session.hpp>
+
+#include "support/random_model.hpp"
+
+namespace {
+
+using namespace gistkv;
+using backend = backends::eigen<double>;
+using model_type = model::transformer<backend, double>;
+using session_type = model::session<backend, double>;
+
+struct world {
+  backend be{1};
+  index_t n_gist;
+  model::host_model source;
+  model::gist_rows gists;
+  model_type m;
+
+  explicit world(index_t n)
+      : n_gist(n),
+        source(test::random_model({})),
+        gists(model::untrained_gist_rows(source, n, 3)),
+        m(be, source, gists) {}
+
+  /// Sentences of 1 to 8 tokens, each closed by its gists, and an open one. The first is longer
+  /// than any sink, so that no gist falls into it.
+  std::vector<token_t> sentences(random_generator& random, index_t n_sentences) const {
+    std::vector<token_t> ids;
+    for (index_t s = 0; s <= n_sentences; ++s) {
+      for (index_t i = (s == 0 ? 3 : 1) + random.below(6); i > 0; --i) {
+        ids.push_back(static_cast<token_t>(random.below(source.config.n_vocab)));
+      }
+      for (index_t g = 0; g < n_gist && s < n_sentences; ++g) {
+        ids.push_back(static_cast<token_t>(source.config.n_vocab + g));
+      }
+    }
+    return ids;
+  }
+  sentence_structure structure(const std::vector<token_t>& ids, sentence_rule rule) const {
+    std::vector<std::uint8_t> flags;
+    for (const token_t t : ids) flags.push_back(m.is_gist(t) ? 1 : 0);
+    return {flags, rule};
+  }
+};
+
+double logit_error(const session_type& s, const test::brute_force& truth) {
+  double worst = 0;
+  const auto found = s.logits();
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    worst = std::max(worst, std::abs(static_cast<double>(found[i]) - truth.logits.back()[i]));
+  }
+  return worst;
+}
+/// Logits leave a session as float.
+constexpr double logit_tolerance = 1e-5;
+
+TEST_CASE("erased sentences are invisible to what comes later, and to nothing else") {
+  random_generator random(11);
+  for (const index_t n_gist : {1, 2, 4}) {
+    const world w(n_gist);
+    for (int i = 0; i < 60; ++i) {
+      const sentence_rule rule{n_gist, random.below(4), random.below(3)};
+      const index_t n_closed = 1 + random.below(6);
+      auto ids = w.sentences(random, n_closed);
+      const auto cut = static_cast<index_t>(ids.size());
+      const index_t first = random.below(n_closed + 1);
+      const index_t last = first + random.below(n_closed - first + 1);
+      const auto more = w.sentences(random, random.below(3));
+      ids.insert(ids.end(), more.begin(), more.end());
+      const auto structure = w.structure(ids, rule);
+      const auto mask = structure.mask();
+      const auto visible = [&](index_t q, index_t k) {
+        const auto s = structure.sentence_of()[static_cast<std::size_t>(k)];
+        const bool erased = q >= cut && k >= rule.n_sink && k < cut && s >= first && s < last;
+        return mask(q, k) && !erased;
+      };
+      const test::brute_force truth(w.source, w.gists, ids, 0, visible);
+      session_type s(w.m, cache::cache_options{{n_gist, rule.recent, rule.n_sink, 0}},
+                     {.chunk = 1 + random.below(7)});
+      s.read(std::span(ids).first(static_cast<std::size_t>(cut)));
+      auto other = s.fork();
+      s.cache().erase(first, last);
+      s.read(std::span(ids).subspan(static_cast<std::size_t>(cut)));
+      CHECK(logit_error(s, truth) < logit_tolerance);
+      // A fork has a shared prefix, which erasing must not touch for the others.
+      auto third = other.fork();
+      other.cache().erase(first, last);
+      other.read(std::span(ids).subspan(static_cast<std::size_t>(cut)));
+      CHECK(logit_error(other, truth) < logit_tolerance);
+      third.read(std::span(ids).subspan(static_cast<std::size_t>(cut)));
+      CHECK(logit_error(third, test::brute_force(w.source, w.gists, ids, 0, mask)) <
+            logit_tolerance);
+    }
+  }
+  const world w(2);
+  session_type s(w.m, cache::cache_options{{2, 0, 1, 0}});
+  s.read(w.sentences(random, 3));
+  CHECK_THROWS_AS(s.cache().erase(2, 4), argument_error);
+  CHECK_THROWS_AS(s.cache().erase(-1, 1), argument_error);
+  CHECK_THROWS_AS(s.cache().erase(2, 1), argument_error);
+}
+
+TEST_CASE("a budget drops the oldest sentences at a close, whatever the chunks") {
+  random_generator random(12);
+  const world w(2);
+  for (int i = 0; i < 60; ++i) {
+    const sentence_rule rule{2, random.below(3), random.below(2)};
+    const auto ids = w.sentences(random, 4 + random.below(5));
+    const index_t budget = rule.n_sink + 2 * (1 + random.below(4));
+    const auto structure = w.structure(ids, rule);
+    const auto mask = structure.mask();
+    // After close c there are S + 2 (c - dropped) anchors, at most `budget`.
+    auto dropped_before = [&](index_t q) {
+      const index_t closed = structure.sentence_of()[static_cast<std::size_t>(q)];
+      return std::max<index_t>(0, closed - (budget - rule.n_sink) / 2);
+    };
+    const auto visible = [&](index_t q, index_t k) {
+      const auto s = structure.sentence_of()[static_cast<std::size_t>(k)];
+      return mask(q, k) && (k < rule.n_sink || s >= dropped_before(q));
+    };
+    const test::brute_force truth(w.source, w.gists, ids, 0, visible);
+    for (const index_t chunk : {1, 3, 8, 100}) {
+      session_type s(w.m, cache::cache_options{{2, rule.recent, rule.n_sink, 0}, budget},
+                     {.chunk = chunk});
+      s.read(ids);
+      CHECK(logit_error(s, truth) < logit_tolerance);
+      CHECK(s.cache().n_anchors() <= budget);
+    }
+  }
+}
+
+TEST_CASE("a budget that refuses throws and changes nothing") {
+  random_generator random(13);
+  const world w(2);
+  const auto ids = w.sentences(random, 3);
+  const cache::cache_options options{{2, 0, 1, 0}, 5, cache::budget_policy::refuse};
+  session_type s(w.m, options);
+  session_type twin(w.m, options);
+  const std::vector<token_t> head(ids.begin(), ids.begin() + 3);
+  s.read(head);
+  twin.read(head);
+  CHECK_THROWS_AS(s.read(ids), argument_error);
+  CHECK(s.cache().ledger().rows() == twin.cache().ledger().rows());
+  const token_t next = 1;
+  s.read({&next, 1});
+  twin.read({&next, 1});
+  CHECK(std::equal(s.logits().begin(), s.logits().end(), twin.logits().begin()));
+}
+
+TEST_CASE("sink and window keep what StreamingLLM keeps") {
+  random_generator random(14);
+  const world w(2);
+  for (int i = 0; i < 60; ++i) {
+    const index_t n_sink = random.below(4);
+    const index_t window = 1 + random.below(9);
+    std::vector<token_t> ids;
+    for (index_t j = 1 + random.below(40); j > 0; --j) {
+      ids.push_back(static_cast<token_t>(random.below(30)));
+    }
+    const auto visible = [&](index_t q, index_t k) {
+      return k <= q && (k < n_sink || q - k < window);
+    };
+    const test::brute_force truth(w.source, w.gists, ids, 0, visible);
+    for (const index_t chunk : {1, 4, 100}) {
+      session_type s(w.m, cache::cache_options{{0, 0, n_sink, window}}, {.chunk = chunk});
+      s.read(ids);
+      CHECK(logit_error(s, truth) < logit_tolerance);
+      std::vector<index_t> held;
+      const auto n = static_cast<index_t>(ids.size());
+      for (index_t k = 0; k < n; ++k) {
+        if (k < n_sink || n - k < window) held.push_back(k);
+      }
+      std::vector<index_t> found;
+      for (const auto& r : s.cache().ledger().rows()) found.push_back(r.position);
+      CHECK(found == held);
+    }
+  }
+}
+
+TEST_CASE("rows held are S + N_g closed + recent regular rows + the open sentence") {
+  random_generator random(15);
+  for (int i = 0; i < 200; ++i) {
+    const cache::cache_rule rule{1 + random.below(5), random.below(4), random.below(5), 0};
+    cache::row_ledger ledger(rule);
+    std::vector<index_t> regular_of{0};  // regular rows of each sentence, the last one open
+    index_t open_gists = 0;
+    for (index_t n = 0; n < 120; ++n) {
+      const bool gist = random.below(4) == 0;
+      const auto p = ledger.append(gist);
+      if (n >= rule.n_sink) {
+        if (!gist) {
+          ++regular_of.back();
+        } else if (++open_gists == rule.n_gist) {
+          CHECK(p.closes);
+          open_gists = 0;
+          regular_of.push_back(0);
+        }
+      }
+      const auto closed = static_cast<index_t>(regular_of.size()) - 1;
+      index_t want = std::min(n + 1, rule.n_sink) + rule.n_gist * closed + open_gists;
+      for (index_t s = std::max<index_t>(0, closed - rule.recent); s <= closed; ++s) {
+        want += regular_of[static_cast<std::size_t>(s)];
+      }
+      CHECK(ledger.rows_held() == want);
+      CHECK(static_cast<index_t>(ledger.rows().size()) == want);
+      if (random.below(3) == 0) ledger.forget_dead_rows();
+    }
+  }
+}
+
+TEST_CASE("memory stays under twice the rows held") {
+  random_generator random(16);
+  const world w(4);
+  const auto ids = w.sentences(random, 120);
+  for (const index_t chunk : {1, 7, 64}) {
+    session_type s(w.m, cache::cache_options{{4, 0, 1, 0}}, {.chunk = chunk});
+    std::size_t largest = 0;
+    for (std::size_t begin = 0; begin < ids.size(); begin += 50) {
+      s.read(std::span(ids).subspan(begin, std::min<std::size_t>(50, ids.size() - begin)));
+      largest = std::max(largest, s.cache().peak_bytes_held());
+      CHECK(s.cache().bytes_allocated() < 2 * std::max(largest, s.cache().bytes_per_row() * 16));
+    }
+    CHECK(s.cache().peak_bytes_allocated() < 2 * s.cache().peak_bytes_held());
+    CHECK(s.cache().rows_held() == 1 + 4 * 120 + static_cast<index_t>(ids.size()) -
+                                       (s.cache().ledger().anchors().back().position + 1));
+  }
+}
+
+/// A backend that can be told to fail, and that counts allocations.
+struct faulty_backend : backend {
+  using backend::backend;
+  int until_failure = -1;
+  int n_allocations = 0;
+  void* allocate(std::size_t n_bytes) {
+    ++n_allocations;
+    return backend::allocate(n_bytes);
+  }
+  template <class... Args>
+  void rope(Args&&... args) {
+    if (until_failure >= 0 && until_failure-- == 0) throw backend_error("injected failure");
+    backend::rope(std::forward<Args>(args)...);
+  }
+};
+
+TEST_CASE("a forward that fails leaves the cache as it was") {
+  random_generator random(17);
+  const auto source = test::random_model({});
+  const auto gists = model::untrained_gist_rows(source, 2, 3);
+  faulty_backend be(1);
+  const model::transformer<faulty_backend, double> m(be, source, gists);
+  const world w(2);
+  const auto ids = w.sentences(random, 5);
+  const auto head = std::span(ids).first(ids.size() / 2);
+  const auto tail = std::span(ids).subspan(ids.size() / 2);
+  model::session<faulty_backend, double> s(m, cache::cache_options{{2, 1, 1, 0}});
+  model::session<faulty_backend, double> twin(m, cache::cache_options{{2, 1, 1, 0}});
+  s.read(head);
+  twin.read(head);
+  for (int failing_call = 0; failing_call < 4; ++failing_call) {
+    be.until_failure = failing_call;
+    CHECK_THROWS_AS(s.read(tail), backend_error);
+    CHECK(s.cache().ledger().rows() == twin.cache().ledger().rows());
+  }
+  be.until_failure = -1;
+  s.read(tail);
+  twin.read(tail);
+  CHECK(std::equal(s.logits().begin(), s.logits().end(), twin.logits().begin()));
+}
+
+TEST_CASE("decoding allocates only when the cache grows") {
+  const auto source = test::random_model({});
+  const auto gists = model::untrained_gist_rows(source, 2, 3);
+  faulty_backend be(1);
+  const model::transformer<faulty_backend, double> m(be, source, gists);
+  model::session<faulty_backend, double> s(m, cache::cache_options{{2, 0, 1, 0}});
+  // Sentences of nine tokens and two gists: 100 anchors grow by a quarter at a time.
+  int n_steps_that_allocate = 0;
+  for (int i = 0; i < 550; ++i) {
+    const token_t t = i % 11 < 9 ? 5 : m.first_gist() + i % 11 - 9;
+    const int before = be.n_allocations;
+    s.read({&t, 1});
+    if (be.n_allocations != before) ++n_steps_that_allocate;
+  }
+  CHECK(n_steps_that_allocate < 40);
+}
+
+TEST_CASE("a snapshot goes on as the cache would have, and shows every damage") {
+  random_generator random(18);
+  const world w(2);
+  world fresh(2);
+  const auto ids = w.sentences(random, 3);
+  const auto more = w.sentences(random, 2);
+  for (const bool forked : {false, true}) {
+    session_type s(w.m, cache::cache_options{{2, 1, 1, 0}});
+    s.read(ids);
+    if (forked) {
+      s = s.fork();
+      s.read(more);
+    }
+    cache::snapshot_info info{1, 2, 3, {{"rule", "paper"}, {"empty", ""}}};
+    const auto bytes = cache::save_snapshot(s.cache(), info);
+    auto loaded = cache::load_snapshot<double>(fresh.be, bytes, "test");
+    CHECK(loaded.info.model == 1);
+    CHECK(loaded.info.tokenizer == 2);
+    CHECK(loaded.info.adapter == 3);
+    REQUIRE(loaded.info.find("rule") != nullptr);
+    CHECK(*loaded.info.find("rule") == "paper");
+    CHECK(loaded.info.find("none") == nullptr);
+    CHECK(loaded.cache.ledger().rows() == s.cache().ledger().rows());
+    session_type t(fresh.m, std::move(loaded.cache));
+    s.read(more);
+    t.read(more);
+    for (std::size_t i = 0; i < s.logits().size(); ++i) {
+      // Rows are stored as float32.
+      CHECK(s.logits()[i] == doctest::Approx(t.logits()[i]).epsilon(1e-4));
+    }
+  }
+  session_type s(w.m, cache::cache_options{{2, 0, 1, 0}});
+  s.read(ids);
+  const auto bytes = cache::save_snapshot(s.cache(), {});
+  for (std::size_t n = 0; n < bytes.size(); ++n) {
+    CHECK_THROWS_AS(cache::load_snapshot<double>(fresh.be, std::span(bytes).first(n), "cut"),
+                    format_error);
+    auto flipped = bytes;
+    flipped[n] ^= std::byte{1} << (n % 8);
+    CHECK_THROWS_AS(cache::load_snapshot<double>(fresh.be, flipped, "flipped"), format_error);
+  }
+  auto longer = bytes;
+  longer.push_back(std::byte{0});
+  CHECK_THROWS_AS(cache::load_snapshot<double>(fresh.be, longer, "longer"), format_error);
+}
+
+TEST_CASE("rules and options that make no sense are refused") {
+  const world w(2);
+  CHECK_THROWS_AS(cache::row_ledger({-1, 0, 0, 0}), argument_error);
+  CHECK_THROWS_AS(cache::row_ledger({2, 0, 0, 5}), argument_error);
+  CHECK_THROWS_AS(session_type(w.m, cache::cache_options{{3, 0, 1, 0}}), argument_error);
+  CHECK_THROWS_AS(session_type(w.m, cache::cache_options{}, {.chunk = 0}), argument_error);
+  session_type s(w.m, cache::cache_options{});
+  CHECK_THROWS_AS(s.logits(), argument_error);
+  CHECK_THROWS_AS(s.read({}), argument_error);
+  const token_t outside = 32;
+  CHECK_THROWS_AS(s.read({&outside, 1}), argument_error);
+  const token_t negative = -1;
+  CHECK_THROWS_AS(s.read({&negative, 1}), argument_error);
+}
+
+TEST_CASE("positions behind the trained context are an error unless asked for") {
+  auto source = test::random_model({});
+  source.config.n_context = 10;
+  backend be(1);
+  const model_type m(be, source);
+  const std::vector<token_t> ids(11, 1);
+  session_type strict(m, cache::cache_options{});
+  CHECK_THROWS_AS(strict.read(ids), argument_error);
+  strict.read(std::span(ids).first(10));
+  CHECK_THROWS_AS(strict.read(std::span(ids).first(1)), argument_error);
+  session_type bold(m, cache::cache_options{}, {.past_context = true});
+  bold.read(ids);
+  CHECK(bold.cache().next_position() == 11);
+}
+
+}  // namespace

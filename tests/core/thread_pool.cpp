@@ -1,0 +1,122 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <gistkv/core/thread_pool.hpp>
+
+namespace gistkv {
+namespace {
+
+using parts = std::vector<std::pair<index_t, index_t>>;
+
+parts parts_of(thread_pool& pool, index_t n, index_t grain) {
+  std::mutex mutex;
+  parts found;
+  pool.for_ranges(n, grain, [&](index_t begin, index_t end) {
+    const std::lock_guard lock(mutex);
+    found.emplace_back(begin, end);
+  });
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+TEST_CASE("parts cover the range once, at multiples of the grain, one a thread at most") {
+  for (const int threads : {1, 2, 3, 7}) {
+    thread_pool pool(threads);
+    CHECK(pool.size() == threads);
+    for (const index_t n : {1, 2, 3, 8, 63, 64, 1000}) {
+      for (const index_t grain : {1, 4, 16, 5000}) {
+        const parts found = parts_of(pool, n, grain);
+        CHECK(found.size() <= static_cast<std::size_t>(threads));
+        index_t at = 0;
+        for (const auto& [begin, end] : found) {
+          CHECK(begin == at);
+          CHECK(end > begin);
+          CHECK(begin % grain == 0);
+          at = end;
+        }
+        CHECK(at == n);
+        CHECK(parts_of(pool, n, grain) == found);
+      }
+    }
+  }
+}
+
+TEST_CASE("an empty range calls nothing; a grain below 1 counts as 1") {
+  thread_pool pool(3);
+  CHECK(parts_of(pool, 0, 4).empty());
+  CHECK(parts_of(pool, -5, 4).empty());
+  CHECK(parts_of(pool, 3, 0).size() == 3);
+}
+
+TEST_CASE("the caller works too, and large ranges use every thread") {
+  thread_pool pool(3);
+  std::mutex mutex;
+  std::vector<std::thread::id> ids;
+  pool.for_ranges(3, 1, [&](index_t, index_t) {
+    const std::lock_guard lock(mutex);
+    ids.push_back(std::this_thread::get_id());
+  });
+  std::sort(ids.begin(), ids.end());
+  CHECK(std::unique(ids.begin(), ids.end()) == ids.end());
+  CHECK(std::find(ids.begin(), ids.end(), std::this_thread::get_id()) != ids.end());
+  CHECK(thread_pool(0).size() >= 1);
+}
+
+TEST_CASE("an exception of any part arrives at the caller, after all parts, and the pool lives on") {
+  thread_pool pool(3);
+  for (index_t thrower = 0; thrower < 3; ++thrower) {
+    std::atomic<int> others{0};
+    std::string text;
+    try {
+      pool.for_ranges(3, 1, [&](index_t begin, index_t) {
+        if (begin == thrower) throw std::runtime_error("part " + std::to_string(begin));
+        others.fetch_add(1);
+      });
+    } catch (const std::runtime_error& e) {
+      text = e.what();
+    }
+    CHECK(text == "part " + std::to_string(thrower));
+    CHECK(others.load() == 2);
+    CHECK(parts_of(pool, 30, 1).size() == 3);
+  }
+  thread_pool single(1);
+  CHECK_THROWS_AS(single.for_ranges(1, 1, [](index_t, index_t) { throw std::logic_error("x"); }),
+                  std::logic_error);
+}
+
+TEST_CASE("if all parts throw, one exception arrives and none is left for the next call") {
+  thread_pool pool(4);
+  CHECK_THROWS_AS(
+      pool.for_ranges(4, 1, [](index_t, index_t) { throw std::runtime_error("all"); }),
+      std::runtime_error);
+  CHECK_NOTHROW(pool.for_ranges(4, 1, [](index_t, index_t) {}));
+}
+
+TEST_CASE("many short calls in a row") {
+  thread_pool pool(2);
+  std::atomic<index_t> sum{0};
+  for (int i = 0; i < 20000; ++i) {
+    pool.for_ranges(2, 1, [&](index_t begin, index_t end) { sum.fetch_add(end - begin); });
+  }
+  CHECK(sum.load() == 40000);
+}
+
+TEST_CASE("pools come and go without work") {
+  for (int i = 0; i < 200; ++i) {
+    thread_pool pool(3);
+    CHECK(pool.size() == 3);
+  }
+}
+
+}  // namespace
+}  // namespace gistkv
