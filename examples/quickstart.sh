@@ -34,4 +34,4 @@ run() {
 }
 run compress $text -o $build/gpl-2.gkv
 run ask $build/gpl-2.gkv "$question"
-run ask $text "$question" --compare full
+run ask $text "$question" --compare

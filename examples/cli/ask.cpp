@@ -154,7 +154,7 @@ void run(ask_options o) {
       }
     }
     report["peak_rss_bytes"] = peak_rss_bytes();
-    print(report);
+    print_json(report);
   } else if (!others.empty()) {
     print_comparison(outcomes, o);
   }

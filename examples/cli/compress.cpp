@@ -61,7 +61,7 @@ void compress(compress_options o) {
   r["output"] = o.output;
   r["file_bytes"] = n_bytes;
   r["peak_rss_bytes"] = peak_rss_bytes();
-  o.json ? print(r) : print_report(r);
+  o.json ? print_json(r) : print_report(r);
 }
 
 }  // namespace

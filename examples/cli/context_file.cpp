@@ -61,9 +61,11 @@ method_settings settings_of(const context_file& file, const std::string& path,
                             const method_options& said, const model_options& model,
                             std::uint64_t& seed) {
   const cache::cache_options& stored = file.cache.options();
-  method_settings s = resolve({.cache_type = said.cache_type,
-                               .chunk = said.chunk,
-                               .past_context = said.past_context});
+  method_options undecided;
+  undecided.cache_type = said.cache_type;
+  undecided.chunk = said.chunk;
+  undecided.past_context = said.past_context;
+  method_settings s = resolve(undecided);
   s.method = entry(file, path, "method");
   if (said.method && *said.method != s.method) {
     throw usage_error(given("--method", *said.method, path, s.method));

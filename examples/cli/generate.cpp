@@ -113,7 +113,7 @@ void run(generate_options o) {
   report["seconds"] = w.seconds;
   report["tokens_per_second"] = writing_rate(w);
   report["peak_rss_bytes"] = peak_rss_bytes();
-  print(report);
+  print_json(report);
 }
 
 }  // namespace

@@ -226,7 +226,7 @@ void inspect(const inspect_options& o) {
   } else {
     r.update(inspect_model(o.file));
   }
-  o.json ? print(r) : print(as_text(r));
+  o.json ? print_json(r) : print(as_text(r));
 }
 
 }  // namespace

@@ -118,6 +118,7 @@ int run(const std::vector<std::string>& arguments) {
   add_generate(app);
   add_chat(app);
   add_inspect(app);
+  add_verify(app);
   try {
     require_verb(app, arguments);
     std::vector<std::string> reversed;

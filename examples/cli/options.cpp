@@ -27,7 +27,7 @@ bool contains(const List& list, std::string_view item) {
   return std::find(list.begin(), list.end(), item) != list.end();
 }
 
-std::string quoted(std::string_view text) { return "'" + std::string(text) + "'"; }
+std::string in_quotes(std::string_view text) { return "'" + std::string(text) + "'"; }
 
 void check_range(const char* option, index_t value, index_t least, index_t most,
                  const std::string& hint = {}) {
@@ -53,7 +53,7 @@ budget parse_budget(const std::string& text) {
   if (unit == "g" || unit == "gib") shift = 30;
   if (failure != std::errc{} || shift < 0 || n == 0 ||
       n > (std::numeric_limits<std::uint64_t>::max() >> shift)) {
-    throw usage_error("--budget is " + quoted(text) +
+    throw usage_error("--budget is " + in_quotes(text) +
                       ", want a number of bytes (4000000, 4M, 4MiB) or match");
   }
   return {false, n << shift};
@@ -65,7 +65,7 @@ std::string checked_method(const std::string& method) {
                       " is not part of this program yet, want sag, full, window or uniform");
   }
   if (!contains(methods, method)) {
-    throw usage_error("--method is " + quoted(method) + ", want sag, full, window or uniform");
+    throw usage_error("--method is " + in_quotes(method) + ", want sag, full, window or uniform");
   }
   return method;
 }
@@ -74,7 +74,7 @@ void check_cache_type(const std::string& type) {
   if (type == "f32") return;
   throw usage_error(contains(later_cache_types, type)
                         ? "--cache-type " + type + " is not part of this program yet, want f32"
-                        : "--cache-type is " + quoted(type) + ", want f32");
+                        : "--cache-type is " + in_quotes(type) + ", want f32");
 }
 
 }  // namespace
@@ -164,7 +164,7 @@ text::any_segmenter parse_rule(const std::string& rule) {
   try {
     return text::parse_segmenter(rule);
   } catch (const argument_error& failure) {
-    throw usage_error("--segmenter " + quoted(rule) + ": " + failure.what());
+    throw usage_error("--segmenter " + in_quotes(rule) + ": " + failure.what());
   }
 }
 
@@ -202,7 +202,7 @@ method_settings resolve(const method_options& o) {
   check_range("--max-anchors", s.cache.max_anchors, 0, no_limit);
   const std::string overflow = o.overflow.value_or("drop");
   if (overflow != "drop" && overflow != "refuse") {
-    throw usage_error("--overflow is " + quoted(overflow) + ", want drop or refuse");
+    throw usage_error("--overflow is " + in_quotes(overflow) + ", want drop or refuse");
   }
   if (o.overflow && s.cache.max_anchors == 0) {
     throw usage_error("--overflow needs --max-anchors N");
@@ -216,7 +216,7 @@ method_settings resolve(const method_options& o) {
   s.rule = o.segmenter.value_or(s.method == "uniform" ? "uniform:32" : "paper");
   parse_rule(s.rule);
   if (s.method == "uniform" && !s.rule.starts_with("uniform:")) {
-    throw usage_error("--segmenter is " + quoted(s.rule) +
+    throw usage_error("--segmenter is " + in_quotes(s.rule) +
                       ", want uniform:N under --method uniform");
   }
   check_range("--chunk", o.chunk, 1, 1 << 20);

@@ -37,7 +37,7 @@ void print(std::string_view text) {
   std::fflush(stdout);
 }
 
-void print(const json& document) {
+void print_json(const json& document) {
   print(document.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
 }
 

@@ -20,7 +20,7 @@ using json = nlohmann::ordered_json;
 /// To stdout.
 void print(std::string_view text);
 /// The one document of a run with --json; bytes that are no UTF-8 become U+FFFD.
-void print(const json& document);
+void print_json(const json& document);
 /// Columns padded to the widest cell; the first row is the heading.
 void print_table(const std::vector<std::vector<std::string>>& rows);
 

@@ -75,7 +75,7 @@ void segment(const segment_options& o) {
     begin = ends[i];
   }
   if (!o.json) return print(lines);
-  print(json{{"rule", o.segmenter},
+  print_json(json{{"rule", o.segmenter},
              {"n_bytes", size},
              {"n_sentences", sentences.size() - (open ? 1 : 0)},
              {"sentences", sentences}});

@@ -51,7 +51,7 @@ void tokenize(const tokenize_options& o) {
   if (o.json) {
     json pieces = json::array();
     for (const token_t t : rows.ids) pieces.push_back(std::string(tokens.piece(t)));
-    return print(json{{"n_regular", rows.n_regular},
+    return print_json(json{{"n_regular", rows.n_regular},
                       {"n_gist", rows.n_gist},
                       {"n_sentences", rows.n_sentences},
                       {"rule", o.gists > 0 ? json(o.segmenter) : json(nullptr)},

@@ -14,5 +14,6 @@ void add_ask(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_inspect(CLI::App& app);
+void add_verify(CLI::App& app);
 
 }  // namespace gistkv::cli

@@ -73,8 +73,7 @@ TEST_CASE_TEMPLATE("one row is the same in any company", T, float, double) {
       CAPTURE(d);
       rows_of<T> x(n, d, normals<T>(random, n * d));
       const auto w = normals<float>(random, 301 * d);
-      const auto packed =
-          one.pack({"w", weight_type::f32, 301, d, std::as_bytes(std::span(w))});
+      const auto packed = one.pack({"w", weight_type::f32, 301, d, std::as_bytes(std::span(w))});
       rows_of<T> o(n, 301, std::vector<T>(static_cast<std::size_t>(n * 301)));
       ops::linear(many, o.together(), x.together(), packed);
       for (index_t i = 0; i < n; ++i) ops::linear(one, o.single(i), x.single(i), packed);

@@ -24,9 +24,9 @@ namespace {
 
 using namespace gistkv;
 
-constexpr std::array all_types = {
-    weight_type::f32,  weight_type::f16,  weight_type::bf16, weight_type::q8_0, weight_type::q4_0,
-    weight_type::q4_1, weight_type::q4_k, weight_type::q5_k, weight_type::q6_k};
+constexpr std::array all_types = {weight_type::f32,  weight_type::f16,  weight_type::bf16,
+                                  weight_type::q8_0, weight_type::q4_0, weight_type::q4_1,
+                                  weight_type::q4_k, weight_type::q5_k, weight_type::q6_k};
 
 weight_type type_named(const std::string& name) {
   for (const weight_type type : all_types) {
@@ -84,8 +84,8 @@ TEST_CASE("row_bytes refuses what is no whole row") {
 }
 
 TEST_CASE("blocks decode as an independent decoder does") {
-  const auto path = std::filesystem::path(__FILE__).parent_path().parent_path() / "data" /
-                    "block_formats.json";
+  const auto path =
+      std::filesystem::path(__FILE__).parent_path().parent_path() / "data" / "block_formats.json";
   std::ifstream stream(path);
   REQUIRE_MESSAGE(stream.good(), path.string());
   const auto document = nlohmann::json::parse(stream);
@@ -184,7 +184,8 @@ TEST_CASE("quantize then dequantize stays within half a level") {
         if (type == weight_type::q8_0) bound = largest * (0.5 / 127 + 0x1p-11);
         // The end opposite to the extreme has one level less, so a whole step may be missing there.
         if (type == weight_type::q4_0) bound = largest * (1.0 / 8 + 0x1p-11);
-        if (type == weight_type::q4_1) bound = (*high - *low) * (0.5 / 15 + 0x1p-10) + largest * 0x1p-10;
+        if (type == weight_type::q4_1)
+          bound = (*high - *low) * (0.5 / 15 + 0x1p-10) + largest * 0x1p-10;
         for (index_t i = 0; i < 32; ++i) {
           const auto at = static_cast<std::size_t>(block + i);
           REQUIRE(std::abs(static_cast<double>(y[at]) - x[at]) <= bound * (1 + 1e-6));

@@ -29,11 +29,11 @@ struct counting_storage {
   void* allocate(std::size_t n) {
     ++allocations;
     live_bytes += n;
-    return ::operator new(n, std::align_val_t{64});
+    return ::operator new (n, std::align_val_t{64});
   }
   void deallocate(void* p, std::size_t n) noexcept {
     live_bytes -= n;
-    ::operator delete(p, std::align_val_t{64});
+    ::operator delete (p, std::align_val_t{64});
   }
   void upload(void* to, const void* from, std::size_t n) { std::memcpy(to, from, n); }
   void download(void* to, const void* from, std::size_t n) { std::memcpy(to, from, n); }
@@ -44,7 +44,8 @@ static_assert(Storage<counting_storage>);
 
 using ints = buffer<int, counting_storage>;
 static_assert(!std::is_copy_constructible_v<ints> && !std::is_copy_assignable_v<ints>);
-static_assert(std::is_nothrow_move_constructible_v<ints> && std::is_nothrow_move_assignable_v<ints>);
+static_assert(std::is_nothrow_move_constructible_v<ints> &&
+              std::is_nothrow_move_assignable_v<ints>);
 
 template <class Error, class F>
 std::string message_of(F&& f) {

@@ -13,9 +13,9 @@ namespace {
 
 TEST_CASE("splitmix64 gives the numbers of its published reference for seed 1234567") {
   random_generator random(1234567);
-  for (const std::uint64_t want : {6457827717110365317ULL, 3203168211198807973ULL,
-                                   9817491932198370423ULL, 4593380528125082431ULL,
-                                   16408922859458223821ULL}) {
+  for (const std::uint64_t want :
+       {6457827717110365317ULL, 3203168211198807973ULL, 9817491932198370423ULL,
+        4593380528125082431ULL, 16408922859458223821ULL}) {
     CHECK(random.next() == want);
   }
 }
@@ -28,8 +28,8 @@ TEST_CASE("uniform, below and normal are made of the same bits everywhere") {
         -1.0 + 2.0 * (static_cast<double>(9817491932198370423ULL >> 11) * 0x1p-53));
   const double u = static_cast<double>(4593380528125082431ULL >> 11) * 0x1p-53;
   const double v = static_cast<double>(16408922859458223821ULL >> 11) * 0x1p-53;
-  CHECK(random.normal() == doctest::Approx(std::sqrt(-2.0 * std::log(1.0 - u)) *
-                                           std::cos(6.283185307179586 * v)));
+  CHECK(random.normal() ==
+        doctest::Approx(std::sqrt(-2.0 * std::log(1.0 - u)) * std::cos(6.283185307179586 * v)));
 }
 
 TEST_CASE("a generator continues from its state, and equal seeds give equal numbers") {

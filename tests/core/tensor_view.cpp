@@ -13,7 +13,9 @@ namespace gistkv {
 namespace {
 
 template <class V, class... I>
-concept indexable = requires(const V& v, I... i) { v(i...); };
+concept indexable = requires(const V& v, I... i) {
+  v(i...);
+};
 
 static_assert(std::is_trivially_copyable_v<tensor_view<float, 3, device_space>>);
 static_assert(std::is_convertible_v<matrix_view<float>, matrix_view<const float>>);

@@ -72,7 +72,8 @@ TEST_CASE("the caller works too, and large ranges use every thread") {
   CHECK(thread_pool(0).size() >= 1);
 }
 
-TEST_CASE("an exception of any part arrives at the caller, after all parts, and the pool lives on") {
+TEST_CASE(
+    "an exception of any part arrives at the caller, after all parts, and the pool lives on") {
   thread_pool pool(3);
   for (index_t thrower = 0; thrower < 3; ++thrower) {
     std::atomic<int> others{0};
@@ -96,9 +97,8 @@ TEST_CASE("an exception of any part arrives at the caller, after all parts, and 
 
 TEST_CASE("if all parts throw, one exception arrives and none is left for the next call") {
   thread_pool pool(4);
-  CHECK_THROWS_AS(
-      pool.for_ranges(4, 1, [](index_t, index_t) { throw std::runtime_error("all"); }),
-      std::runtime_error);
+  CHECK_THROWS_AS(pool.for_ranges(4, 1, [](index_t, index_t) { throw std::runtime_error("all"); }),
+                  std::runtime_error);
   CHECK_NOTHROW(pool.for_ranges(4, 1, [](index_t, index_t) {}));
 }
 

@@ -50,10 +50,9 @@ void check_all_values() {
       wrong_value += std::isnan(value) ? 0 : 1;
       wrong_round_trip += std::isnan(static_cast<float>(T(value))) ? 0 : 1;
     } else {
-      wrong_value += static_cast<double>(value) == want &&
-                             std::signbit(value) == ((bits & 0x8000U) != 0)
-                         ? 0
-                         : 1;
+      wrong_value +=
+          static_cast<double>(value) == want && std::signbit(value) == ((bits & 0x8000U) != 0) ? 0
+                                                                                               : 1;
       wrong_round_trip += T(value) == x ? 0 : 1;
     }
   }
@@ -120,9 +119,12 @@ TEST_CASE("16-bit floats: random floats round to the nearer neighbour") {
   random_generator random(1);
   int wrong = 0;
   for (int i = 0; i < 100000; ++i) {
-    const auto x = static_cast<float>(std::ldexp(random.normal(), static_cast<int>(random.below(24)) - 12));
-    const double e16 = std::abs(static_cast<double>(static_cast<float>(f16(x))) - static_cast<double>(x));
-    const double eb = std::abs(static_cast<double>(static_cast<float>(bf16(x))) - static_cast<double>(x));
+    const auto x =
+        static_cast<float>(std::ldexp(random.normal(), static_cast<int>(random.below(24)) - 12));
+    const double e16 =
+        std::abs(static_cast<double>(static_cast<float>(f16(x))) - static_cast<double>(x));
+    const double eb =
+        std::abs(static_cast<double>(static_cast<float>(bf16(x))) - static_cast<double>(x));
     wrong += e16 <= std::abs(static_cast<double>(x)) * 0x1p-11 + 0x1p-25 ? 0 : 1;
     wrong += eb <= std::abs(static_cast<double>(x)) * 0x1p-8 ? 0 : 1;
   }
@@ -137,8 +139,10 @@ static_assert(std::is_same_v<accumulate_t<double>, double>);
 static_assert(!std::is_convertible_v<float, bf16> && !std::is_convertible_v<f16, float>);
 
 TEST_CASE("epsilon_of is the distance from 1 to the next value") {
-  CHECK(epsilon_of<bf16>() == static_cast<double>(static_cast<float>(from_bits<bf16>(0x3f81U))) - 1.0);
-  CHECK(epsilon_of<f16>() == static_cast<double>(static_cast<float>(from_bits<f16>(0x3c01U))) - 1.0);
+  CHECK(epsilon_of<bf16>() ==
+        static_cast<double>(static_cast<float>(from_bits<bf16>(0x3f81U))) - 1.0);
+  CHECK(epsilon_of<f16>() ==
+        static_cast<double>(static_cast<float>(from_bits<f16>(0x3c01U))) - 1.0);
   CHECK(epsilon_of<float>() == 0x1p-23);
   CHECK(epsilon_of<double>() == 0x1p-52);
 }

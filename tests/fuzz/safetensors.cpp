@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // libFuzzer target: any bytes as a safetensors file and as a config.json. Build with
-// clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -Iinclude tests/fuzz/safetensors.cpp
+// clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -Iinclude
+// tests/fuzz/safetensors.cpp
 
 #include <cstddef>
 #include <cstdint>

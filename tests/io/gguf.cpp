@@ -89,9 +89,9 @@ TEST_CASE("integers widen and narrow when the value fits, nothing else converts"
   CHECK_THROWS_WITH_AS(file.get<std::int8_t>("u8"),
                        "kinds: key 'u8' is uint8 of value 200, expected a signed 8-bit integer",
                        format_error);
-  CHECK_THROWS_WITH_AS(
-      file.get<std::uint64_t>("i8"),
-      "kinds: key 'i8' is int8 of value -100, expected an unsigned 64-bit integer", format_error);
+  CHECK_THROWS_WITH_AS(file.get<std::uint64_t>("i8"),
+                       "kinds: key 'i8' is int8 of value -100, expected an unsigned 64-bit integer",
+                       format_error);
   CHECK_THROWS_AS(file.get<std::int64_t>("u64"), format_error);
   CHECK_THROWS_WITH_AS(file.get<float>("f64"), "kinds: key 'f64' is float64, expected float32",
                        format_error);

@@ -20,7 +20,7 @@ using io::presence;
 using nlohmann::json;
 
 json good(const std::string& type = "llama") {
-  return {{"model_type", type},       {"num_hidden_layers", 3}, {"hidden_size", 24},
+  return {{"model_type", type},       {"num_hidden_layers", 3},  {"hidden_size", 24},
           {"num_attention_heads", 6}, {"intermediate_size", 40}, {"vocab_size", 100}};
 }
 
@@ -139,10 +139,9 @@ TEST_CASE("rotary scaling, in the older and the newer form") {
   CHECK(rope({{"rope_parameters", newer}}).theta == 500000.0);
   CHECK(rope({{"rope_parameters", newer}}).scaling == kind::llama3);
   CHECK(rope({{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 7.0}}}}).theta == 7.0);
-  const auto yarn = rope({{"rope_scaling",
-                           {{"rope_type", "yarn"},
-                            {"factor", 4.0},
-                            {"original_max_position_embeddings", 32768}}}});
+  const auto yarn = rope(
+      {{"rope_scaling",
+        {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32768}}}});
   CHECK(yarn.scaling == kind::yarn);
   CHECK(yarn.attention_factor == 0.0);
   CHECK(yarn.beta_fast == 32.0);
@@ -169,7 +168,8 @@ struct broken_config {
 };
 
 TEST_CASE("what is missing, wrong or not computed is named") {
-  const json yarn = {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 8}};
+  const json yarn = {
+      {"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 8}};
   auto with = [](json base, const json& more) {
     base.update(more);
     return base;
@@ -232,8 +232,7 @@ TEST_CASE("what is missing, wrong or not computed is named") {
       {"rope_type 'yarn' contradicts type 'linear'",
        {{"rope_scaling", {{"rope_type", "yarn"}, {"type", "linear"}, {"factor", 2.0}}}}},
       {"rope_scaling: field 'factor' is missing", {{"rope_scaling", {{"type", "linear"}}}}},
-      {"the rotary scaling factor is 0",
-       {{"rope_scaling", {{"type", "linear"}, {"factor", 0.0}}}}},
+      {"the rotary scaling factor is 0", {{"rope_scaling", {{"type", "linear"}, {"factor", 0.0}}}}},
       {"field 'low_freq_factor' is missing",
        {{"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}}}}},
       {"high_freq_factor is 1.000000, expected more than low_freq_factor 1",
@@ -248,7 +247,8 @@ TEST_CASE("what is missing, wrong or not computed is named") {
       {"beta_fast is 1.000000, expected more than beta_slow",
        {{"rope_scaling", with(yarn, {{"beta_fast", 1.0}})}}},
       {"field 'truncate' is false", {{"rope_scaling", with(yarn, {{"truncate", false}})}}},
-      {"field 'attention_factor' is -1", {{"rope_scaling", with(yarn, {{"attention_factor", -1}})}}},
+      {"field 'attention_factor' is -1",
+       {{"rope_scaling", with(yarn, {{"attention_factor", -1}})}}},
       {"expected at least 1 for yarn", {{"rope_scaling", with(yarn, {{"factor", 0.5}})}}},
       {"field 'mrope_section' is an array",
        {{"rope_scaling", {{"type", "default"}, {"mrope_section", {16, 24, 24}}}}}},

@@ -54,7 +54,8 @@ outcome use(std::span<const std::byte> bytes, std::string* message = nullptr) {
       if (const auto words = entry.value.as<std::vector<std::string_view>>()) {
         for (const auto word : *words) sum += word.size() + (word.empty() ? 0U : word[0] != 0);
       }
-      sum += entry.value.as<std::vector<std::int64_t>>().value_or(std::vector<std::int64_t>{}).size();
+      sum +=
+          entry.value.as<std::vector<std::int64_t>>().value_or(std::vector<std::int64_t>{}).size();
     }
     for (const auto& tensor : file.tensors()) {
       for (const std::byte b : tensor.data) sum += std::to_integer<std::uint64_t>(b);
@@ -89,8 +90,8 @@ TEST_CASE("a file cut at any byte is refused") {
   const auto whole = gguf_file::parse(bytes, "whole");
   std::size_t needed = 0;
   for (const auto& tensor : whole.tensors()) {
-    needed = std::max(needed, static_cast<std::size_t>(tensor.data.data() - bytes.data()) +
-                                  tensor.data.size());
+    needed = std::max(
+        needed, static_cast<std::size_t>(tensor.data.data() - bytes.data()) + tensor.data.size());
   }
   for (std::size_t n = 0; n < needed; ++n) {
     CAPTURE(n);
@@ -179,9 +180,13 @@ TEST_CASE("broken files are refused with the reason") {
       {"bool of 2", "a bool of value 2",
        [](auto& b) { b.number(std::string_view("x"), code::boolean, std::uint8_t{2}); }},
       {"bool of 2 in an array", "a bool of value 2",
-       [](auto& b) { b.template numbers<std::uint8_t>("x", code::boolean, {1, 2}); }},
+       [](auto& b) {
+         b.template numbers<std::uint8_t>("x", code::boolean, {1, 2});
+       }},
       {"array of arrays", "an array of arrays",
-       [](auto& b) { b.template numbers<std::uint32_t>("x", code::array, {0, 0, 0}); }},
+       [](auto& b) {
+         b.template numbers<std::uint32_t>("x", code::array, {0, 0, 0});
+       }},
       {"alignment 0", "'general.alignment' is uint32 of value 0",
        [](auto& b) { b.u32("general.alignment", 0); }},
       {"alignment 48", "of value 48, expected an unsigned power of two",
@@ -194,26 +199,42 @@ TEST_CASE("broken files are refused with the reason") {
        [](auto& b) { b.u32("general.alignment", 64); }},
       {"tensor twice", "tensor 'output_norm.weight' stands twice",
        [](auto& b) { b.add(named(b, "output_norm.weight")); }},
-      {"tensor without a name", "tensor name ''", [](auto& b) { b.floats("", {2}, {1, 2}); }},
+      {"tensor without a name", "tensor name ''",
+       [](auto& b) {
+         b.floats("", {2}, {1, 2});
+       }},
       {"tensor name of 65 bytes", "of 65 bytes, expected 1 to 64",
-       [](auto& b) { b.floats(std::string(65, 'n'), {2}, {1, 2}); }},
+       [](auto& b) {
+         b.floats(std::string(65, 'n'), {2}, {1, 2});
+       }},
       {"rank 0", "has 0 extents", [](auto& b) { b.floats("x", {}, {1}); }},
-      {"rank 5", "has 5 extents", [](auto& b) { b.floats("x", {1, 1, 1, 1, 1}, {1}); }},
-      {"extent 0", "has an extent of 0", [](auto& b) { b.floats("x", {2, 0}, {}); }},
+      {"rank 5", "has 5 extents",
+       [](auto& b) {
+         b.floats("x", {1, 1, 1, 1, 1}, {1});
+       }},
+      {"extent 0", "has an extent of 0",
+       [](auto& b) {
+         b.floats("x", {2, 0}, {});
+       }},
       {"extent 2^63", "has an extent of 9223372036854775808",
        [](auto& b) { b.floats("x", {1ULL << 63}, {1}); }},
       {"product overflow", "is larger than 2^63 - 1",
-       [](auto& b) { b.floats("x", {1ULL << 32, 1ULL << 31}, {1}); }},
+       [](auto& b) {
+         b.floats("x", {1ULL << 32, 1ULL << 31}, {1});
+       }},
       {"product overflow of rows", "is larger than 2^63 - 1",
-       [](auto& b) { b.floats("x", {1, 1ULL << 32, 1ULL << 32}, {1}); }},
+       [](auto& b) {
+         b.floats("x", {1, 1ULL << 32, 1ULL << 32}, {1});
+       }},
       {"byte count overflow", "is larger than 2^63 - 1",
-       [](auto& b) { b.floats("x", {1ULL << 31, 1ULL << 31}, {1}); }},
+       [](auto& b) {
+         b.floats("x", {1ULL << 31, 1ULL << 31}, {1});
+       }},
       {"larger than the file", "of the data, which has",
        [](auto& b) { b.floats("x", {1ULL << 20}, {1}); }},
       {"type q5_0", "has type q5_0 (6), supported: f32",
        [](auto& b) { named(b, "blk.0.attn_q.weight").type = code::q5_0; }},
-      {"type i32", "has type i32 (26)",
-       [](auto& b) { named(b, "blk.0.attn_q.weight").type = 26; }},
+      {"type i32", "has type i32 (26)", [](auto& b) { named(b, "blk.0.attn_q.weight").type = 26; }},
       {"type 4, withdrawn", "has type unknown (4)",
        [](auto& b) { named(b, "blk.0.attn_q.weight").type = 4; }},
       {"type 1000", "has type unknown (1000)",
@@ -226,7 +247,9 @@ TEST_CASE("broken files are refused with the reason") {
          named(b, "blk.0.ffn_up.weight").data.resize(32);
        }},
       {"unknown tensor", "tensor 'blk.0.extra.weight' is not part of a llama model",
-       [](auto& b) { b.floats("blk.0.extra.weight", {2}, {1, 2}); }},
+       [](auto& b) {
+         b.floats("blk.0.extra.weight", {2}, {1, 2});
+       }},
       {"tensor of a layer too many", "tensor 'blk.2.attn_norm.weight' is not part of",
        [](auto& b) { b.floats("blk.2.attn_norm.weight", {8}, std::vector<float>(8)); }},
       {"two unknown tensors", "and 1 more are not part of",
@@ -237,17 +260,25 @@ TEST_CASE("broken files are refused with the reason") {
       {"missing table", "tensor 'token_embd.weight' is missing",
        [](auto& b) { remove(b, "token_embd.weight"); }},
       {"wrong extents", "tensor 'blk.0.attn_k.weight' has extents [2, 16], expected [4, 8]",
-       [](auto& b) { named(b, "blk.0.attn_k.weight").extents = {16, 2}; }},
+       [](auto& b) {
+         named(b, "blk.0.attn_k.weight").extents = {16, 2};
+       }},
       {"wrong rank", "tensor 'output_norm.weight' has extents [1, 8], expected [8]",
-       [](auto& b) { named(b, "output_norm.weight").extents = {8, 1}; }},
+       [](auto& b) {
+         named(b, "output_norm.weight").extents = {8, 1};
+       }},
       {"bias in one block only", "has no counterpart 'blk.0.attn_q.bias'",
        [](auto& b) { b.floats("blk.1.attn_q.bias", {8}, std::vector<float>(8)); }},
       {"bias in the first block only", "tensor 'blk.1.attn_q.bias' is missing",
        [](auto& b) { b.floats("blk.0.attn_q.bias", {8}, std::vector<float>(8)); }},
       {"frequency divisors of another length", "'rope_freqs.weight' has extents [3], expected [2]",
-       [](auto& b) { b.floats("rope_freqs.weight", {3}, {1, 1, 1}); }},
+       [](auto& b) {
+         b.floats("rope_freqs.weight", {3}, {1, 1, 1});
+       }},
       {"frequency divisor 0", "'rope_freqs.weight' holds 0.000000",
-       [](auto& b) { b.floats("rope_freqs.weight", {2}, {1, 0}); }},
+       [](auto& b) {
+         b.floats("rope_freqs.weight", {2}, {1, 0});
+       }},
       {"a name that spoils messages", "'\\x1b[2J\\x0a\\xff' is not part of",
        [](auto& b) { b.floats("\x1b[2J\n\xff", {1}, {1}); }},
       {"experts", "key 'llama.expert_count' is 8, which is not supported, expected 0",
@@ -278,8 +309,7 @@ TEST_CASE("broken files are refused with the reason") {
        [](auto& b) {
          b.f32("llama.rope.scaling.factor", std::numeric_limits<float>::quiet_NaN());
        }},
-      {"rotary base 0", "the rotary base is 0",
-       [](auto& b) { b.f32("llama.rope.freq_base", 0); }},
+      {"rotary base 0", "the rotary base is 0", [](auto& b) { b.f32("llama.rope.freq_base", 0); }},
       {"temperature without yarn", "rope.scaling.attn_factor is 2",
        [](auto& b) { b.f32("llama.rope.scaling.attn_factor", 2); }},
       {"heads as an array", "'llama.attention.head_count_kv' is array of 2 uint32",
@@ -289,19 +319,19 @@ TEST_CASE("broken files are refused with the reason") {
        "llama.attention.head_count_kv"},
       {"heads of a negative number", "the number of key-value heads is -1",
        [](auto& b) {
-         b.number(std::string_view("llama.attention.head_count_kv"), code::int32,
-                  std::int32_t{-1});
+         b.number(std::string_view("llama.attention.head_count_kv"), code::int32, std::int32_t{-1});
        },
        "llama.attention.head_count_kv"},
       {"heads that do not divide", "the number of heads is 2, expected a multiple of the 3",
-       [](auto& b) { b.u32("llama.attention.head_count_kv", 3); },
-       "llama.attention.head_count_kv"},
+       [](auto& b) { b.u32("llama.attention.head_count_kv", 3); }, "llama.attention.head_count_kv"},
       {"odd head width", "the head width is 3, expected an even number",
        [](auto& b) { b.u32("llama.attention.key_length", 3); }},
       {"huge head width", "the head width is 4294967295",
        [](auto& b) { b.u32("llama.attention.key_length", 0xffffffffU); }},
       {"vocabulary of another size", "tensor 'token_embd.weight' has extents [10, 8]",
-       [](auto& b) { b.strings("tokenizer.ggml.tokens", {"a", "b"}); }},
+       [](auto& b) {
+         b.strings("tokenizer.ggml.tokens", {"a", "b"});
+       }},
       {"part of a split model", "is one of 2 parts of a model",
        [](auto& b) { b.number(std::string_view("split.count"), code::uint16, std::uint16_t{2}); }},
   };
@@ -320,9 +350,9 @@ TEST_CASE("broken files are refused with the reason") {
 
 TEST_CASE("missing and wrong keys are named") {
   const std::vector<std::string> required = {
-      "general.architecture", "llama.block_count", "llama.embedding_length",
-      "llama.feed_forward_length", "llama.attention.head_count",
-      "llama.attention.layer_norm_rms_epsilon"};
+      "general.architecture",       "llama.block_count",
+      "llama.embedding_length",     "llama.feed_forward_length",
+      "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon"};
   for (const std::string& key : required) {
     CAPTURE(key);
     std::string message;
@@ -331,8 +361,7 @@ TEST_CASE("missing and wrong keys are named") {
   }
   std::string message;
   CHECK(use(test::small_gguf({.architecture = "gpt2"}).bytes(), &message) == outcome::refused);
-  CHECK(message ==
-        "hostile: architecture 'gpt2' is not supported, expected llama, qwen2 or qwen3");
+  CHECK(message == "hostile: architecture 'gpt2' is not supported, expected llama, qwen2 or qwen3");
   for (const std::uint32_t n_layers : {0U, 1U, 3U, 0xffffffffU}) {
     CAPTURE(n_layers);
     CHECK(use(test::small_gguf({.n_layers_key = n_layers}).bytes()) == outcome::refused);

@@ -97,7 +97,8 @@ TEST_CASE("a file cut, lengthened or with a wrong header is refused") {
   for (const bool tied : {false, true}) {
     const auto bytes = small_file(tied);
     for (std::size_t n = 0; n < bytes.size(); n += n < 40 ? 1 : 13) {
-      const std::vector<std::byte> cut(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(n));
+      const std::vector<std::byte> cut(bytes.begin(),
+                                       bytes.begin() + static_cast<std::ptrdiff_t>(n));
       CAPTURE(n);
       REQUIRE_THROWS_AS(io::parse_llama2c(cut, "c"), format_error);
     }

@@ -257,8 +257,9 @@ TEST_CASE("rotary settings of GGUF") {
   });
   CHECK(warm.original_context == 64);  // The context length itself.
   CHECK(warm.attention_factor == doctest::Approx(0.5 * (0.1 * std::log(4.0) + 1)));
-  const auto divisors =
-      rope([](auto& b) { b.floats("rope_freqs.weight", {2}, {1.0F, 8.0F}); }).frequency_divisors;
+  const auto divisors = rope([](auto& b) {
+                          b.floats("rope_freqs.weight", {2}, {1.0F, 8.0F});
+                        }).frequency_divisors;
   CHECK(divisors == std::vector<float>{1.0F, 8.0F});
 }
 
@@ -269,20 +270,19 @@ TEST_CASE("a prefix or a map picks one model out of several") {
   CHECK_THROWS_AS(directory.load(), format_error);
   const auto by_prefix = directory.load({.prefix = "decoder."});
   CHECK(by_prefix.weights.blocks.size() == 2);
-  const auto by_map = directory.load(
-      {.rename = [](std::string_view name) -> std::optional<std::string> {
+  const auto by_map =
+      directory.load({.rename = [](std::string_view name) -> std::optional<std::string> {
         if (!name.starts_with("decoder.")) return std::nullopt;
         return std::string(name.substr(8));
       }});
   CHECK(io::fingerprint(by_map.weights) == io::fingerprint(by_prefix.weights));
   const auto one_layer = directory.load(
-      {.rename =
-           [](std::string_view name) -> std::optional<std::string> {
-        if (!name.starts_with("decoder.") || name.starts_with("decoder.model.layers.1.")) {
-          return std::nullopt;
-        }
-        return std::string(name.substr(8));
-      },
+      {.rename = [](std::string_view name) -> std::optional<std::string> {
+         if (!name.starts_with("decoder.") || name.starts_with("decoder.model.layers.1.")) {
+           return std::nullopt;
+         }
+         return std::string(name.substr(8));
+       },
        .n_layers = 1});
   CHECK(one_layer.weights.blocks.size() == 1);
   CHECK(one_layer.weights.config.n_layers == 1);
@@ -302,7 +302,8 @@ TEST_CASE("tensors of a directory must be those of the config") {
                              "[8]");
   }
   SUBCASE("left over") {
-    d.weights.tensors.push_back({"model.layers.0.mlp.gate_proj.bias", "", {12}, std::vector<float>(12)});
+    d.weights.tensors.push_back(
+        {"model.layers.0.mlp.gate_proj.bias", "", {12}, std::vector<float>(12)});
     CHECK(d.message().find("'model.layers.0.mlp.gate_proj.bias' is not part of a llama model") !=
           std::string::npos);
   }
@@ -374,7 +375,8 @@ TEST_CASE("the fingerprint changes with every bit of the weights and every setti
   std::size_t n = 1;
   for (const auto& tensor : file.tensors()) {
     const auto at = static_cast<std::size_t>(tensor.data.data() - original.data());
-    for (const std::size_t byte : {std::size_t{0}, tensor.data.size() / 2, tensor.data.size() - 1}) {
+    for (const std::size_t byte :
+         {std::size_t{0}, tensor.data.size() / 2, tensor.data.size() - 1}) {
       auto changed = original;
       changed[at + byte] ^= std::byte{1};
       seen.insert(print(changed));
@@ -425,7 +427,8 @@ TEST_CASE("a real model") {
   const auto& query = loaded.weights.blocks[3].query.weight;
   const std::size_t bytes = row_bytes(query.type, query.cols);
   auto same_row = [&](std::size_t ours, std::size_t theirs) {
-    return std::memcmp(query.data.data() + ours * bytes, stored.data() + theirs * bytes, bytes) == 0;
+    return std::memcmp(query.data.data() + ours * bytes, stored.data() + theirs * bytes, bytes) ==
+           0;
   };
   CHECK(same_row(0, 0));
   CHECK(same_row(1, 2));

@@ -36,13 +36,12 @@ std::vector<std::byte> file_of(std::string_view header, std::string_view data) {
 }
 
 TEST_CASE("a file written by hand reads back") {
-  const auto bytes = file_of(
-      R"({"__metadata__":{"format":"pt","k":""},)"
-      R"("b":{"dtype":"U8","shape":[4],"data_offsets":[8,12]},)"
-      R"("a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},)"
-      R"("none":{"dtype":"I64","shape":[0,3],"data_offsets":[12,12]},)"
-      R"("one":{"dtype":"F16","shape":[],"data_offsets":[12,14]}}   )",
-      std::string_view("\0\0\x80\x3f\0\0\0\xc0\1\2\3\4\0\x3c", 14));
+  const auto bytes = file_of(R"({"__metadata__":{"format":"pt","k":""},)"
+                             R"("b":{"dtype":"U8","shape":[4],"data_offsets":[8,12]},)"
+                             R"("a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},)"
+                             R"("none":{"dtype":"I64","shape":[0,3],"data_offsets":[12,12]},)"
+                             R"("one":{"dtype":"F16","shape":[],"data_offsets":[12,14]}}   )",
+                             std::string_view("\0\0\x80\x3f\0\0\0\xc0\1\2\3\4\0\x3c", 14));
   const auto file = safetensors_file::parse(bytes, "hand");
   CHECK(file.metadata().size() == 2);
   CHECK(file.metadata().at("format") == "pt");
@@ -61,9 +60,9 @@ TEST_CASE("a file written by hand reads back") {
   CHECK(file.tensor("one").extents.empty());
   CHECK(file.find_tensor("c") == nullptr);
   CHECK_THROWS_WITH_AS(file.tensor("c"), "hand: tensor 'c' is missing", format_error);
-  CHECK_THROWS_WITH_AS(
-      io::as_weight(file.tensor("b"), "hand"),
-      "hand: tensor 'b' has type U8, expected F32, F16 or BF16 for a weight", format_error);
+  CHECK_THROWS_WITH_AS(io::as_weight(file.tensor("b"), "hand"),
+                       "hand: tensor 'b' has type U8, expected F32, F16 or BF16 for a weight",
+                       format_error);
 }
 
 TEST_CASE("a file without tensors") {
@@ -158,8 +157,7 @@ TEST_CASE("a checkpoint in several files") {
   REQUIRE(set.files().size() == 2);
   CHECK(set.files()[0].tensors().size() + set.files()[1].tensors().size() == 3);
   CHECK(set.paths()[1].filename() == "model-00002-of-00002.safetensors");
-  const auto by_index =
-      io::safetensors_set::open(s.scratch / "model.safetensors.index.json");
+  const auto by_index = io::safetensors_set::open(s.scratch / "model.safetensors.index.json");
   CHECK(by_index.files().size() == 2);
   const auto one = io::safetensors_set::open(s.scratch / "model-00001-of-00002.safetensors");
   CHECK(one.files().size() == 1);

@@ -41,7 +41,8 @@ struct small_model {
       for (const index_t e : extents) n *= e;
       std::vector<float> values(static_cast<std::size_t>(n));
       for (float& v : values) v = static_cast<float>(random.normal());
-      tensors.push_back({std::move(hf), std::move(gguf), std::move(extents), std::move(values), heads});
+      tensors.push_back(
+          {std::move(hf), std::move(gguf), std::move(extents), std::move(values), heads});
     };
     auto linear = [&](const std::string& hf, const std::string& gguf, index_t out, index_t in,
                       bool bias, index_t heads = 0) {
@@ -95,7 +96,7 @@ inline std::vector<float> interleaved(const small_model::tensor& t) {
 
 struct small_gguf_options {
   std::string architecture = "llama";
-  std::string omit = {};         ///< A key to leave out.
+  std::string omit = {};  ///< A key to leave out.
   std::uint32_t n_layers_key = small_model::n_layers;
   bool bias = false;
   bool norms = false;

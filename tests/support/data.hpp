@@ -25,23 +25,26 @@ inline void skip(const std::string& reason) {
   skips().push_back(reason);
 }
 
-inline std::filesystem::path directory_from(const char* variable, const char* otherwise) {
+inline std::filesystem::path path_from(const char* variable, const char* otherwise) {
   const char* value = std::getenv(variable);
   return value != nullptr && *value != '\0' ? value : otherwise;
 }
 
 /// Texts, questions, tokenizer and segmentation cases; environment variable GISTKV_DATA_DIR.
 inline std::filesystem::path data_dir() {
-  return directory_from("GISTKV_DATA_DIR", "../shared/data");
+  return path_from("GISTKV_DATA_DIR", "../shared/data");
 }
 
 /// Expected results of independent implementations; environment variable GISTKV_GOLDEN_DIR.
 inline std::filesystem::path golden_dir() {
-  return directory_from("GISTKV_GOLDEN_DIR", "../shared/golden");
+  return path_from("GISTKV_GOLDEN_DIR", "../shared/golden");
 }
 
 /// SmolLM2-135M-Instruct as GGUF; environment variable GISTKV_MODEL.
-inline std::filesystem::path model_path() { return directory_from("GISTKV_MODEL", "model.gguf"); }
+inline std::filesystem::path model_path() { return path_from("GISTKV_MODEL", "model.gguf"); }
+
+/// The program `gistkv`, for tests of its verbs; environment variable GISTKV_PROGRAM.
+inline std::filesystem::path program_path() { return path_from("GISTKV_PROGRAM", "gistkv"); }
 
 /// True if the file or directory is there. Else records a skip: the caller returns.
 inline bool require_file(const std::filesystem::path& path) {

@@ -224,9 +224,8 @@ class broken : public B {
                    vec<std::int32_t> rows) {
     const std::int32_t step = has(fault::gather_rows_off_by_one) ? 1 : 0;
     B& base = *this;
-    const auto r = detail::edited(base, rows, [&](std::int32_t at) {
-      return std::max<std::int32_t>(at - step, 0);
-    });
+    const auto r = detail::edited(
+        base, rows, [&](std::int32_t at) { return std::max<std::int32_t>(at - step, 0); });
     B::gather_rows(o, x, r.view({rows.extent(0)}));
     B::synchronize();
   }
@@ -236,9 +235,8 @@ class broken : public B {
                     vec<std::int32_t> rows) {
     const bool keep = has(fault::scatter_rows_writes_dropped_rows);
     B& base = *this;
-    const auto r = detail::edited(base, rows, [&](std::int32_t at) {
-      return keep && at < 0 ? -1 - at : at;
-    });
+    const auto r =
+        detail::edited(base, rows, [&](std::int32_t at) { return keep && at < 0 ? -1 - at : at; });
     B::scatter_rows(o, x, r.view({rows.extent(0)}));
     B::synchronize();
     if (has(fault::scatter_rows_writes_past_the_end)) {
@@ -274,9 +272,9 @@ class with_native_attention : public B {
     }
     B& base = *this;
     const buffer<visible_spans, B> device(base, seen);
-    workspace<B> scratch(base, composed::attention_workspace_size<B, T>(
-                                   q.extent(0), q.extent(1), kv.n_kv_heads(),
-                                   n_anchors + kv.local.rows()));
+    workspace<B> scratch(
+        base, composed::attention_workspace_size<B, T>(q.extent(0), q.extent(1), kv.n_kv_heads(),
+                                                       n_anchors + kv.local.rows()));
     composed::attention<B, T>(base, o, q, kv, {seen, device.data()}, scale, scratch, lse);
     B::synchronize();
   }

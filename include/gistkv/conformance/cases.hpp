@@ -81,9 +81,8 @@ struct linear_case {
   }
   std::string text() const {
     return detail::trimmed(detail::field("n", n) + detail::field("d_in", d_in) +
-                           detail::field("d_out", d_out) +
-                           std::string(gistkv::to_string(weight)) + " " +
-                           detail::flag("bias", bias) + detail::field("pad", pad));
+                           detail::field("d_out", d_out) + std::string(gistkv::to_string(weight)) +
+                           " " + detail::flag("bias", bias) + detail::field("pad", pad));
   }
 };
 
@@ -104,12 +103,12 @@ struct matmul_case {
                 detail::product({batch, m, n}));
   }
   std::string text() const {
-    return detail::trimmed(
-        detail::field("batch", batch) + detail::field("m", m) + detail::field("n", n) +
-        detail::field("k", k) + detail::flag("transpose_b", options.transpose_b) +
-        detail::flag("accumulate", options.accumulate) +
-        detail::flag("alpha=-0.75", options.alpha != 1.0) + detail::flag("share_b", share_b) +
-        detail::field("pad", pad));
+    return detail::trimmed(detail::field("batch", batch) + detail::field("m", m) +
+                           detail::field("n", n) + detail::field("k", k) +
+                           detail::flag("transpose_b", options.transpose_b) +
+                           detail::flag("accumulate", options.accumulate) +
+                           detail::flag("alpha=-0.75", options.alpha != 1.0) +
+                           detail::flag("share_b", share_b) + detail::field("pad", pad));
   }
 };
 
@@ -128,7 +127,9 @@ struct norm_case {
   std::uint64_t seed = 0;
 
   double flops() const { return 5.0 * detail::product({n, d}); }
-  double bytes(double e) const { return e * (2.0 * detail::product({n, d}) + detail::product({d})); }
+  double bytes(double e) const {
+    return e * (2.0 * detail::product({n, d}) + detail::product({d}));
+  }
   std::string text() const {
     const char* fill[] = {"", "offset rows ", "tiny rows ", "zero rows "};
     return detail::trimmed(detail::field("n", n) + detail::field("d", d) +
@@ -151,11 +152,10 @@ struct rope_case {
   double flops() const { return 3.0 * detail::product({n, n_heads, head_dim}); }
   double bytes(double e) const { return e * 2.0 * detail::product({n, n_heads, head_dim}); }
   std::string text() const {
-    return detail::trimmed(detail::field("n", n) + detail::field("n_heads", n_heads) +
-                           detail::field("head_dim", head_dim) +
-                           detail::field("last_position", last_position) +
-                           detail::flag("magnitude=1.1", magnitude != 1.0) +
-                           detail::field("pad", pad));
+    return detail::trimmed(
+        detail::field("n", n) + detail::field("n_heads", n_heads) +
+        detail::field("head_dim", head_dim) + detail::field("last_position", last_position) +
+        detail::flag("magnitude=1.1", magnitude != 1.0) + detail::field("pad", pad));
   }
 };
 
@@ -167,7 +167,7 @@ struct activation_case {
   index_t d = 1;
   activation_kind kind = activation_kind::silu;
   bool gated = true;
-  bool extreme = false;  ///< Gates up to +-1e4 instead of a few units.
+  bool extreme = false;              ///< Gates up to +-1e4 instead of a few units.
   aliasing output = aliasing::none;  ///< o is gate (first) or up (second).
   index_t pad = 0;
   std::uint64_t seed = 0;
@@ -176,12 +176,11 @@ struct activation_case {
   double bytes(double e) const { return e * (gated ? 3.0 : 2.0) * detail::product({n, d}); }
   std::string text() const {
     const char* names[] = {"silu ", "gelu ", "gelu_tanh "};
-    return detail::trimmed(detail::field("n", n) + detail::field("d", d) +
-                           names[static_cast<int>(kind)] + detail::flag("gated", gated) +
-                           detail::flag("extreme", extreme) +
-                           detail::flag("o is gate", output == aliasing::first) +
-                           detail::flag("o is up", output == aliasing::second) +
-                           detail::field("pad", pad));
+    return detail::trimmed(
+        detail::field("n", n) + detail::field("d", d) + names[static_cast<int>(kind)] +
+        detail::flag("gated", gated) + detail::flag("extreme", extreme) +
+        detail::flag("o is gate", output == aliasing::first) +
+        detail::flag("o is up", output == aliasing::second) + detail::field("pad", pad));
   }
 };
 
@@ -197,11 +196,10 @@ struct add_case {
   double flops() const { return detail::product({n, d}); }
   double bytes(double e) const { return e * (repeat_b ? 2.0 : 3.0) * detail::product({n, d}); }
   std::string text() const {
-    return detail::trimmed(detail::field("n", n) + detail::field("d", d) +
-                           detail::flag("repeated b", repeat_b) +
-                           detail::flag("o is a", output == aliasing::first) +
-                           detail::flag("o is b", output == aliasing::second) +
-                           detail::field("pad", pad));
+    return detail::trimmed(
+        detail::field("n", n) + detail::field("d", d) + detail::flag("repeated b", repeat_b) +
+        detail::flag("o is a", output == aliasing::first) +
+        detail::flag("o is b", output == aliasing::second) + detail::field("pad", pad));
   }
 };
 
@@ -270,16 +268,17 @@ struct attention_case {
   /// Of full visibility.
   double flops() const { return 4.0 * detail::product({n_q, n_heads, n_keys(), head_dim}); }
   double bytes(double e) const {
-    return e * 2.0 * (detail::product({n_q, n_heads, head_dim}) +
-                      detail::product({n_kv_heads, n_keys(), head_dim}));
+    return e * 2.0 *
+           (detail::product({n_q, n_heads, head_dim}) +
+            detail::product({n_kv_heads, n_keys(), head_dim}));
   }
   std::string text() const {
-    return detail::trimmed(
-        detail::field("n_q", n_q) + detail::field("n_heads", n_heads) +
-        detail::field("n_kv_heads", n_kv_heads) + detail::field("head_dim", head_dim) +
-        detail::field("n_shared", n_shared) + detail::field("n_own", n_own) +
-        detail::field("n_local", n_local) + to_string(mask) + " " + detail::flag("lse", lse) +
-        detail::field("pad", pad));
+    return detail::trimmed(detail::field("n_q", n_q) + detail::field("n_heads", n_heads) +
+                           detail::field("n_kv_heads", n_kv_heads) +
+                           detail::field("head_dim", head_dim) +
+                           detail::field("n_shared", n_shared) + detail::field("n_own", n_own) +
+                           detail::field("n_local", n_local) + to_string(mask) + " " +
+                           detail::flag("lse", lse) + detail::field("pad", pad));
   }
 };
 

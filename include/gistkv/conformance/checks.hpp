@@ -25,8 +25,8 @@
 #include <gistkv/ops/norm.hpp>
 
 /// A trial sets one case up on a backend: calling it runs the operation (a benchmark does that many
-/// times), `verify` compares what one run left behind with the oracle. Inputs and outputs are reached
-/// through upload and download alone, so the memory may be anywhere.
+/// times), `verify` compares what one run left behind with the oracle. Inputs and outputs are
+/// reached through upload and download alone, so the memory may be anywhere.
 
 namespace gistkv::conformance {
 
@@ -35,8 +35,8 @@ class trial;
 
 namespace detail {
 
-/// Compares with the tolerance of r.op and keeps the worst comparison. Expected values that are all 0
-/// would pass on a backend that does nothing: they fail, unless the case is about zeros.
+/// Compares with the tolerance of r.op and keeps the worst comparison. Expected values that are all
+/// 0 would pass on a backend that does nothing: they fail, unless the case is about zeros.
 template <class T>
 void expect_values(result& r, std::string_view what, const std::vector<double>& found,
                    const expected& want, bool about_zeros = false) {
@@ -58,6 +58,11 @@ void expect_unchanged(result& r, std::string_view input, const Guarded& tensor) 
   if (const auto at = tensor.first_change(true)) {
     r.fail("changes its input " + std::string(input) + " at place " + std::to_string(*at));
   }
+}
+template <class T, class B>
+void expect_unchanged(result& r, std::string_view input, const buffer<T, B>& now,
+                      const std::vector<T>& before) {
+  if (now.to_host() != before) r.fail("changes its input " + std::string(input));
 }
 template <class Guarded>
 void expect_guards(result& r, std::string_view output, const Guarded& tensor) {
@@ -277,8 +282,11 @@ class trial<B, T, add_case> {
 /// Runs one case and adds its result. An exception is a failure of the case, not of the suite.
 template <class T, class B, class Case>
 void check(B& be, const Case& c, report& all, std::string path = "native") {
-  result r{.op = Case::op, .dtype = std::string(dtype_name<T>()), .path = std::move(path),
-           .case_text = c.text(), .seed = c.seed};
+  result r{.op = Case::op,
+           .dtype = std::string(dtype_name<T>()),
+           .path = std::move(path),
+           .case_text = c.text(),
+           .seed = c.seed};
   try {
     trial<B, T, Case> t(be, c);
     t();

@@ -31,8 +31,8 @@ class trial<B, T, rope_case> {
         x_(be, placement<3>({c.n, c.n_heads, c.head_dim}, c.pad),
            normals(random_, c.n * c.n_heads * c.head_dim)) {
     for (index_t i = 0; i < c.n; ++i) {
-      positions_.push_back(static_cast<std::int32_t>(
-          i == 0 ? c.last_position : random_.below(c.last_position)));
+      positions_.push_back(
+          static_cast<std::int32_t>(i == 0 ? c.last_position : random_.below(c.last_position)));
     }
     for (index_t j = 0; j < c.head_dim / 2; ++j) {
       frequencies_.push_back(static_cast<float>(
@@ -48,6 +48,8 @@ class trial<B, T, rope_case> {
   }
   void verify(result& r) const {
     detail::expect_guards(r, "x", x_);
+    detail::expect_unchanged(r, "positions", device_positions_, positions_);
+    detail::expect_unchanged(r, "frequencies", device_frequencies_, frequencies_);
     detail::expect_values<T>(r, "x", x_.values(),
                              oracle::rope(c_, x_.original(), positions_, frequencies_));
   }
@@ -86,6 +88,7 @@ class trial<B, T, rows_case<Scatter>> {
   void verify(result& r) const {
     detail::expect_guards(r, "o", o_);
     detail::expect_unchanged(r, "x", x_);
+    detail::expect_unchanged(r, "rows", device_rows_, rows_);
     const std::vector<double> x = x_.original();
     expected want;
     want.value = o_.original();
@@ -187,11 +190,10 @@ class trial<B, T, attention_case> {
         shared_(be, c, c.n_shared, random_),
         own_(be, c, c.n_own, random_),
         local_(be, c, c.n_local, random_),
-        scratch_(be, c.dense() || c.composed
-                         ? composed::attention_workspace_size<B, T>(c.n_q, c.n_heads, c.n_kv_heads,
-                                                                    c.n_keys())
-                         : ops::attention_workspace_size<B, T>(c.n_q, c.n_heads, c.n_kv_heads,
-                                                               c.n_keys())),
+        scratch_(be, c.dense() || c.composed ? composed::attention_workspace_size<B, T>(
+                                                   c.n_q, c.n_heads, c.n_kv_heads, c.n_keys())
+                                             : ops::attention_workspace_size<B, T>(
+                                                   c.n_q, c.n_heads, c.n_kv_heads, c.n_keys())),
         o_(be, placement<3>({c.n_q, c.n_heads, c.head_dim}, c.pad), {}),
         lse_(be, placement<2>({c.n_q, c.n_heads}, c.pad), {}) {}
 
@@ -220,6 +222,7 @@ class trial<B, T, attention_case> {
       detail::expect_unchanged(r, "lse, which is not asked for", lse_);
     }
     detail::expect_unchanged(r, "q", q_);
+    detail::expect_unchanged(r, "spans", device_spans_, spans_);
     for (const part* p : {&shared_, &own_, &local_}) {
       detail::expect_unchanged(r, "k", p->k);
       detail::expect_unchanged(r, "v", p->v);
@@ -251,7 +254,7 @@ class trial<B, T, attention_case> {
   }
 
   /// [n_kv_heads, n_keys, head_dim] of all parts.
-  std::vector<double> joined(guarded<T, 3, B> part::* which) const {
+  std::vector<double> joined(guarded<T, 3, B> part::*which) const {
     std::vector<double> all;
     for (index_t h = 0; h < c_.n_kv_heads; ++h) {
       for (const part* p : {&shared_, &own_, &local_}) {

@@ -42,8 +42,8 @@ std::vector<double> rounded_to(std::vector<double> values) {
   return values;
 }
 
-/// A NaN of rare bits: whoever reads a guard zone has NaN in the result, whoever writes one is seen.
-/// Row numbers have no NaN; theirs is 0, because a large one would take the process down.
+/// A NaN of rare bits: whoever reads a guard zone has NaN in the result, whoever writes one is
+/// seen. Row numbers have no NaN; theirs is 0, because a large one would take the process down.
 template <class T>
 T sentinel() {
   if constexpr (std::same_as<T, float>) return std::bit_cast<float>(0x7fc5a5a5U);
@@ -55,8 +55,8 @@ T sentinel() {
 }
 
 /// Where the elements of a tensor lie in their buffer: every dimension but the first is allocated
-/// `pad` longer than the tensor, and zones of `guard` elements stand before and behind it all. An odd
-/// pad makes rows strided and misaligned.
+/// `pad` longer than the tensor, and zones of `guard` elements stand before and behind it all. An
+/// odd pad makes rows strided and misaligned.
 template <std::size_t Rank>
 struct placement {
   static constexpr index_t guard = 64;

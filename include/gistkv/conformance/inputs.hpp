@@ -34,8 +34,8 @@ struct random_weight {
   host_matrix matrix;  ///< Borrows `bytes`.
   std::vector<double> values;
 
-  /// Blocks are random bits but for their 16-bit scales, which are small and positive: every code of
-  /// every block type occurs, whether or not an encoder would choose it.
+  /// Blocks are random bits but for their 16-bit scales, which are small and positive: every code
+  /// of every block type occurs, whether or not an encoder would choose it.
   random_weight(random_generator& random, weight_type type, index_t rows, index_t cols) {
     const std::size_t per_row = row_bytes(type, cols);
     bytes.resize(per_row * static_cast<std::size_t>(rows));
@@ -77,8 +77,8 @@ struct random_weight {
   }
 };
 
-/// Spans of n_q queries over n_anchors anchors and n_local local rows. The first query sees all; some
-/// see no local row (as an empty range that does not begin at 0), some see nothing.
+/// Spans of n_q queries over n_anchors anchors and n_local local rows. The first query sees all;
+/// some see no local row (as an empty range that does not begin at 0), some see nothing.
 inline std::vector<visible_spans> random_spans(random_generator& random, index_t n_q,
                                                index_t n_anchors, index_t n_local) {
   std::vector<visible_spans> spans(static_cast<std::size_t>(n_q));

@@ -17,8 +17,8 @@
 #include <gistkv/core/attention_mask.hpp>
 #include <gistkv/core/op_options.hpp>
 
-/// Expected values: the formulas of ops/ as plain loops in double over row-major vectors, with no code
-/// of any backend. Beside each value stands the scale of its rounding error (tolerance.hpp).
+/// Expected values: the formulas of ops/ as plain loops in double over row-major vectors, with no
+/// code of any backend. Beside each value stands the scale of its rounding error (tolerance.hpp).
 
 namespace gistkv::conformance::oracle {
 
@@ -88,8 +88,8 @@ inline expected matmul(const matmul_case& c, std::span<const double> a, std::spa
   return want;
 }
 
-/// x [n, d], weight [d], bias [d] or empty. Scale: x, and the magnitudes that its mean is made of, as
-/// normalised.
+/// x [n, d], weight [d], bias [d] or empty. Scale: x, and the magnitudes that its mean is made of,
+/// as normalised.
 inline expected norm(const norm_case& c, double eps, std::span<const double> x,
                      std::span<const double> weight, std::span<const double> bias) {
   const grid rows(x, c.d);
@@ -108,8 +108,7 @@ inline expected norm(const norm_case& c, double eps, std::span<const double> x,
     for (index_t j = 0; j < c.d; ++j) {
       const double added = bias.empty() ? 0.0 : at(bias, j);
       want.push((rows(i, j) - mean) / root * at(weight, j) + added,
-                (std::abs(rows(i, j)) + size) / root * std::abs(at(weight, j)) +
-                    std::abs(added));
+                (std::abs(rows(i, j)) + size) / root * std::abs(at(weight, j)) + std::abs(added));
     }
   }
   return want;
@@ -122,9 +121,9 @@ inline expected rope(const rope_case& c, std::span<const double> x,
   expected want;
   for (index_t i = 0; i < c.n; ++i) {
     for (index_t h = 0; h < c.n_heads; ++h) {
-      const std::span<const double> head = x.subspan(
-          static_cast<std::size_t>((i * c.n_heads + h) * c.head_dim),
-          static_cast<std::size_t>(c.head_dim));
+      const std::span<const double> head =
+          x.subspan(static_cast<std::size_t>((i * c.n_heads + h) * c.head_dim),
+                    static_cast<std::size_t>(c.head_dim));
       for (index_t j = 0; j < c.head_dim; ++j) {
         const double angle = static_cast<double>(positions[static_cast<std::size_t>(i)]) *
                              static_cast<double>(frequencies[static_cast<std::size_t>(j % half)]);
@@ -210,7 +209,8 @@ softmax_expected masked_softmax(const softmax_case& c, std::span<const double> s
     }
     const auto [p, lse] = softmax_row(c.n_k, scores, sees);
     for (index_t j = 0; j < c.n_k; ++j) {
-      want.s.push(at(p, j), sees(j) ? at(p, j) * (1.0 + largest) + std::numeric_limits<double>::min() : 0.0);
+      want.s.push(at(p, j),
+                  sees(j) ? at(p, j) * (1.0 + largest) + std::numeric_limits<double>::min() : 0.0);
     }
     want.lse.push(lse, std::isinf(lse) ? 0.0 : 1.0 + largest);
   }

@@ -119,8 +119,8 @@ inline std::string format(const report& all) {
     if (r.skipped()) text += "skipped " + r.op + " " + r.dtype + ": " + r.skip_reason + "\n";
   }
   return text + std::to_string(all.n_run()) + " cases, " + std::to_string(all.n_failed()) +
-         " failed, " + std::to_string(all.n_skipped()) + " skipped: " +
-         (all.passed() ? "passed" : "FAILED") + "\n";
+         " failed, " + std::to_string(all.n_skipped()) +
+         " skipped: " + (all.passed() ? "passed" : "FAILED") + "\n";
 }
 
 }  // namespace gistkv::conformance

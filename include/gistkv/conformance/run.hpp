@@ -26,7 +26,7 @@ struct run_options {
 
 /// All cases on elements of T.
 template <class T, class B>
-  requires Computes<B, T>
+requires Computes<B, T>
 void run_type(B& be, report& all, const run_options& options = {}) {
   const auto check_all = [&](const auto& cases) {
     for (const auto& c : cases) check<T>(be, c, all);
@@ -51,7 +51,8 @@ void run_type(B& be, report& all, const run_options& options = {}) {
   }
 }
 
-/// All cases on all element types. A type that the backend does not support is a skip with a reason.
+/// All cases on all element types. A type that the backend does not support is a skip with a
+/// reason.
 template <Backend B>
 void run(B& be, report& all, const run_options& options = {}) {
   const auto with_type = [&]<class T>(T) {
@@ -62,8 +63,8 @@ void run(B& be, report& all, const run_options& options = {}) {
                .dtype = std::string(dtype_name<T>()),
                .path = "native",
                .case_text = "",
-               .skip_reason = std::string(B::name) + " does not compute on " +
-                              std::string(dtype_name<T>())});
+               .skip_reason =
+                   std::string(B::name) + " does not compute on " + std::string(dtype_name<T>())});
     }
   };
   with_type(double{});

@@ -34,12 +34,12 @@ constexpr std::string_view dtype_name() {
   }
 }
 
-/// |result - expected| <= c eps(T) scale + (smallest normal T), where `scale` is the size of what an
-/// element is made of (oracle.hpp gives it for each element). A scale of 0 asks for equality.
+/// |result - expected| <= c eps(T) scale + (smallest normal T), where `scale` is the size of what
+/// an element is made of (oracle.hpp gives it for each element). A scale of 0 asks for equality.
 ///
 /// Sums of n rounded terms of mixed sign lose about sqrt(n) eps of the result's root mean square,
-/// which is below eps times the sum of magnitudes: c need not grow with the length. The narrow types
-/// are carried in float and rounded where they are stored. In f64 the oracle rounds as well.
+/// which is below eps times the sum of magnitudes: c need not grow with the length. The narrow
+/// types are carried in float and rounded where they are stored. In f64 the oracle rounds as well.
 struct tolerance_row {
   std::string_view op;
   double f64;

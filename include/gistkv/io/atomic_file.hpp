@@ -61,8 +61,8 @@ class pending_file {
     if (::close(number) != 0) throw_errno(target_, "close");
     if (::rename(path_.c_str(), target_.c_str()) != 0) throw_errno(target_, "replace");
     published_ = true;
-    // The new name outlives a power cut only once the directory is on the disk too. Some file systems
-    // refuse to sync a directory; the content is safe by then, so that is no failure.
+    // The new name outlives a power cut only once the directory is on the disk too. Some file
+    // systems refuse to sync a directory; the content is safe by then, so that is no failure.
     const auto parent = target_.has_parent_path() ? target_.parent_path() : ".";
     const descriptor directory(::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (directory.get() >= 0) ::fsync(directory.get());
@@ -77,9 +77,9 @@ class pending_file {
 
 }  // namespace detail
 
-/// Writes `pieces` one behind the other as the new content of `path`. Whoever opens `path` finds the
-/// old content or the new one, never a part: the bytes go to a file beside it, to the disk, and then
-/// take the name. A symbolic link stays and its target is replaced.
+/// Writes `pieces` one behind the other as the new content of `path`. Whoever opens `path` finds
+/// the old content or the new one, never a part: the bytes go to a file beside it, to the disk, and
+/// then take the name. A symbolic link stays and its target is replaced.
 ///
 /// A process that is killed in between leaves PATH.partial-PID-N behind; `path` is then untouched.
 /// @throws file_error; also if `path` exists and is no regular file.

@@ -17,8 +17,8 @@
 
 namespace gistkv::io {
 
-/// Text from a file made fit for an error message: unprintable bytes, quotes and backslashes as \xNN,
-/// cut after `limit` bytes.
+/// Text from a file made fit for an error message: unprintable bytes, quotes and backslashes as
+/// \xNN, cut after `limit` bytes.
 inline std::string printable(std::string_view text, std::size_t limit) {
   constexpr std::string_view digits = "0123456789abcdef";
   std::string result;

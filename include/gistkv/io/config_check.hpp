@@ -14,8 +14,8 @@
 namespace gistkv::io {
 
 /// Checks a config that came from a file, beyond model::validate: extents stay below 2^31 so that
-/// products of two fit index_t, and the real numbers are finite and in their domain. n_vocab may be 0
-/// (not stated). @throws format_error naming file and field.
+/// products of two fit index_t, and the real numbers are finite and in their domain. n_vocab may be
+/// 0 (not stated). @throws format_error naming file and field.
 inline void check_config(const model::model_config& c, const std::string& file) {
   auto expect = [&](bool good, const char* field, const std::string& found, const char* wanted) {
     if (!good) {
@@ -51,10 +51,10 @@ inline void check_config(const model::model_config& c, const std::string& file) 
          "0 (the default) or a positive number");
   if (c.rope.scaling == model::rope_scaling_kind::llama3) {
     positive("low_freq_factor", c.rope.low_freq_factor);
-    expect(std::isfinite(c.rope.high_freq_factor) &&
-               c.rope.high_freq_factor > c.rope.low_freq_factor,
-           "high_freq_factor", std::to_string(c.rope.high_freq_factor),
-           ("more than low_freq_factor " + std::to_string(c.rope.low_freq_factor)).c_str());
+    expect(
+        std::isfinite(c.rope.high_freq_factor) && c.rope.high_freq_factor > c.rope.low_freq_factor,
+        "high_freq_factor", std::to_string(c.rope.high_freq_factor),
+        ("more than low_freq_factor " + std::to_string(c.rope.low_freq_factor)).c_str());
   }
   if (c.rope.scaling == model::rope_scaling_kind::yarn) {
     expect(c.rope.factor >= 1.0, "the rotary scaling factor", std::to_string(c.rope.factor),

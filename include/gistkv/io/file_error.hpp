@@ -10,8 +10,8 @@
 
 namespace gistkv::io {
 
-/// The operating system refused an operation on a file. The message names the path, the operation and
-/// the system's own words.
+/// The operating system refused an operation on a file. The message names the path, the operation
+/// and the system's own words.
 class file_error : public error {
  public:
   file_error(const std::filesystem::path& path, const std::string& operation, std::error_code code)

@@ -23,7 +23,7 @@ namespace detail {
 class fingerprint_hash {
  public:
   template <class Number>
-    requires std::integral<Number> || std::is_enum_v<Number>
+  requires std::integral<Number> || std::is_enum_v<Number>
   void add(Number value) {
     const auto wide = std::bit_cast<std::array<std::byte, 8>>(static_cast<std::int64_t>(value));
     hash_.update(wide);
@@ -82,7 +82,8 @@ class fingerprint_hash {
 
 /// XXH64 over everything that a model computes with: each config field but the free name, and name,
 /// type, extents and all bytes of each tensor. Equal files give equal numbers; a single bit changes
-/// it. Other formats of the same weights give other numbers. Reads the whole model, at memory speed.
+/// it. Other formats of the same weights give other numbers. Reads the whole model, at memory
+/// speed.
 inline std::uint64_t fingerprint(const model::host_model& m) {
   detail::fingerprint_hash hash;
   hash.add(m.config);

@@ -23,16 +23,16 @@
 
 namespace gistkv::io {
 
-/// A model file in GGUF, version 2 or 3, little-endian: typed metadata and named tensors, both views
-/// into the mapped file (specification: ggml-org/ggml, docs/gguf.md).
+/// A model file in GGUF, version 2 or 3, little-endian: typed metadata and named tensors, both
+/// views into the mapped file (specification: ggml-org/ggml, docs/gguf.md).
 ///
 /// Reading is strict. Every count, length, extent, offset and product is checked against the bytes
-/// there are before it is used, so memory stays in proportion to the file; names and keys are unique;
-/// tensors are aligned and do not overlap. Arrays of arrays, tensor types other than weight_type's
-/// and versions other than 2 and 3 are refused by name.
+/// there are before it is used, so memory stays in proportion to the file; names and keys are
+/// unique; tensors are aligned and do not overlap. Arrays of arrays, tensor types other than
+/// weight_type's and versions other than 2 and 3 are refused by name.
 ///
-/// A model split into parts NAME-00001-of-0000N.gguf opens by its first part; the metadata is that of
-/// the first part, the tensors are those of all.
+/// A model split into parts NAME-00001-of-0000N.gguf opens by its first part; the metadata is that
+/// of the first part, the tensors are those of all.
 ///
 /// Copies share the mapping. The views live as long as any copy, or as `storage()` is kept.
 class gguf_file {

@@ -89,8 +89,8 @@ inline model::rope_config gguf_rope_config(gguf_config_reader& keys, const std::
   keys.expect_neutral("rope.scaling.yarn_attn_factor", 1.0);
   keys.expect_neutral("rope.scaling.yarn_log_multiplier", 0.0);
   keys.expect_neutral("rope.scaling.alpha", 0.0);
-  // A factor of 0 stands for none, as does the lack of the key; linear is what a factor without a type
-  // means.
+  // A factor of 0 stands for none, as does the lack of the key; linear is what a factor without a
+  // type means.
   double stretch = factor.value_or(older_factor.value_or(0.0));
   if (stretch == 0.0) stretch = 1.0;
   const std::string kind = type.value_or("linear");
@@ -124,8 +124,8 @@ inline constexpr std::array<std::string_view, 3> gguf_architectures = {"llama", 
 
 /// The config of a GGUF model; n_vocab is 0 unless the file has a vocabulary or states the number.
 ///
-/// Every key of the architecture must be known: one that sets something this library does not compute
-/// (experts, sliding windows, soft caps, ...) is an error unless it says that it is off.
+/// Every key of the architecture must be known: one that sets something this library does not
+/// compute (experts, sliding windows, soft caps, ...) is an error unless it says that it is off.
 /// @throws format_error naming file and key.
 inline model::model_config gguf_model_config(const gguf_file& file) {
   model::model_config c;
@@ -162,9 +162,8 @@ inline model::model_config gguf_model_config(const gguf_file& file) {
   keys.expect_neutral<index_t>("expert_count", 0);
   keys.expect_neutral<index_t>("expert_used_count", 0);
   keys.expect_neutral<index_t>("attention.sliding_window", 0);
-  for (const std::string_view key :
-       {"attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv",
-        "attention.max_alibi_bias"}) {
+  for (const std::string_view key : {"attn_logit_softcapping", "final_logit_softcapping",
+                                     "attention.clamp_kqv", "attention.max_alibi_bias"}) {
     keys.expect_neutral(key, 0.0);
   }
   for (const std::string_view key : {"logit_scale", "residual_scale", "embedding_scale"}) {

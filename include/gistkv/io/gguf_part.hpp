@@ -34,11 +34,11 @@ struct gguf_part {
 /// Tensor types by their number in the file; empty for the numbers never given out or withdrawn.
 inline std::string_view gguf_tensor_type_name(std::uint32_t number) {
   constexpr std::array<std::string_view, 42> names = {
-      "f32",     "f16",    "q4_0",    "q4_1",  "",       "",      "q5_0",  "q5_1",  "q8_0",
-      "q8_1",    "q2_k",   "q3_k",    "q4_k",  "q5_k",   "q6_k",  "q8_k",  "iq2_xxs", "iq2_xs",
-      "iq3_xxs", "iq1_s",  "iq4_nl",  "iq3_s", "iq2_s",  "iq4_xs", "i8",   "i16",   "i32",
-      "i64",     "f64",    "iq1_m",   "bf16",  "",       "",      "",      "tq1_0", "tq2_0",
-      "",        "",       "",        "mxfp4", "nvfp4",  "q1_0"};
+      "f32",     "f16",   "q4_0",   "q4_1",  "",      "",       "q5_0", "q5_1",    "q8_0",
+      "q8_1",    "q2_k",  "q3_k",   "q4_k",  "q5_k",  "q6_k",   "q8_k", "iq2_xxs", "iq2_xs",
+      "iq3_xxs", "iq1_s", "iq4_nl", "iq3_s", "iq2_s", "iq4_xs", "i8",   "i16",     "i32",
+      "i64",     "f64",   "iq1_m",  "bf16",  "",      "",       "",     "tq1_0",   "tq2_0",
+      "",        "",      "",       "mxfp4", "nvfp4", "q1_0"};
   return number < names.size() ? names[number] : std::string_view();
 }
 
@@ -102,8 +102,8 @@ class gguf_parser {
     reader_.fail("GGUF version " + std::to_string(part_.version) + ", expected 2 or 3");
   }
 
-  /// A few hundred is usual. Nothing is reserved for a count, and each thing counted takes bytes, so
-  /// the end of the file stops a wrong one; the bound keeps a large file of tiny entries from
+  /// A few hundred is usual. Nothing is reserved for a count, and each thing counted takes bytes,
+  /// so the end of the file stops a wrong one; the bound keeps a large file of tiny entries from
   /// becoming a much larger index in memory.
   std::uint64_t read_count(std::string_view field) {
     constexpr std::uint64_t most = 1U << 17;
@@ -269,9 +269,8 @@ class gguf_parser {
                                    static_cast<std::size_t>(n_bytes));
       order.push_back({placements_[i], i});
     }
-    std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
-      return a.first.offset < b.first.offset;
-    });
+    std::sort(order.begin(), order.end(),
+              [](const auto& a, const auto& b) { return a.first.offset < b.first.offset; });
     for (std::size_t i = 1; i < order.size(); ++i) {
       const auto& [before, before_index] = order[i - 1];
       const auto& [place, index] = order[i];

@@ -67,8 +67,8 @@ constexpr std::size_t fixed_size(gguf_type type) {
   return 0;
 }
 
-/// One metadata value in the file's own bytes, already checked against the file's bounds. Views into
-/// the file; arrays hold numbers, booleans or strings, never arrays.
+/// One metadata value in the file's own bytes, already checked against the file's bounds. Views
+/// into the file; arrays hold numbers, booleans or strings, never arrays.
 ///
 /// `as<T>` gives a value if the stored type is convertible without loss of meaning, else nothing:
 /// - any integer type from any stored integer that fits (a bool is no integer),
@@ -169,7 +169,8 @@ struct gguf_value {
       }
       const auto element = scalar<E>(element_type, rest.first(size));
       if (!element) return std::nullopt;
-      if (i == 0) result.reserve(static_cast<std::size_t>(count));  // No more than the file's bytes.
+      if (i == 0)
+        result.reserve(static_cast<std::size_t>(count));  // No more than the file's bytes.
       result.push_back(*element);
       rest = rest.subspan(size);
     }

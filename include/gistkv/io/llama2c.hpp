@@ -87,7 +87,8 @@ class llama2c_reader {
     }
     c.head_dim = c.d_model / c.n_heads;
     check_config(c, file_);
-    if (c.n_vocab < 1) throw format_error(file_ + ": the vocabulary size is 0, expected at least 1");
+    if (c.n_vocab < 1)
+      throw format_error(file_ + ": the vocabulary size is 0, expected at least 1");
     return c;
   }
 
@@ -123,9 +124,9 @@ class llama2c_reader {
 
 }  // namespace detail
 
-/// Reads a llama2.c checkpoint (karpathy/llama2.c, export version 0) that is in memory, borrowed. The
-/// query and key rows are copied into half-split rotary order. Rotary base 10000 and epsilon 1e-5 are
-/// those of the format.
+/// Reads a llama2.c checkpoint (karpathy/llama2.c, export version 0) that is in memory, borrowed.
+/// The query and key rows are copied into half-split rotary order. Rotary base 10000 and epsilon
+/// 1e-5 are those of the format.
 /// @throws format_error naming file, field and numbers.
 inline model::host_model parse_llama2c(std::span<const std::byte> bytes, const std::string& name) {
   return detail::llama2c_reader(bytes, name).read();

@@ -67,9 +67,10 @@ struct load_options {
 
 namespace detail {
 
-/// Frequencies of rotation pair j divided by element j: how GGUF stores the stretching of Llama 3.1.
-inline std::vector<float> take_frequency_divisors(model_assembler& assembler,
-                                                  const gguf_file& file, index_t head_dim) {
+/// Frequencies of rotation pair j divided by element j: how GGUF stores the stretching of
+/// Llama 3.1.
+inline std::vector<float> take_frequency_divisors(model_assembler& assembler, const gguf_file& file,
+                                                  index_t head_dim) {
   constexpr std::string_view name = "rope_freqs.weight";
   const stored_tensor* tensor = assembler.take(name);
   if (tensor == nullptr) return {};

@@ -44,11 +44,11 @@ class descriptor {
 
 }  // namespace detail
 
-/// The bytes of a regular file, mapped read-only; pages are read on first use. An empty file maps to an
-/// empty span. The address of the bytes survives a move of the object.
+/// The bytes of a regular file, mapped read-only; pages are read on first use. An empty file maps
+/// to an empty span. The address of the bytes survives a move of the object.
 ///
-/// As with every mapping, a file that another process cuts short while it is mapped makes the access
-/// behind its new end fatal (SIGBUS). Replace model files by rename, never in place.
+/// As with every mapping, a file that another process cuts short while it is mapped makes the
+/// access behind its new end fatal (SIGBUS). Replace model files by rename, never in place.
 class mapped_file {
  public:
   /// @throws file_error if the file is missing, unreadable or not a regular file.

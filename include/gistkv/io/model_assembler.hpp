@@ -123,8 +123,8 @@ class model_assembler {
                              const tensor_rules& rules) {
     if (config.n_vocab == 0) config.n_vocab = row_count(names.token_embedding);
     model::host_model result;
-    result.token_embedding = matrix(std::string(names.token_embedding), config.n_vocab,
-                                    config.d_model);
+    result.token_embedding =
+        matrix(std::string(names.token_embedding), config.n_vocab, config.d_model);
     for (index_t i = 0; i < config.n_layers; ++i) {
       result.blocks.push_back(block(config, names, rules, i));
     }
@@ -173,8 +173,8 @@ class model_assembler {
   }
   host_matrix vector(const std::string& name, index_t n) { return find(name, {n}); }
 
-  /// Whether block `i` has the tensor. In the first block `optional` is decided by its presence there,
-  /// in the others by the first, whose name is `in_first`.
+  /// Whether block `i` has the tensor. In the first block `optional` is decided by its presence
+  /// there, in the others by the first, whose name is `in_first`.
   bool expects(presence rule, const std::string& name, const std::string& in_first) const {
     if (rule == presence::required) return true;
     if (rule == presence::absent) return false;

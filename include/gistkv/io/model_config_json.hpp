@@ -153,8 +153,9 @@ inline void expect_plain_computation(const json_fields& fields, const std::strin
     }
   }
   if (const nlohmann::json* classes = fields.find("architectures")) {
-    const std::string stem = model_type == "llama" ? "Llama" : model_type == "qwen2" ? "Qwen2"
-                                                                                      : "Qwen3";
+    const std::string stem = model_type == "llama"   ? "Llama"
+                             : model_type == "qwen2" ? "Qwen2"
+                                                     : "Qwen3";
     for (const nlohmann::json& name : *classes) {
       if (name != stem + "ForCausalLM" && name != stem + "Model") {
         fields.fail("architectures", name, quote(stem + "ForCausalLM"));
@@ -203,8 +204,8 @@ inline hugging_face_config parse_model_config(std::string_view text, const std::
 
   const bool attention_bias = fields.find<bool>("attention_bias").value_or(false);
   const bool mlp_bias = fields.find<bool>("mlp_bias").value_or(false);
-  // Qwen2 has query, key and value biases whatever the config says, and no others; only Llama's class
-  // reads mlp_bias.
+  // Qwen2 has query, key and value biases whatever the config says, and no others; only Llama's
+  // class reads mlp_bias.
   tensor_rules& rules = result.rules;
   if (type == "qwen2" || attention_bias) rules.query_key_value_bias = presence::required;
   if (type != "qwen2" && attention_bias) rules.output_bias = presence::required;

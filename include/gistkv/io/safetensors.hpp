@@ -72,10 +72,10 @@ constexpr std::size_t element_size(safetensors_type type) {
 
 /// A safetensors file, mapped: named tensors and a map of strings.
 ///
-/// Layout: u64 header length, header in JSON, data. Reading is strict: the header is at most 100 MB of
-/// valid JSON without duplicate keys and with no field but dtype, shape and data_offsets; the tensors
-/// cover the data from its first byte to its last without a hole or an overlap; every product is
-/// checked against overflow and every size against shape and type.
+/// Layout: u64 header length, header in JSON, data. Reading is strict: the header is at most 100 MB
+/// of valid JSON without duplicate keys and with no field but dtype, shape and data_offsets; the
+/// tensors cover the data from its first byte to its last without a hole or an overlap; every
+/// product is checked against overflow and every size against shape and type.
 ///
 /// Copies share the mapping. The views live as long as any copy, or as `storage()` is kept.
 class safetensors_file {
@@ -174,8 +174,9 @@ class safetensors_file {
     }
   }
 
-  std::pair<std::uint64_t, safetensors_tensor> read_tensor(
-      const std::string& name, const nlohmann::json& value, std::span<const std::byte> data) const {
+  std::pair<std::uint64_t, safetensors_tensor> read_tensor(const std::string& name,
+                                                           const nlohmann::json& value,
+                                                           std::span<const std::byte> data) const {
     const json_fields fields(value, name_ + ": tensor " + quote(name));
     for (const auto& [key, field] : value.items()) {
       if (key != "dtype" && key != "shape" && key != "data_offsets") {
@@ -211,8 +212,8 @@ class safetensors_file {
                      std::to_string(offsets[1] - offsets[0]) + " bytes, expected " +
                      std::to_string(n_bytes));
     }
-    tensor.data = data.subspan(static_cast<std::size_t>(offsets[0]),
-                               static_cast<std::size_t>(n_bytes));
+    tensor.data =
+        data.subspan(static_cast<std::size_t>(offsets[0]), static_cast<std::size_t>(n_bytes));
     return {offsets[0], std::move(tensor)};
   }
 
@@ -253,8 +254,7 @@ class safetensors_file {
     throw format_error(name_ + ": tensor " + quote(tensor_name) + " " + what);
   }
 
-  static constexpr auto largest =
-      static_cast<std::uint64_t>(std::numeric_limits<index_t>::max());
+  static constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<index_t>::max());
 
   std::string name_;
   std::map<std::string, std::string, std::less<>> metadata_;

@@ -47,7 +47,8 @@ class safetensors_set {
   /// @throws file_error, format_error naming file and tensor.
   static safetensors_set open(const std::filesystem::path& path) {
     safetensors_set set;
-    std::error_code ignored;  // What is not there or out of reach fails with its reason when opened.
+    std::error_code
+        ignored;  // What is not there or out of reach fails with its reason when opened.
     if (std::filesystem::is_directory(path, ignored)) {
       set.open_directory(path);
     } else if (path.filename().string().ends_with(".index.json")) {
@@ -71,8 +72,7 @@ class safetensors_set {
 
   void open_directory(const std::filesystem::path& directory) {
     std::error_code failure;
-    if (const auto path = directory / "model.safetensors";
-        std::filesystem::exists(path, failure)) {
+    if (const auto path = directory / "model.safetensors"; std::filesystem::exists(path, failure)) {
       return add(path);
     }
     if (const auto path = directory / "model.safetensors.index.json";

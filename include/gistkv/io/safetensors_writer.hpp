@@ -30,8 +30,8 @@ namespace gistkv::io {
 ///
 /// The order of the data is by element size, then by name, as the format's own tools have it: each
 /// tensor is then aligned for its type, and equal content gives equal bytes.
-/// @throws shape_error if the bytes of a tensor do not fit its type and extents; argument_error for a
-/// name given twice, '__metadata__', or text that is no UTF-8; file_error.
+/// @throws shape_error if the bytes of a tensor do not fit its type and extents; argument_error for
+/// a name given twice, '__metadata__', or text that is no UTF-8; file_error.
 inline void write_safetensors(
     const std::filesystem::path& path, std::span<const safetensors_tensor> tensors,
     const std::map<std::string, std::string, std::less<>>& metadata = {}) {

@@ -17,7 +17,8 @@ namespace gistkv::io {
 struct stored_tensor {
   std::string name;
   weight_type type = weight_type::f32;
-  std::vector<index_t> extents;  ///< Outermost first whatever the file's own order: [rows, columns].
+  std::vector<index_t>
+      extents;  ///< Outermost first whatever the file's own order: [rows, columns].
   std::span<const std::byte> data = {};
 };
 

@@ -19,15 +19,15 @@
 
 namespace gistkv::io {
 
-/// Bounds that keep a hostile document from costing much more than its own size. Parsing itself does
-/// not recurse; the depth bound protects what walks the result.
+/// Bounds that keep a hostile document from costing much more than its own size. Parsing itself
+/// does not recurse; the depth bound protects what walks the result.
 struct json_limits {
   std::size_t depth = 64;
   std::size_t n_values = 4'000'000;
 };
 
-/// Parses RFC 8259 JSON and nothing more: no comments, no duplicate keys, no bytes behind the value,
-/// valid UTF-8. @throws format_error naming file and place.
+/// Parses RFC 8259 JSON and nothing more: no comments, no duplicate keys, no bytes behind the
+/// value, valid UTF-8. @throws format_error naming file and place.
 inline nlohmann::json parse_strict_json(std::string_view text, std::string_view file,
                                         json_limits limits = {}) {
   using event = nlohmann::json::parse_event_t;

@@ -62,7 +62,9 @@ inline std::vector<float> rope_frequencies(const rope_config& rope, index_t head
         const double low = std::max(std::floor(dimension_of(rope.beta_fast)), 0.0);
         const double high =
             std::min(std::ceil(dimension_of(rope.beta_slow)), static_cast<double>(head_dim - 1));
-        const double width = std::max(high - low, 0.001);
+        // Negative where no dimension turns that often or seldom: then the ramp is flat, as in the
+        // programs that models are trained with.
+        const double width = high == low ? 0.001 : high - low;
         const double ramp = std::clamp((static_cast<double>(j) - low) / width, 0.0, 1.0);
         f = (1 - ramp) * f + ramp * f / rope.factor;
         break;

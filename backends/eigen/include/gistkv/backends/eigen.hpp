@@ -29,8 +29,7 @@ namespace gistkv::backends {
 /// Calls return when they are done. The bits of an output row depend on that row's inputs only, not
 /// on the number of rows in the call or of threads (eigen/kernels.hpp): a batch equals its singles.
 template <std::floating_point T = float>
-  requires(std::same_as<T, float> || std::same_as<T, double>)
-class eigen : public no_native {
+requires(std::same_as<T, float> || std::same_as<T, double>) class eigen : public no_native {
  public:
   using space = host_space;
   using element = T;
@@ -98,10 +97,11 @@ class eigen : public no_native {
     const index_t work = x.extent(0) * w.cols();
     parallel(w.rows(), 16, work, [&](index_t begin, index_t end) {
       T* to = o.data() + begin;
-      detail::dot_products(x.data(), x.stride(0), x.extent(0), w.row(begin), w.cols(), end - begin,
-                           w.cols(), [&](index_t i, index_t j, const T* sums, index_t count) {
-                             std::copy_n(sums, count, to + i * o.stride(0) + j);
-                           });
+      eigen_detail::dot_products(x.data(), x.stride(0), x.extent(0), w.row(begin), w.cols(),
+                                 end - begin, w.cols(),
+                                 [&](index_t i, index_t j, const T* sums, index_t count) {
+                                   std::copy_n(sums, count, to + i * o.stride(0) + j);
+                                 });
     });
   }
 
@@ -128,11 +128,11 @@ class eigen : public no_native {
           }
         };
         if (options.transpose_b) {
-          detail::dot_products(left.data(), left.stride(0), count, right.data(), right.stride(0), n,
-                               k, put);
+          eigen_detail::dot_products(left.data(), left.stride(0), count, right.data(),
+                                     right.stride(0), n, k, put);
         } else {
-          detail::products(left.data(), left.stride(0), count, right.data(), right.stride(0), n, k,
-                           put);
+          eigen_detail::products(left.data(), left.stride(0), count, right.data(), right.stride(0),
+                                 n, k, put);
         }
       }
     });
@@ -162,7 +162,8 @@ class eigen : public no_native {
       for (index_t i = begin; i < end; ++i) {
         for (index_t j = 0; j < half; ++j) {
           // In float the angle of position 10^6 would be wrong by a tenth of a radian.
-          const double angle = static_cast<double>(positions(i)) * static_cast<double>(frequencies(j));
+          const double angle =
+              static_cast<double>(positions(i)) * static_cast<double>(frequencies(j));
           const T cosine = static_cast<T>(options.magnitude * std::cos(angle));
           const T sine = static_cast<T>(options.magnitude * std::sin(angle));
           for (index_t h = 0; h < x.extent(1); ++h) {
@@ -233,7 +234,8 @@ class eigen : public no_native {
     }
   }
 
-  void scatter_rows(matrix_view<T> o, matrix_view<const T> x, vector_view<const std::int32_t> rows) {
+  void scatter_rows(matrix_view<T> o, matrix_view<const T> x,
+                    vector_view<const std::int32_t> rows) {
     for (index_t i = 0; i < x.extent(0); ++i) {
       if (rows(i) < 0) continue;
       std::copy_n(x.data() + i * x.stride(0), x.extent(1), o.data() + rows(i) * o.stride(0));
@@ -241,7 +243,7 @@ class eigen : public no_native {
   }
 
  private:
-  using packet = typename detail::lanes<T>::packet;
+  using packet = typename eigen_detail::lanes<T>::packet;
   static constexpr std::align_val_t alignment{64};
 
   /// f(begin, end) on parts of n items of `work` multiply-adds each, cut at multiples of grain.
@@ -254,27 +256,29 @@ class eigen : public no_native {
   }
 
   static T sum_of(const T* x, index_t n, T rest) {
-    packet sum = detail::lanes<T>::constant(T(0));
-    detail::for_each_packet(x, n, rest, [&](const packet& v) { sum = Eigen::internal::padd(sum, v); });
+    packet sum = eigen_detail::lanes<T>::constant(T(0));
+    eigen_detail::for_each_packet(x, n, rest,
+                                  [&](const packet& v) { sum = Eigen::internal::padd(sum, v); });
     return Eigen::internal::predux(sum);
   }
   /// sum_j (x_j - mean)^2
   static T sum_of_squares(const T* x, index_t n, T mean) {
-    const packet center = detail::lanes<T>::constant(mean);
-    packet sum = detail::lanes<T>::constant(T(0));
-    detail::for_each_packet(x, n, mean, [&](const packet& v) {
+    const packet center = eigen_detail::lanes<T>::constant(mean);
+    packet sum = eigen_detail::lanes<T>::constant(T(0));
+    eigen_detail::for_each_packet(x, n, mean, [&](const packet& v) {
       const packet distance = Eigen::internal::psub(v, center);
       sum = Eigen::internal::pmadd(distance, distance, sum);
     });
     return Eigen::internal::predux(sum);
   }
 
-  /// ops::masked_softmax on one row; returns its lse. What is seen moves to the front of the row, is
-  /// worked on without gaps, and moves back: no scratch, and masked scores are never computed with.
+  /// ops::masked_softmax on one row; returns its lse. What is seen moves to the front of the row,
+  /// is worked on without gaps, and moves back: no scratch, and masked scores are never computed
+  /// with.
   template <class Sees>
   static T softmax_row(T* row, index_t n_k, const Sees& sees, T scale) {
     using namespace Eigen::internal;
-    using v = detail::lanes<T>;
+    using v = eigen_detail::lanes<T>;
     index_t n = 0;
     for (index_t j = 0; j < n_k; ++j) {
       if (sees(j)) row[n++] = row[j];
@@ -284,30 +288,31 @@ class eigen : public no_native {
       return -std::numeric_limits<T>::infinity();
     }
     const packet factor = v::constant(scale);
-    detail::map_packets(row, row, n, [&](const packet& x) { return pmul(x, factor); });
+    eigen_detail::map_packets(row, row, n, [&](const packet& x) { return pmul(x, factor); });
     packet largest = v::constant(row[0]);
-    detail::for_each_packet(row, n, row[0], [&](const packet& x) { largest = pmax(largest, x); });
+    eigen_detail::for_each_packet(row, n, row[0],
+                                  [&](const packet& x) { largest = pmax(largest, x); });
     const T top = predux_max(largest);
     const packet shift = v::constant(top);
-    detail::map_packets(row, row, n, [&](const packet& x) { return pexp(psub(x, shift)); });
+    eigen_detail::map_packets(row, row, n, [&](const packet& x) { return pexp(psub(x, shift)); });
     const T sum = sum_of(row, n, T(0));
     const packet inverse = v::constant(T(1) / sum);
-    detail::map_packets(row, row, n, [&](const packet& x) { return pmul(x, inverse); });
+    eigen_detail::map_packets(row, row, n, [&](const packet& x) { return pmul(x, inverse); });
     for (index_t j = n_k; j-- > 0;) row[j] = sees(j) ? row[--n] : T(0);
     return top + std::log(sum);
   }
 
-  static packet silu(const packet& x) { return detail::times_sigmoid<T>(x, x); }
+  static packet silu(const packet& x) { return eigen_detail::times_sigmoid<T>(x, x); }
   static packet gelu_tanh(const packet& x) {
     using namespace Eigen::internal;
-    using v = detail::lanes<T>;
+    using v = eigen_detail::lanes<T>;
     constexpr T c = static_cast<T>(2 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
     const packet cubic = pmul(v::constant(T(0.044715)), pmul(x, x));
     const packet z = pmul(v::constant(c), pmadd(cubic, x, x));
-    return detail::times_sigmoid<T>(x, z);
+    return eigen_detail::times_sigmoid<T>(x, z);
   }
   static packet gelu(const packet& x) {
-    alignas(64) T copy[detail::lanes<T>::size];
+    alignas(64) T copy[eigen_detail::lanes<T>::size];
     Eigen::internal::pstore(copy, x);
     for (T& value : copy) {
       // 1 + erf(u) = erfc(-u), which keeps its digits where u is far below 0; there -inf is 0 too.
@@ -318,7 +323,7 @@ class eigen : public no_native {
   }
   template <class F>
   static void activate_row(T* o, const T* x, const T* up, index_t d, F&& f) {
-    using v = detail::lanes<T>;
+    using v = eigen_detail::lanes<T>;
     index_t j = 0;
     for (; j < d; j += v::size) {
       const index_t n = std::min(v::size, d - j);

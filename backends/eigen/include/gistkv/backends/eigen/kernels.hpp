@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <type_traits>
 
 #include <Eigen/Core>
 
@@ -15,11 +16,12 @@
 /// One property holds for all of them: the bits of an output row depend on the inputs of that row
 /// only, never on how many rows share the call, on the thread or on an address. A batch of n then
 /// equals n single calls exactly. Eigen's own products do not have it (one row goes to another
-/// routine than many, blocks follow the size, loops peel up to an aligned address), hence loops over
-/// Eigen's packet layer: one vector type that is AVX-512, AVX2, SSE, NEON or a scalar as compiled,
-/// and `pmadd`, which says where a fused multiply-add is meant instead of leaving it to a flag.
+/// routine than many, blocks follow the size, loops peel up to an aligned address), hence loops
+/// over Eigen's packet layer: one vector type that is AVX-512, AVX2, SSE, NEON or a scalar as
+/// compiled, and `pmadd`, which says where a fused multiply-add is meant instead of leaving it to a
+/// flag.
 
-namespace gistkv::backends::detail {
+namespace gistkv::backends::eigen_detail {
 
 /// One vector register of T.
 template <class T>
@@ -63,37 +65,38 @@ void map_packets(T* o, const T* x, index_t n, F&& f) {
   if (j < n) v::store_part(o + j, f(v::load_part(x + j, n - j, T(0))), n - j);
 }
 
-/// z -> 1 / (1 + e^-z), and 0 where e^-z would overflow, so that -inf times it is never asked for.
-template <class T>
-auto is_below_sigmoid(const typename lanes<T>::packet& z) {
-  constexpr T lowest = sizeof(T) == 4 ? T(-87) : T(-708);
-  return Eigen::internal::pcmp_lt(z, lanes<T>::constant(lowest));
-}
-
 /// x / (1 + e^-z): silu for z = x, and the tanh form of gelu since (1 + tanh u) / 2 = sigmoid(2u).
 template <class T>
 typename lanes<T>::packet times_sigmoid(const typename lanes<T>::packet& x,
                                         const typename lanes<T>::packet& z) {
   using namespace Eigen::internal;
   using v = lanes<T>;
+  // Below this e^-z overflows and the result is 0, also for x = -inf, whose product would be NaN.
+  constexpr T lowest = sizeof(T) == 4 ? T(-87) : T(-708);
   const auto product = pdiv(x, padd(v::constant(T(1)), pexp(pnegate(z))));
-  return pselect(is_below_sigmoid<T>(z), v::constant(T(0)), product);
+  return pselect(pcmp_lt(z, v::constant(lowest)), v::constant(T(0)), product);
 }
 
-/// out(r, sums, C) with sums[c] = sum_p a[r, p] b[c, p] for R rows of a and C rows of b, which are lda
-/// and ldb apart. Every sum has its own accumulator, filled in the order of p, whatever R and C are.
+/// out(r, sums, C) with sums[c] = sum_p a[r, p] b[c, p] for R rows of a and C rows of b, which are
+/// lda and ldb apart. Every sum has its own accumulator, filled in the order of p, whatever R and C
+/// are.
 template <int R, int C, class T, class Out>
 void dot_block(const T* a, index_t lda, const T* b, index_t ldb, index_t k, Out&& out) {
   using v = lanes<T>;
   typename v::packet sum[std::size_t{R}][std::size_t{C}];
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c) sum[r][c] = v::constant(T(0));
   }
   const auto step = [&](auto&& load) {
     typename v::packet right[std::size_t{C}];
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c) right[c] = load(b + c * ldb);
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const typename v::packet left = load(a + r * lda);
+#pragma GCC unroll 8
       for (int c = 0; c < C; ++c) {
         sum[r][c] = Eigen::internal::pmadd(left, right[c], sum[r][c]);
       }
@@ -106,8 +109,10 @@ void dot_block(const T* a, index_t lda, const T* b, index_t ldb, index_t k, Out&
   if (p < k) {
     step([p, k](const T* row) { return v::load_part(row + p, k - p, T(0)); });
   }
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     T row[std::size_t{C}];
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c) row[c] = Eigen::internal::predux(sum[r][c]);
     out(r, row, C);
   }
@@ -140,32 +145,39 @@ void dot_products(const T* a, index_t lda, index_t m, const T* b, index_t ldb, i
       for (; j < end; ++j) dot_block<BR, 1>(a + i * lda, lda, b + j * ldb, ldb, k, put);
     };
     index_t i = 0;
-    for (; i + R <= m; i += R) rows(std::integral_constant<int, R>{},
-                                    std::integral_constant<int, C>{}, i);
-    for (; i < m; ++i) rows(std::integral_constant<int, 1>{},
-                            std::integral_constant<int, C1>{}, i);
+    for (; i + R <= m; i += R)
+      rows(std::integral_constant<int, R>{}, std::integral_constant<int, C>{}, i);
+    for (; i < m; ++i) rows(std::integral_constant<int, 1>{}, std::integral_constant<int, C1>{}, i);
   }
 }
 
 /// out(r, sums, count) for R rows of a and the first P packets of columns of b: sums[c] =
-/// sum_q a[r, q] b[q, c], in the order of q, so that terms of a that are 0 leave the bits of the others alone.
+/// sum_q a[r, q] b[q, c], in the order of q, so that terms of a that are 0 leave the bits of the
+/// others alone.
 template <int R, int P, class T, class Out>
 void product_block(const T* a, index_t lda, const T* b, index_t ldb, index_t k, Out&& out) {
   using v = lanes<T>;
   typename v::packet sum[std::size_t{R}][std::size_t{P}];
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) sum[r][p] = v::constant(T(0));
   }
   for (index_t q = 0; q < k; ++q) {
     typename v::packet right[std::size_t{P}];
+#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) right[p] = v::load(b + q * ldb + p * v::size);
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const typename v::packet left = v::constant(a[r * lda + q]);
+#pragma GCC unroll 8
       for (int p = 0; p < P; ++p) sum[r][p] = Eigen::internal::pmadd(left, right[p], sum[r][p]);
     }
   }
   alignas(64) T row[P * v::size];
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) Eigen::internal::pstore(row + p * v::size, sum[r][p]);
     out(r, row, P * v::size);
   }
@@ -202,4 +214,4 @@ void products(const T* a, index_t lda, index_t m, const T* b, index_t ldb, index
   for (; i < m; ++i) rows(std::integral_constant<int, 1>{}, i);
 }
 
-}  // namespace gistkv::backends::detail
+}  // namespace gistkv::backends::eigen_detail

@@ -1,0 +1,105 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <charconv>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <gistkv/core/error.hpp>
+#include <gistkv/text/boundary.hpp>
+#include <gistkv/text/english.hpp>
+#include <gistkv/text/paper.hpp>
+#include <gistkv/text/unicode_sentences.hpp>
+#include <gistkv/text/uniform.hpp>
+
+namespace gistkv::text {
+
+/// One of the library's segmenters, chosen at run time; itself a Segmenter. Default: `paper`.
+class any_segmenter {
+ public:
+  using variant = std::variant<paper, unicode_sentences, english, uniform>;
+  static constexpr std::string_view name = "any";
+
+  any_segmenter() = default;
+
+  /// `max_length` as the decorator of that name; 0 for none.
+  /// @throws argument_error if max_length is negative.
+  explicit any_segmenter(variant segmenter, index_t max_length = 0)
+      : segmenter_(std::move(segmenter)), max_tokens_(inner_max_tokens()), rule_(inner_name()) {
+    if (max_tokens_ > 0) rule_ += ":" + std::to_string(max_tokens_);
+    if (max_length == 0) return;
+    detail::checked_max_tokens("max_length", max_length);
+    rule_ += ",max_length:" + std::to_string(max_length);
+    if (max_tokens_ == 0 || max_length < max_tokens_) max_tokens_ = max_length;
+  }
+
+  void push(std::string_view piece, std::vector<boundary>& out) {
+    std::visit([&](auto& segmenter) { segmenter.push(piece, out); }, segmenter_);
+  }
+  void finish(std::vector<boundary>& out) {
+    std::visit([&](auto& segmenter) { segmenter.finish(out); }, segmenter_);
+  }
+  index_t max_tokens() const { return max_tokens_; }
+
+  /// The rule as `parse_segmenter_rule` reads it.
+  const std::string& rule() const { return rule_; }
+
+ private:
+  index_t inner_max_tokens() const {
+    return std::visit([](const auto& segmenter) { return segmenter.max_tokens(); }, segmenter_);
+  }
+  std::string inner_name() const {
+    return std::visit([]<Segmenter S>(const S&) { return std::string(S::name); }, segmenter_);
+  }
+
+  variant segmenter_;
+  index_t max_tokens_ = 0;
+  std::string rule_ = std::string(paper::name);
+};
+
+static_assert(Segmenter<any_segmenter>);
+
+/// Reads `paper`, `unicode`, `english` or `uniform:N`, each with `,max_length:M` behind it or not;
+/// N and M are numbers of tokens, 1 or more. `options` are for `unicode` and `english`.
+/// @throws argument_error for anything else.
+inline any_segmenter parse_segmenter_rule(std::string_view rule, segmenter_options options = {}) {
+  const auto reject = [&](const std::string& why) -> argument_error {
+    return argument_error(
+        "segmenter rule '" + std::string(rule) + "': " + why +
+        ", want paper, unicode, english or uniform:N, and ,max_length:M behind it "
+        "if sentences shall have an end");
+  };
+  const auto tokens = [&](std::string_view number, std::string_view of) {
+    index_t n = 0;
+    const auto [end, code] = std::from_chars(number.data(), number.data() + number.size(), n);
+    if (code != std::errc() || end != number.data() + number.size() || n < 1) {
+      throw reject("'" + std::string(number) + "' is no number of tokens for " + std::string(of));
+    }
+    return n;
+  };
+  constexpr std::string_view uniform_prefix = "uniform:";
+  constexpr std::string_view max_length_prefix = "max_length:";
+  const std::string_view base = rule.substr(0, rule.find(','));
+  index_t max_length = 0;
+  if (base.size() < rule.size()) {
+    const std::string_view decorator = rule.substr(base.size() + 1);
+    if (!decorator.starts_with(max_length_prefix)) {
+      throw reject("'" + std::string(decorator) + "' is unknown");
+    }
+    max_length = tokens(decorator.substr(max_length_prefix.size()), "max_length");
+  }
+  if (base == paper::name) return any_segmenter(paper{}, max_length);
+  if (base == unicode_sentences::name) return any_segmenter(unicode_sentences(options), max_length);
+  if (base == english::name) return any_segmenter(english(options), max_length);
+  if (base.starts_with(uniform_prefix)) {
+    return any_segmenter(uniform(tokens(base.substr(uniform_prefix.size()), uniform::name)),
+                         max_length);
+  }
+  throw reject("'" + std::string(base) + "' is unknown");
+}
+
+}  // namespace gistkv::text

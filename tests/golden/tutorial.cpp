@@ -1,0 +1,136 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+// docs/tutorial.md with a real model: its code is this code or that of the examples, line by line,
+// and this code runs.
+
+#include <algorithm>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include <gistkv/backends/eigen.hpp>
+#include <gistkv/io/gguf.hpp>
+#include <gistkv/io/load_model.hpp>
+#include <gistkv/io/tokenizer.hpp>
+#include <gistkv/io/tokenizer_gguf.hpp>
+#include <gistkv/model/generate.hpp>
+#include <gistkv/model/gist_rows.hpp>
+#include <gistkv/model/session.hpp>
+#include <gistkv/model/transformer.hpp>
+#include <gistkv/text/gist_layout.hpp>
+#include <gistkv/text/paper.hpp>
+
+#include "support/data.hpp"
+#include "support/golden_arrays.hpp"
+
+namespace {
+
+using namespace gistkv;
+
+struct outcome {
+  text::gist_layout rows;
+  index_t rows_held = 0;
+  index_t rows_held_after_answer = 0;
+  model::generation answer;
+};
+
+outcome compress_and_ask(const std::filesystem::path& path, std::string_view text,
+                         std::string_view question) {
+  using backend = backends::eigen<float>;
+  constexpr index_t n_gist = 4;
+
+  backend be;
+  const model::host_model weights = io::load_model(path).weights;
+  const io::tokenizer tokenizer(io::read_tokenizer(io::gguf_file::open(path)));
+  const model::gist_rows gists = model::untrained_gist_rows(weights, n_gist, 0);
+  const model::transformer<backend> transformer(be, weights, gists);
+
+  auto tokenize = [&](std::string_view piece, std::vector<token_t>& ids) {
+    tokenizer.encode(piece, ids, io::special_tokens::as_text);
+  };
+  const text::gist_layout rows =
+      text::lay_out(text, text::paper{}, n_gist, transformer.first_gist(), tokenize);
+  model::session<backend> context(transformer, {.rule = {.n_gist = n_gist, .n_sink = 1}});
+  context.read(rows.ids);
+
+  std::vector<token_t> question_ids;
+  tokenize(question, question_ids);
+  model::session<backend> turn = context.fork();
+  turn.read(question_ids);
+
+  text::paper open_sentence;  // Has seen the question, whose sentence the answer may close.
+  std::vector<text::boundary> ignored;
+  open_sentence.push(question, ignored);
+  model::generator writer(turn, tokenizer, open_sentence, {.max_tokens = 40},
+                          static_cast<index_t>(question.size()),
+                          static_cast<index_t>(question_ids.size()));
+  model::sampler greedy;
+  const model::generation answer = writer.run(greedy);
+  return {rows, context.cache().rows_held(), turn.cache().rows_held(), answer};
+}
+
+/// Lines without their indentation.
+std::string trimmed_lines(std::string_view text) {
+  std::string lines = "\n";
+  for (std::size_t begin = 0; begin < text.size();) {
+    std::size_t end = text.find('\n', begin);
+    if (end == std::string_view::npos) end = text.size();
+    std::string_view line = text.substr(begin, end - begin);
+    line.remove_prefix(std::min(line.size(), line.find_first_not_of(' ')));
+    lines.append(line).append("\n");
+    begin = end + 1;
+  }
+  return lines;
+}
+
+TEST_SUITE_BEGIN("golden");
+
+TEST_CASE("the tutorial's code is code that is compiled here") {
+  const auto root = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
+  const auto tutorial = root / "docs" / "tutorial.md";
+  if (!test::require_file(tutorial)) return;
+  std::string sources;
+  for (const auto& entry : std::filesystem::directory_iterator(root / "examples")) {
+    const auto extension = entry.path().extension();
+    if (extension != ".cpp" && extension != ".hpp") continue;
+    sources += trimmed_lines(test::read_file(entry.path()));
+  }
+  sources += trimmed_lines(test::read_file(__FILE__));
+  const std::string text = test::read_file(tutorial);
+  const std::string fence = "```cpp\n";
+  int n_blocks = 0;
+  for (std::size_t at = text.find(fence); at != std::string::npos; at = text.find(fence, at)) {
+    at += fence.size();
+    const std::size_t end = text.find("```", at);
+    REQUIRE(end != std::string::npos);
+    const std::string block = trimmed_lines(std::string_view(text).substr(at, end - at));
+    CAPTURE(block);
+    CHECK(sources.find(block) != std::string::npos);
+    at = end + 3;
+    ++n_blocks;
+  }
+  CHECK(n_blocks >= 5);
+}
+
+TEST_CASE("the tutorial's way from a text to an answer") {
+  const auto path = test::model_path();
+  if (!test::require_file(path)) return;
+  const std::string text =
+      "The ferry leaves at nine in the morning. Tickets are sold on the quay by a man in a red "
+      "cap. Bicycles travel free. ";
+  const outcome o = compress_and_ask(path, text, "When does the ferry leave?");
+  CHECK(o.rows.n_sentences == 3);
+  CHECK(o.rows_held == 1 + 4 * 3);
+  CHECK(o.answer.n_regular > 0);
+  CHECK(o.answer.ids.size() >= 40);
+  CHECK(o.answer.rows_after.back() == o.rows_held_after_answer);
+}
+
+TEST_SUITE_END();
+
+}  // namespace
