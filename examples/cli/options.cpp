@@ -162,9 +162,9 @@ std::string unwrapped(const std::string& argument) {
 
 text::any_segmenter parse_rule(const std::string& rule) {
   try {
-    return text::parse_segmenter(rule);
+    return text::parse_segmenter_rule(rule);
   } catch (const argument_error& failure) {
-    throw usage_error("--segmenter " + in_quotes(rule) + ": " + failure.what());
+    throw usage_error(std::string("--segmenter: ") + failure.what());
   }
 }
 

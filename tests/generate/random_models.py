@@ -10,7 +10,7 @@ rotation for more settings. NAME.json holds
 
   config      config.json as transformers writes it
   dtype       how the weights are stored: float32, or bfloat16 (rounded to nearest, ties to even)
-  tensors     name and extents of every tensor, in the order of their names; number t is the rule's t
+  tensors     name and extents of every tensor, by name; number t is the rule's t
   first       the first four entries of every tensor, to check the rule
   sequences   ids; rows and columns of the logits that are given; the logits, float32 eager
               attention; logsumexp of those rows over the whole vocabulary

@@ -4,13 +4,16 @@
 #include <doctest/doctest.h>
 
 #include <array>
+#include <csignal>
 #include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <gistkv/io/atomic_file.hpp>
@@ -108,6 +111,29 @@ TEST_CASE("a failed write leaves the old content and nothing beside it") {
   test::write_text(scratch / longest, "old");
   CHECK_THROWS_AS(io::write_file_atomically(scratch / longest, "new"), io::file_error);
   CHECK(text_of(scratch / longest) == "old");
+  CHECK(entries(scratch.path()) == 1);
+}
+
+TEST_CASE("a write that fails half-way leaves the old content and nothing beside it") {
+  test::scratch_directory scratch;
+  const auto path = scratch / "out";
+  io::write_file_atomically(path, "old");
+  // The system refuses a file of more than 100 bytes, as a full disk would.
+  rlimit before = {};
+  REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small = {100, before.rlim_max};
+  REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
+  std::error_code code;
+  try {
+    io::write_file_atomically(path, std::string(1000, 'n'));
+  } catch (const io::file_error& e) {
+    code = e.code();
+  }
+  REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
+  std::signal(SIGXFSZ, handler);
+  CHECK(code == std::errc::file_too_large);
+  CHECK(text_of(path) == "old");
   CHECK(entries(scratch.path()) == 1);
 }
 

@@ -286,6 +286,7 @@ TEST_CASE("a prefix or a map picks one model out of several") {
        .n_layers = 1});
   CHECK(one_layer.weights.blocks.size() == 1);
   CHECK(one_layer.weights.config.n_layers == 1);
+  CHECK_THROWS_AS(directory.load({.prefix = "decoder.", .n_layers = -1}), argument_error);
   test::scratch_directory scratch;
   test::write_bytes(scratch / "m.gguf", test::small_gguf().bytes());
   CHECK_THROWS_AS(io::load_model(scratch / "m.gguf", {.prefix = "x"}), argument_error);

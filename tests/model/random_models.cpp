@@ -290,9 +290,9 @@ TEST_CASE("each setting shows in the logits") {
   std::size_t n = 0;
   for (const random_case& c : all_cases()) {
     CAPTURE(c.name);
-    for (const auto& [what, m] : crippled(load_hugging_face(c, false).weights)) {
-      CAPTURE(what);
-      CHECK(error_of<in_float>(c, m) > 10.0);
+    for (const auto& lacking : crippled(load_hugging_face(c, false).weights)) {
+      CAPTURE(lacking.first);
+      CHECK(error_of<in_float>(c, lacking.second) > 10.0);
       ++n;
     }
   }
@@ -330,8 +330,9 @@ TEST_CASE("the older form of the config says the same") {
 TEST_CASE("rotary frequencies are those of Hugging Face") {
   const auto rotations = test::read_json(data / "rotations" / "rotations.json");
   double worst = 0;
-  for (const auto& [name, json] : rotations.items()) {
-    CAPTURE(name);
+  for (const auto& rotation : rotations.items()) {
+    CAPTURE(rotation.key());
+    const auto& json = rotation.value();
     const auto config = io::parse_model_config(json.at("config").dump(), "config.json").model;
     const auto found = model::rope_frequencies(config.rope, config.head_dim);
     const auto want = json.at("frequencies").get<std::vector<double>>();

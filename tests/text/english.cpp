@@ -112,6 +112,7 @@ TEST_CASE("english: abbreviations, initials, acronyms") {
            "The bus too.",
            "At 10 a.m. Dr. Jones left.| She arrived at 10 a.m.| Dr. Jones left.",
            "Around 9 p.m. Mrs. Hill called.| He woke up at 7 A.M.| Mr. Hill did not.",
+           "Around approximately 10:30 p.m. Mrs. Hill called.| It was late.",
            "J. K. Rowling wrote it.| W. E. B. Du Bois did not.| Plan B.| It worked.",
            "The U.S. President spoke.| The U.N. Security Council met.| I like the U.S.| The law "
            "differs there.",

@@ -116,9 +116,24 @@ TEST_CASE("paper: equals the nine substitutions on every short text") {
 
 TEST_CASE("paper: equals the nine substitutions on random and hostile texts") {
   random_generator random(1);
-  const std::vector<std::string> alphabet = {"a",  "Mr",  ".",  "!",    "?",  " ",
-                                             "\n", "\r",  "\t", "\"",   ")",  "\xE3\x80\x82",
-                                             "\0", "<G>", "..", "3.14", ". ", "word word "};
+  const std::vector<std::string> alphabet = {"a",
+                                             "Mr",
+                                             ".",
+                                             "!",
+                                             "?",
+                                             " ",
+                                             "\n",
+                                             "\r",
+                                             "\t",
+                                             "\"",
+                                             ")",
+                                             "\xE3\x80\x82",
+                                             std::string(1, '\0'),
+                                             "<G>",
+                                             "..",
+                                             "3.14",
+                                             ". ",
+                                             "word word "};
   for (int i = 0; i < 400; ++i) {
     const std::string text = random_text(alphabet, 60, random);
     CHECK(with_gists(text, "<G>") == nine_substitutions(text, "<G>"));

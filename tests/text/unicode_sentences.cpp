@@ -69,10 +69,8 @@ std::vector<index_t> by_the_rules(std::string_view text) {
     if ((at(2) == upper || at(2) == lower) && at(1) == a_term && next == upper) continue;  // SB7
     std::size_t back = 1;
     bool space = false;
-    bool close_seen = false;
     while (at(back) == sp) ++back, space = true;
-    while (at(back) == close) ++back, close_seen = true;
-    static_cast<void>(close_seen);
+    while (at(back) == close) ++back;
     if (!terminator(at(back)) || back > left.size()) continue;  // SB998
     if (at(back) == a_term) {                                   // SB8
       std::size_t j = 0;

@@ -176,12 +176,16 @@ inline model::host_model assemble_model(const gguf_file& file) {
 }
 
 /// A model from safetensors and the text of its config.json. `directory` is for messages.
-/// @throws format_error naming file and field or tensor.
+/// @throws format_error naming file and field or tensor; argument_error for a negative n_layers.
 inline model::host_model assemble_model(const safetensors_set& set, std::string_view config_text,
                                         const std::filesystem::path& directory,
                                         const load_options& options = {}) {
   hugging_face_config config =
       parse_model_config(config_text, (directory / "config.json").string());
+  if (options.n_layers < 0) {
+    throw argument_error("load options: n_layers is " + std::to_string(options.n_layers) +
+                         ", expected 0 (as the config says) or more");
+  }
   if (options.n_layers != 0) config.model.n_layers = options.n_layers;
   model_assembler assembler(detail::select_tensors(set, options), directory.string());
   model::host_model m =

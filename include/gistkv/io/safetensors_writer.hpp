@@ -28,8 +28,8 @@ namespace gistkv::io {
 
 /// Writes tensors and a map of strings as a safetensors file, atomically (write_file_atomically).
 ///
-/// The order of the data is by element size, then by name, as the format's own tools have it: each
-/// tensor is then aligned for its type, and equal content gives equal bytes.
+/// The data is ordered by element size, largest first, then by name: each tensor is then aligned
+/// for its type, and equal content gives equal bytes.
 /// @throws shape_error if the bytes of a tensor do not fit its type and extents; argument_error for
 /// a name given twice, '__metadata__', or text that is no UTF-8; file_error.
 inline void write_safetensors(

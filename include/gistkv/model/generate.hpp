@@ -139,14 +139,15 @@ class generator {
     if (!closes_sentences()) return feed({t}, out);
     if (session_.model().is_gist(t)) return close({}, out);
     if (options_.close == close_rule::model) return feed({t}, out);
+    // As in a layout, a sentence of the greatest length ends in front of the token too many.
+    const index_t limit = segmenter_.max_tokens();
+    if (limit > 0 && n_open_ >= limit) return close({}, out);
     const std::string_view piece = codec_.piece(t);
     S ahead = segmenter_;
     found_.clear();
     ahead.push(piece, found_);
-    const bool full = ahead.max_tokens() > 0 && n_open_ + 1 >= ahead.max_tokens();
     const auto length = static_cast<index_t>(piece.size());
     if (found_.empty()) {
-      if (full) return close({t}, out);
       segmenter_ = std::move(ahead);
       n_bytes_ += length;
       return feed({t}, out);
