@@ -4,6 +4,7 @@
 
 # sh tests/run.sh [CTEST OPTION...]: installs what is missing, builds, runs the tests. Works on a bare
 # Debian 12 as root or with sudo, and is fast the second time. `sh tests/run.sh -R text` runs a part.
+# Environment: GISTKV_DATA_DIR and GISTKV_GOLDEN_DIR, where data and expected results are, if anywhere.
 set -eu
 cd "$(dirname "$0")/.."
 . examples/setup.sh
@@ -11,8 +12,7 @@ mkdir -p build
 
 install_packages g++ cmake ninja-build ccache libeigen3-dev nlohmann-json3-dev libcli11-dev \
   doctest-dev libbenchmark-dev python3
-# Without the model the tests that need it are skipped and counted.
-(obtain_model) || note "without the model: tests that need it will be skipped"
+obtain_model
 # Modules with which a test writes the Unicode tables anew and compares.
 modules=$model_dir/python
 if ! [ -d "$modules" ]; then
@@ -28,7 +28,9 @@ export PYTHONPATH="$modules${PYTHONPATH:+:$PYTHONPATH}"
 
 jobs=$(nproc)
 build=build/dev
-cmake --preset dev -DGISTKV_MODEL="$model" > $build.configure.log 2>&1 || {
+cmake --preset dev -DGISTKV_MODEL="$model" \
+  ${GISTKV_DATA_DIR:+"-DGISTKV_DATA_DIR=$GISTKV_DATA_DIR"} \
+  ${GISTKV_GOLDEN_DIR:+"-DGISTKV_GOLDEN_DIR=$GISTKV_GOLDEN_DIR"} > $build.configure.log 2>&1 || {
   cat $build.configure.log
   exit 1
 }

@@ -54,6 +54,17 @@ foreach(compiler IN LISTS compilers)
   endforeach()
 endforeach()
 
+if(compiler_Clang)
+  file(GLOB fuzzers CONFIGURE_DEPENDS fuzz/*.cpp)
+  foreach(source IN LISTS fuzzers)
+    get_filename_component(name ${source} NAME_WE)
+    gistkv_test(fuzz.${name}
+      COMMAND sh ${build_dir}/fuzz.sh ${source} LABELS fuzz
+      ENVIRONMENT CLANGXX=${compiler_Clang} SOURCE=${PROJECT_SOURCE_DIR}
+        SCRATCH=${CMAKE_CURRENT_BINARY_DIR})
+  endforeach()
+endif()
+
 gistkv_test(build.layers
   COMMAND sh ${build_dir}/layers.sh ${PROJECT_SOURCE_DIR} LABELS build)
 gistkv_test(build.readme_excerpt

@@ -134,6 +134,9 @@ TEST_CASE("rotary scaling, in the older and the newer form") {
   CHECK(three.high_freq_factor == 4.0);
   CHECK(three.original_context == 8192);
   CHECK(three.theta == 500000.0);
+  // A trained context beside the other fields goes before the inner one, as in the model classes.
+  CHECK(rope({{"rope_scaling", llama3}, {"original_max_position_embeddings", 4096}})
+            .original_context == 4096);
   auto newer = llama3;
   newer["rope_theta"] = 500000.0;
   CHECK(rope({{"rope_parameters", newer}}).theta == 500000.0);

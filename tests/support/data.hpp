@@ -43,9 +43,6 @@ inline std::filesystem::path golden_dir() {
 /// SmolLM2-135M-Instruct as GGUF; environment variable GISTKV_MODEL.
 inline std::filesystem::path model_path() { return path_from("GISTKV_MODEL", "model.gguf"); }
 
-/// The program `gistkv`, for tests of its verbs; environment variable GISTKV_PROGRAM.
-inline std::filesystem::path program_path() { return path_from("GISTKV_PROGRAM", "gistkv"); }
-
 /// True if the file or directory is there. Else records a skip: the caller returns.
 inline bool require_file(const std::filesystem::path& path) {
   std::error_code ignored;

@@ -124,6 +124,12 @@ inline model::rope_config parse_rope(const json_fields& fields, index_t n_contex
       theta = inner;
     }
     parse_rope_scaling(rope_fields, n_context, rope);
+    // As in the model classes, a trained context beside the other fields goes before the inner one.
+    if (rope.scaling == model::rope_scaling_kind::llama3 ||
+        rope.scaling == model::rope_scaling_kind::yarn) {
+      rope.original_context = fields.find<std::int64_t>("original_max_position_embeddings")
+                                  .value_or(rope.original_context);
+    }
   }
   rope.theta = theta.value_or(10000.0);
   return rope;
