@@ -7,7 +7,6 @@
 #include <condition_variable>
 #include <cstddef>
 #include <exception>
-#include <functional>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -57,13 +56,19 @@ class thread_pool {
       f(begin, end);
     };
     if (parts == 1) return part(0);
-    run(parts, part);
+    // A plain function and a pointer to the closure: nothing is allocated a call.
+    run(
+        parts, [](const void* f, index_t i) { (*static_cast<const decltype(part)*>(f))(i); },
+        &part);
   }
 
  private:
-  void run(index_t parts, const std::function<void(index_t)>& part) {
+  using part_function = void (*)(const void* closure, index_t part);
+
+  void run(index_t parts, part_function function, const void* closure) {
     parts_ = parts;
-    part_ = &part;
+    function_ = function;
+    closure_ = closure;
     pending_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
     {
       const std::lock_guard lock(mutex_);
@@ -74,14 +79,16 @@ class thread_pool {
     for (int spin = 0; pending_.load(std::memory_order_acquire) != 0; ++spin) {
       if (spin > spin_limit) std::this_thread::yield();
     }
+    std::exception_ptr first;
     for (std::exception_ptr& e : errors_) {
-      if (e) std::rethrow_exception(std::exchange(e, nullptr));
+      if (std::exception_ptr thrown = std::exchange(e, nullptr); thrown && !first) first = thrown;
     }
+    if (first) std::rethrow_exception(first);
   }
   void call(int i) noexcept {
     if (i >= parts_) return;
     try {
-      (*part_)(i);
+      function_(closure_, i);
     } catch (...) {
       errors_[static_cast<std::size_t>(i)] = std::current_exception();
     }
@@ -112,7 +119,8 @@ class thread_pool {
   std::atomic<int> pending_{0};
   bool stop_ = false;
   index_t parts_ = 0;
-  const std::function<void(index_t)>* part_ = nullptr;
+  part_function function_ = nullptr;
+  const void* closure_ = nullptr;
 };
 
 }  // namespace gistkv
