@@ -28,8 +28,11 @@ if ! {
 fi
 
 run() {
-  echo
-  echo "\$ gistkv $*"
+  printf '\n$ gistkv'
+  for argument in "$@"; do
+    case $argument in *' '*) printf " '%s'" "$argument" ;; *) printf ' %s' "$argument" ;; esac
+  done
+  printf '\n'
   $build/gistkv "$@" --model "$model"
 }
 run compress $text -o $build/gpl-2.gkv

@@ -48,7 +48,7 @@ holds() {
   fi
   python3 -c 'import json, sys
 d = json.load(open(sys.argv[1], encoding="utf-8"))
-sys.exit(0 if eval(sys.argv[2]) else 1)' "$work/out" "$2" 2> "$work/err" ||
+sys.exit(0 if eval("(" + sys.argv[2] + ")") else 1)' "$work/out" "$2" 2> "$work/err" ||
     wrong "$1: $2: $(head -c 300 "$work/out") $(tail -n 1 "$work/err")"
 }
 

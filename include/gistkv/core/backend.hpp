@@ -43,7 +43,7 @@ concept Storage = MemorySpace<space_of<B>> &&
   { be.allocate(n_bytes) } -> std::same_as<void*>;
   { be.deallocate(p, n_bytes) }
   noexcept;
-  be.upload(p, cp, n_bytes);    ///< host -> backend
+  be.upload(p, cp, n_bytes);    ///< host -> backend; cp is free on return
   be.download(p, cp, n_bytes);  ///< backend -> host, complete on return
   be.copy(p, cp, n_bytes);      ///< backend -> backend, no overlap
   be.synchronize();
@@ -75,7 +75,7 @@ concept Backend = Storage<B> && Computes<B, element_t<B>>;
 /// Base of a backend: no fused path. A backend that has one sets its flag to true and defines the
 /// function; a wrong signature is then a compile error and never a silent slow path.
 struct no_native {
-  /// `attention(o, q, kv, spans, options, lse)` as composed::attention, without scratch.
+  /// `attention(o, q, kv, spans, scale, lse)` as ops::attention, without scratch.
   static constexpr bool native_attention = false;
 };
 

@@ -58,7 +58,8 @@ class thread_pool {
     if (parts == 1) return part(0);
     // A plain function and a pointer to the closure: nothing is allocated a call.
     run(
-        parts, [](const void* f, index_t i) { (*static_cast<const decltype(part)*>(f))(i); },
+        parts,
+        [](const void* closure, index_t i) { (*static_cast<const decltype(part)*>(closure))(i); },
         &part);
   }
 
