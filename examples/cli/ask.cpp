@@ -54,8 +54,7 @@ outcome answer_all(engine& e, context c, const method_settings& settings, const 
     if (o.questions.size() > 1) sink((i == 0 ? "> " : "\n> ") + o.questions[i] + "\n");
     const bool last = i + 1 == o.questions.size();
     context fork{last ? std::move(c.cache) : c.cache.fork(), c.stage, c.chat, {}, c.read, {}};
-    result.answers.push_back(
-        ask(e, std::move(fork), settings, o.sampling, o.questions[i], sink));
+    result.answers.push_back(ask(e, std::move(fork), settings, o.sampling, o.questions[i], sink));
     sink("\n");
   }
   return result;
@@ -66,6 +65,15 @@ std::vector<std::string> split(const std::string& list) {
   std::stringstream stream(list);
   for (std::string item; std::getline(stream, item, ',');) items.push_back(item);
   return items;
+}
+
+/// Further lines moved in, white space at the end gone.
+std::string indented(const std::string& text) {
+  std::string result;
+  for (const char c : text.substr(0, text.find_last_not_of(" \n\t") + 1)) {
+    result += c == '\n' ? "\n  " : std::string(1, c);
+  }
+  return result;
 }
 
 void print_comparison(const std::vector<outcome>& outcomes, const ask_options& o) {
@@ -82,7 +90,7 @@ void print_comparison(const std::vector<outcome>& outcomes, const ask_options& o
   for (std::size_t i = 0; i < o.questions.size(); ++i) {
     print("\n> " + o.questions[i] + "\n");
     for (const outcome& x : outcomes) {
-      print(x.method + ": " + x.answers[i].text.shown + "\n");
+      print(x.method + ": " + indented(x.answers[i].text.shown) + "\n");
     }
   }
 }

@@ -140,8 +140,7 @@ class conversation {
     const text::gist_layout rows = writer.take();
     check_context(engine_, context_.cache.next_position() + rows.n_rows() + 1,
                   settings_.past_context);
-    session s(engine_.model, std::move(context_.cache),
-              {settings_.chunk, settings_.past_context});
+    session s(engine_.model, std::move(context_.cache), {settings_.chunk, settings_.past_context});
     read_rows(s, rows, "reading");
     const auto ends = engine_.tokens.end_tokens();
     const written w =
@@ -173,9 +172,8 @@ bool obey(conversation& talk, const std::string& line) {
   const std::size_t space = line.find(' ');
   const std::string command = line.substr(0, space);
   const std::size_t begin = line.find_first_not_of(' ', space);
-  const std::string path = begin == std::string::npos || space == std::string::npos
-                               ? ""
-                               : line.substr(begin);
+  const std::string path =
+      begin == std::string::npos || space == std::string::npos ? "" : line.substr(begin);
   const bool wants_path = command == "/save" || command == "/load";
   if (wants_path && path.empty()) throw argument_error(command + ": want a file name behind it");
   if (!wants_path && !path.empty()) throw argument_error(command + ": takes nothing behind it");
@@ -211,7 +209,7 @@ void run(chat_options o) {
   }
   engine e(be, o.model, settings.n_gist, seed);
   context start = file ? open_context(*std::move(file), o.file, e)
-                       : context{make_cache(e, settings), stage::empty, true, {}, {},
+                       : context{make_cache(e, settings),          stage::empty, true, {}, {},
                                  json{{"method", settings.method}}};
   conversation talk(e, settings, o.sampling, seed, std::move(start));
   note_untrained(e, seed);
@@ -236,8 +234,8 @@ void run(chat_options o) {
 
 void add_chat(CLI::App& app) {
   auto o = std::make_shared<chat_options>();
-  CLI::App* verb = app.add_subcommand(
-      "chat", "Talk with the model, turn after turn on one compressed cache");
+  CLI::App* verb =
+      app.add_subcommand("chat", "Talk with the model, turn after turn on one compressed cache");
   verb->add_option("FILE", o->file, "Compressed context to go on from")->type_name("X.gkv");
   add_model_options(*verb, o->model);
   add_method_options(*verb, o->method);

@@ -37,15 +37,16 @@ void print_report(const json& r) {
     print("sentences  " + n("n_sentences") + ", gists " + n("n_gist") + ": " +
           ratio_text(r["ratio_tokens"]) + " tokens of text a gist\n");
   }
-  print("held       " + n("rows_held") + " rows, " + bytes("kv_bytes_held") + "; a full cache has " +
-        n("rows_full") + " rows, " + bytes("kv_bytes_full") + ": " + ratio_text(r["ratio_bytes"]) +
-        " times as much\n");
+  print("held       " + n("rows_held") + " rows, " + bytes("kv_bytes_held") +
+        "; a full cache has " + n("rows_full") + " rows, " + bytes("kv_bytes_full") + ": " +
+        ratio_text(r["ratio_bytes"]) + " times as much\n");
   print("wrote      " + r["output"].get<std::string>() + ", " + bytes("file_bytes") + "\n");
 }
 
 void compress(compress_options o) {
   require_model(o.model);
   const method_settings settings = resolve(o.method, o.model);
+  if (o.output == "-") throw usage_error("--output is '-', want a file to write");
   const std::string text = read_text(o.file);
   if (text.empty()) throw argument_error(o.file + ": the text is empty");
   require_writable(o.output);

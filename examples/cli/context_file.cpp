@@ -75,8 +75,8 @@ method_settings settings_of(const context_file& file, const std::string& path,
   agree("--sink", said.sink, stored.rule.n_sink, path);
   agree("--max-anchors", said.max_anchors, stored.max_anchors, path);
   if (said.budget || said.overflow) {
-    throw usage_error(std::string(said.budget ? "--budget" : "--overflow") +
-                      " was decided when " + path + " was made");
+    throw usage_error(std::string(said.budget ? "--budget" : "--overflow") + " was decided when " +
+                      path + " was made");
   }
   s.cache = stored;
   s.n_gist = stored.rule.n_gist;
@@ -134,7 +134,9 @@ std::uint64_t save_context(const context& c, const std::string& path, const engi
   info.entries = {
       {"method", settings.method},
       {"segmenter", settings.rule},
-      {"gist_rows", settings.n_gist == 0 ? "none" : e.gists.trained ? "trained" : "untrained"},
+      {"gist_rows", settings.n_gist == 0 ? "none"
+                    : e.gists.trained    ? "trained"
+                                         : "untrained"},
       {"seed", std::to_string(seed)},
       {"chat", c.chat ? "yes" : "no"},
       {"stage", stage_text(c.stage)},

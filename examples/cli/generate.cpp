@@ -32,8 +32,8 @@ struct generate_options {
   bool json = false;
 };
 
-/// Says again what a segmenter has said of the beginning of a text, and nothing of its end: the last
-/// sentence stays open for what will be written behind it.
+/// Says again what a segmenter has said of the beginning of a text, and nothing of its end: the
+/// last sentence stays open for what will be written behind it.
 struct unfinished {
   static constexpr std::string_view name = "unfinished";
   std::vector<text::boundary> known;
@@ -88,8 +88,8 @@ void run(generate_options o) {
   read_rows(s, rows, "reading", &rows_prompt);
   const double seconds_read = reading.seconds();
   const auto ends = e.tokens.end_tokens();
-  const written w = write(s, e, settings, o.sampling, {ends.begin(), ends.end()},
-                          shown_unless(o.json), prompt);
+  const written w =
+      write(s, e, settings, o.sampling, {ends.begin(), ends.end()}, shown_unless(o.json), prompt);
   if (!o.json) return print("\n");
   json report;
   report["method"] = settings.method;

@@ -156,11 +156,12 @@ json inspect_context(const std::string& path, const model_options& model) {
   r["fingerprints"] = {{"model", hex(file.info.model)},
                        {"tokenizer", hex(file.info.tokenizer)},
                        {"adapter", hex(file.info.adapter)}};
-  r["shape"] = {{"n_layers", shape.n_layers},
-                {"n_kv_heads", shape.n_kv_heads},
-                {"head_dim", shape.head_dim}};
-  r["rule"] = {{"gists", options.rule.n_gist}, {"recent", options.rule.recent},
-               {"sink", options.rule.n_sink},  {"window", options.rule.window},
+  r["shape"] = {
+      {"n_layers", shape.n_layers}, {"n_kv_heads", shape.n_kv_heads}, {"head_dim", shape.head_dim}};
+  r["rule"] = {{"gists", options.rule.n_gist},
+               {"recent", options.rule.recent},
+               {"sink", options.rule.n_sink},
+               {"window", options.rule.window},
                {"max_anchors", options.max_anchors}};
   r["n_positions"] = file.cache.next_position();
   r["n_sentences_closed"] = file.cache.ledger().n_closed();
@@ -192,26 +193,38 @@ bool is_adapter(const std::filesystem::path& path) {
          io::safetensors_file::open(path).find_tensor("gist.input") != nullptr;
 }
 
-/// "key value" lines, nested objects indented.
-std::string as_text(const json& value, std::size_t depth = 0) {
+/// A value on one line: strings without quotes, objects as "key value, key value".
+std::string as_cell(const json& value) {
+  std::string cell;
+  if (value.is_string()) {
+    cell = value.get<std::string>();
+  } else if (value.is_object()) {
+    for (const auto& [key, item] : value.items()) {
+      cell += (cell.empty() ? "" : ", ") + key + " " + as_cell(item);
+    }
+  } else {
+    cell = value.dump(-1, ' ', false, json::error_handler_t::replace);
+  }
+  constexpr std::size_t longest = 200;
+  if (cell.size() > longest) cell = cell.substr(0, longest) + "...";
+  return one_line(cell);
+}
+
+/// "key value" lines; what an object or a list of objects holds is moved in.
+std::string as_text(const json& value, const std::string& indent = {}) {
   std::string text;
-  const std::string indent(2 * depth, ' ');
   std::size_t width = 0;
   for (const auto& [key, item] : value.items()) width = std::max(width, key.size());
   for (const auto& [key, item] : value.items()) {
     text += indent + key;
-    const bool nested = item.is_object() || (item.is_array() && !item.empty() &&
-                                             item.front().is_object());
-    if (nested) {
-      text += "\n" + as_text(item, depth + 1);
-      continue;
+    if (item.is_object()) {
+      text += "\n" + as_text(item, indent + "  ");
+    } else if (item.is_array() && !item.empty() && item.front().is_object()) {
+      text += "\n";
+      for (const json& element : item) text += indent + "  " + as_cell(element) + "\n";
+    } else {
+      text += std::string(width - key.size() + 2, ' ') + as_cell(item) + "\n";
     }
-    std::string cell = item.is_string()
-                           ? item.get<std::string>()
-                           : item.dump(-1, ' ', false, json::error_handler_t::replace);
-    constexpr std::size_t longest = 200;
-    if (cell.size() > longest) cell = cell.substr(0, longest) + "...";
-    text += std::string(width - key.size() + 2, ' ') + one_line(cell) + "\n";
   }
   return text;
 }

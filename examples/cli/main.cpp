@@ -13,7 +13,9 @@
 #include <CLI/CLI.hpp>
 
 #include <cli/errors.hpp>
+#include <cli/manual.hpp>
 #include <cli/options.hpp>
+#include <cli/output.hpp>
 #include <cli/verbs.hpp>
 #include <gistkv/core/config.hpp>
 #include <gistkv/core/error.hpp>
@@ -103,12 +105,24 @@ int complain(const std::string& what, int status) {
 }
 
 int run(const std::vector<std::string>& arguments) {
-  CLI::App app("Learned compression of LLM context: the cache of a long text becomes a few rows a "
-               "sentence.",
-               "gistkv");
-  app.set_version_flag("--version", "gistkv " + std::to_string(GISTKV_VERSION_MAJOR) + "." +
-                                        std::to_string(GISTKV_VERSION_MINOR) + "." +
-                                        std::to_string(GISTKV_VERSION_PATCH));
+  CLI::App app(
+      "Learned compression of LLM context: the cache of a long text becomes a few rows a "
+      "sentence.",
+      "gistkv");
+  const std::string version = std::to_string(GISTKV_VERSION_MAJOR) + "." +
+                              std::to_string(GISTKV_VERSION_MINOR) + "." +
+                              std::to_string(GISTKV_VERSION_PATCH);
+  app.set_version_flag("--version", "gistkv " + version, "Print the version and exit");
+  const auto print_and_end = [](const std::string& text) {
+    print(text);
+    throw CLI::Success();
+  };
+  app.add_flag_callback(
+      "--manual", [&] { print_and_end(manual_page(app, version)); },
+      "Print a man page and exit: gistkv --manual | man -l -");
+  app.add_flag_callback(
+      "--completion", [&] { print_and_end(bash_completion(app)); },
+      "Print completion for bash and exit: . <(gistkv --completion)");
   app.require_subcommand(1);
   app.footer("Help of a verb, with an example: gistkv VERB --help");
   add_segment(app);

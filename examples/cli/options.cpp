@@ -35,7 +35,8 @@ void check_range(const char* option, index_t value, index_t least, index_t most,
   const std::string range = most == std::numeric_limits<index_t>::max()
                                 ? std::to_string(least) + " or more"
                                 : std::to_string(least) + " to " + std::to_string(most);
-  throw usage_error(std::string(option) + " is " + std::to_string(value) + ", want " + range + hint);
+  throw usage_error(std::string(option) + " is " + std::to_string(value) + ", want " + range +
+                    hint);
 }
 constexpr index_t no_limit = std::numeric_limits<index_t>::max();
 
@@ -100,7 +101,8 @@ void add_method_options(CLI::App& verb, method_options& o) {
   verb.add_option("--sink", o.sink, "First rows that stay for ever (default 1; 4 for window)")
       ->type_name("S");
   verb.add_option("--budget", o.budget,
-                  "Memory of a window: bytes (4M, 4MiB), or match: as much as sag holds")
+                  "Memory of a window: bytes (4M, 4MiB), or match: as much as sag holds behind the "
+                  "text")
       ->type_name("BYTES|match");
   verb.add_option("--max-anchors", o.max_anchors, "Most sink and gist rows; 0: no limit (default)")
       ->type_name("N");

@@ -53,14 +53,14 @@ void add_json(CLI::App& verb, bool& json);
 /// The last lines of a verb's help: a command that works.
 void add_example(CLI::App& verb, const std::string& command);
 
-/// What the tool that parses the command line would take apart, "[a,b]" as a list, is wrapped before
-/// and unwrapped behind it.
+/// What the tool that parses the command line would take apart, "[a,b]" as a list, is wrapped
+/// before and unwrapped behind it.
 std::string wrapped(const std::string& argument);
 std::string unwrapped(const std::string& argument);
 
 /// Memory that a cache may hold.
 struct budget {
-  bool match = false;  ///< As much as sag holds on average over the text.
+  bool match = false;  ///< As much as sag holds behind the text.
   std::uint64_t bytes = 0;
 };
 
@@ -70,7 +70,7 @@ struct method_settings {
   index_t n_gist = 4;  ///< 0: no gists in the text.
   std::string rule = "paper";
   cache::cache_options cache;
-  std::optional<cli::budget> budget;  ///< Of a window that still has to be counted in rows.
+  std::optional<cli::budget> budget;      ///< Of a window that still has to be counted in rows.
   cache::cache_rule matched{4, 0, 1, 0};  ///< The sag whose memory `match` means.
   index_t chunk = 256;
   bool past_context = false;

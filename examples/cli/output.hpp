@@ -24,10 +24,10 @@ void print_json(const json& document);
 /// Columns padded to the widest cell; the first row is the heading.
 void print_table(const std::vector<std::vector<std::string>>& rows);
 
-std::string hex(std::uint64_t number);             ///< 16 digits.
-std::string decimal(double x, int digits);         ///< Fixed point.
-std::string bytes_text(std::uint64_t n_bytes);     ///< "24.9 MB", powers of 1000.
-json ratio(double over, double under);             ///< Null where there is nothing to divide by.
+std::string hex(std::uint64_t number);          ///< 16 digits.
+std::string decimal(double x, int digits);      ///< Fixed point.
+std::string bytes_text(std::uint64_t n_bytes);  ///< "24.9 MB", powers of 1000.
+json ratio(double over, double under);          ///< Null where there is nothing to divide by.
 std::string ratio_text(const json& ratio);
 
 /// The most memory that this process has ever had resident.
@@ -35,9 +35,7 @@ std::uint64_t peak_rss_bytes();
 
 class stopwatch {
  public:
-  double seconds() const {
-    return std::chrono::duration<double>(clock::now() - start_).count();
-  }
+  double seconds() const { return std::chrono::duration<double>(clock::now() - start_).count(); }
 
  private:
   using clock = std::chrono::steady_clock;

@@ -30,6 +30,13 @@ double mean_rows(const text::gist_layout& rows, const cache::cache_rule& rule, i
   return n > 0 ? sum / static_cast<double>(n) : 0;
 }
 
+/// Rows, itself included, that a pass over the token behind the text may read.
+index_t rows_read_next(const text::gist_layout& rows, const cache::cache_rule& rule) {
+  cache::row_ledger books(rule);
+  for (const std::uint8_t gist : rows.is_gist) books.append(gist != 0);
+  return static_cast<index_t>(books.anchors().size()) + books.local_end() - books.live_begin() + 1;
+}
+
 std::size_t row_bytes(const engine& e) {
   const cache::cache_shape shape = e.model.cache_shape();
   return 2 * sizeof(float) *
@@ -39,8 +46,8 @@ std::size_t row_bytes(const engine& e) {
 void set_window(method_settings& settings, index_t rows, const std::string& of) {
   cache::cache_rule& rule = settings.cache.rule;
   if (rows <= rule.n_sink) {
-    throw usage_error("--budget is " + std::to_string(rows) + " rows (" + of + "), want more than " +
-                      "the sink's " + std::to_string(rule.n_sink));
+    throw usage_error("--budget is " + std::to_string(rows) + " rows (" + of +
+                      "), want more than " + "the sink's " + std::to_string(rule.n_sink));
   }
   rule.window = rows - rule.n_sink;
 }
@@ -89,8 +96,9 @@ cache_type make_cache(engine& e, const method_settings& settings) {
   method_settings s = settings;
   if (s.budget && s.cache.rule.window == 0) {
     if (s.budget->match) {
-      throw usage_error("--budget match needs a text that is known beforehand, want a number of "
-                        "bytes");
+      throw usage_error(
+          "--budget match needs a text that is known beforehand, want a number of "
+          "bytes");
     }
     set_window_in_bytes(e, s);
   }
@@ -143,9 +151,11 @@ json cache_report(const cache_type& cache) {
   report["rows_held"] = cache.rows_held();
   report["kv_bytes_row"] = cache.bytes_per_row();
   report["kv_bytes_held"] = cache.bytes_held();
-  report["kv_bytes_allocated"] = cache.bytes_allocated();
+  // A prefix that forks share is memory too.
+  const std::size_t shared = cache.bytes_per_row() * static_cast<std::size_t>(cache.n_shared());
+  report["kv_bytes_allocated"] = cache.bytes_allocated() + shared;
   report["kv_bytes_held_peak"] = std::max(cache.peak_bytes_held(), cache.bytes_held());
-  report["kv_bytes_allocated_peak"] = cache.peak_bytes_allocated();
+  report["kv_bytes_allocated_peak"] = cache.peak_bytes_allocated() + shared;
   return report;
 }
 
@@ -168,9 +178,7 @@ context read_context(engine& e, method_settings settings, std::string_view text,
     layout_writer other(e, sag);
     add_opening(e, other, chat);
     other.add_text(text);
-    set_window(settings, static_cast<index_t>(
-                             mean_rows(other.layout(), settings.matched, n_template) + 0.5),
-               "as sag holds on average");
+    set_window(settings, rows_read_next(other.layout(), settings.matched), "as sag reads");
   } else if (settings.budget) {
     set_window_in_bytes(e, settings);
   }
@@ -207,8 +215,8 @@ context read_context(engine& e, method_settings settings, std::string_view text,
   r["kv_bytes_full"] = static_cast<std::uint64_t>(bytes_full);
   r.update(cache_report(c.cache));
   if (settings.cache.max_anchors == 0) {
-    r["kv_bytes_held_mean"] = static_cast<std::uint64_t>(
-        mean_rows(rows, settings.cache.rule, n_template) * bytes_row);
+    r["kv_bytes_held_mean"] =
+        static_cast<std::uint64_t>(mean_rows(rows, settings.cache.rule, n_template) * bytes_row);
   }
   r["ratio_bytes"] = ratio(bytes_full, static_cast<double>(c.cache.bytes_held()));
   r["seconds"] = seconds;

@@ -24,9 +24,9 @@ enum class stage {
 struct context {
   cache_type cache;
   cli::stage stage = stage::empty;
-  bool chat = true;       ///< The model's template surrounds the turns.
-  std::string text;       ///< The text as it was given; empty for a conversation.
-  std::string read;       ///< The exact string of all that was read.
+  bool chat = true;              ///< The model's template surrounds the turns.
+  std::string text;              ///< The text as it was given; empty for a conversation.
+  std::string read;              ///< The exact string of all that was read.
   json report = json::object();  ///< The fields of compress.
 };
 

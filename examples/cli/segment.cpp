@@ -70,15 +70,15 @@ void segment(const segment_options& o) {
   for (std::size_t i = 0; i < ends.size(); ++i) {
     const bool closed = !open || i + 1 < ends.size();
     sentences.push_back({{"begin", begin}, {"end", ends[i]}, {"closed", closed}});
-    lines += as_line(text.substr(static_cast<std::size_t>(begin),
-                                 static_cast<std::size_t>(ends[i] - begin)));
+    lines += as_line(
+        text.substr(static_cast<std::size_t>(begin), static_cast<std::size_t>(ends[i] - begin)));
     begin = ends[i];
   }
   if (!o.json) return print(lines);
   print_json(json{{"rule", o.segmenter},
-             {"n_bytes", size},
-             {"n_sentences", sentences.size() - (open ? 1 : 0)},
-             {"sentences", sentences}});
+                  {"n_bytes", size},
+                  {"n_sentences", sentences.size() - (open ? 1 : 0)},
+                  {"sentences", sentences}});
 }
 
 }  // namespace

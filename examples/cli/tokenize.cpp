@@ -52,11 +52,11 @@ void tokenize(const tokenize_options& o) {
     json pieces = json::array();
     for (const token_t t : rows.ids) pieces.push_back(std::string(tokens.piece(t)));
     return print_json(json{{"n_regular", rows.n_regular},
-                      {"n_gist", rows.n_gist},
-                      {"n_sentences", rows.n_sentences},
-                      {"rule", o.gists > 0 ? json(o.segmenter) : json(nullptr)},
-                      {"ids", rows.ids},
-                      {"pieces", pieces}});
+                           {"n_gist", rows.n_gist},
+                           {"n_sentences", rows.n_sentences},
+                           {"rule", o.gists > 0 ? json(o.segmenter) : json(nullptr)},
+                           {"ids", rows.ids},
+                           {"pieces", pieces}});
   }
   std::string line;
   for (const token_t t : rows.ids) line += (line.empty() ? "" : " ") + std::to_string(t);
@@ -69,8 +69,9 @@ void add_tokenize(CLI::App& app) {
   auto o = std::make_shared<tokenize_options>();
   CLI::App* verb = app.add_subcommand("tokenize", "Print the token ids of a text, gists included");
   verb->add_option("FILE", o->file, "Text; - is stdin")->required();
-  verb->add_option("--model", o->model.model, "Whose tokenizer: a GGUF file, or a directory with "
-                                              "tokenizer.json")
+  verb->add_option("--model", o->model.model,
+                   "Whose tokenizer: a GGUF file, or a directory with "
+                   "tokenizer.json")
       ->type_name("FILE|DIR");
   verb->add_option("--gists", o->gists, "Gists behind each sentence; 0: none (default)")
       ->type_name("N");

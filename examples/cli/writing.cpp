@@ -51,8 +51,7 @@ written write(session& s, const engine& e, const method_settings& settings,
   sink(rest);
   w.seconds = watch.seconds();
   if (w.seconds_first_token == 0) w.seconds_first_token = w.seconds;
-  const bool ran_out =
-      short_of_room && w.generation.reason == model::stop_reason::max_tokens;
+  const bool ran_out = short_of_room && w.generation.reason == model::stop_reason::max_tokens;
   w.stop_reason = ran_out ? "context" : std::string(to_string(w.generation.reason));
   return w;
 }

@@ -9,6 +9,12 @@ gistkv=$1
 
 does --version
 says out '^gistkv [0-9]*\.[0-9]*\.[0-9]*$'
+does --manual
+says out '^\.TH GISTKV'
+says out 'segmenter'
+does --completion
+says out 'complete .*gistkv'
+! command -v bash > /dev/null || bash -n "$work/out" || wrong '--completion is no bash'
 does --help
 for verb in segment tokenize compress ask generate chat inspect verify; do
   says out "^  $verb "
@@ -38,6 +44,7 @@ refuses 2 'model is missing' segment "$work/text" --segmenter uniform:8
 refuses 2 'model is missing' tokenize "$work/text"
 refuses 2 'model is missing' compress "$work/text" -o "$work/x.gkv"
 refuses 2 'output' compress "$work/text" --model "$model"
+refuses 2 "output is '-'" compress "$work/text" -o - --model "$model"
 refuses 2 'QUESTION' ask "$work/text" --model "$model"
 refuses 2 'question is empty' ask "$work/text" '' --model "$model"
 refuses 2 'gists is 0, want 1 to' compress "$work/text" -o "$work/x.gkv" --model "$model" --gists 0

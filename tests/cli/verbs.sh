@@ -130,10 +130,54 @@ does ask "$work/x.gkv" "$question" --compare --model "$model" --max-tokens 6 --j
 holds compare 'd["compare"][0]["method"] == "full" and len(d["compare"][0]["answers"]) == 1'
 refuses 2 'gists is 2, but .* was made with 4' ask "$work/x.gkv" "$question" --model "$model" --gists 2
 
-# An answer of the full cache is a sentence about France: the whole way from text to text works.
-printf 'France is a country in Europe. Its capital is Paris.' > "$work/france"
-does ask "$work/france" 'What is the capital of France?' --method full --model "$model" --max-tokens 24
-says out 'Paris'
+# Adapters.
+if command -v python3 > /dev/null; then
+  # adapter FILE N_GIST METADATA NAME...: tensors of [2, 576] float32 under these names.
+  adapter() {
+    python3 - "$@" << 'END'
+import json, struct, sys
+path, said, names = sys.argv[1], sys.argv[2], sys.argv[3:]
+size = 2 * 576 * 4
+header = {"__metadata__": {"n_gist": said}}
+for i, name in enumerate(names):
+    header[name] = {"dtype": "F32", "shape": [2, 576], "data_offsets": [i * size, (i + 1) * size]}
+text = json.dumps(header).encode()
+with open(path, "wb") as f:
+    f.write(struct.pack("<Q", len(text)) + text)
+    for i in range(2 * 576 * len(names)):
+        f.write(struct.pack("<f", ((i * 37 + len(path)) % 101 - 50) / 500))
+END
+  }
+  adapter "$work/a.safetensors" 2 gist.input
+  adapter "$work/other.safetensors" 2 gist.input
+  adapter "$work/head.safetensors" 2 gist.head gist.input
+  adapter "$work/lora.safetensors" 2 gist.input layers.0.lora_a
+  adapter "$work/strange.safetensors" 2 gist.input gist.tail
+  adapter "$work/lies.safetensors" 4 gist.input
+  does inspect "$work/a.safetensors" --json
+  holds 'inspect adapter' 'd["kind"] == "adapter" and d["n_gist"] == 2'
+  does compress "$text" -o "$work/t.gkv" --model "$model" --adapter "$work/a.safetensors" --json
+  [ ! -s "$work/err" ] || wrong "trained gist rows: $(cat "$work/err")"
+  holds 'compress with an adapter' 'd["gists"] == 2 and d["n_gist"] == 14'
+  does ask "$work/t.gkv" "$question" --model "$model" --adapter "$work/a.safetensors" --max-tokens 4
+  does ask "$text" "$question" --model "$model" --adapter "$work/head.safetensors" --max-tokens 4
+  refuses 2 'adapter is missing' ask "$work/t.gkv" "$question" --model "$model"
+  refuses 1 'made with another adapter' \
+    ask "$work/t.gkv" "$question" --model "$model" --adapter "$work/other.safetensors"
+  refuses 2 'made with untrained gist rows' \
+    ask "$work/x.gkv" "$question" --model "$model" --adapter "$work/a.safetensors"
+  for wrong_one in 'lora cannot apply yet' "strange 'gist.tail' is unknown" "lies n_gist"; do
+    refuses 1 "${wrong_one#* }" compress "$text" -o "$work/no.gkv" --model "$model" \
+      --adapter "$work/${wrong_one%% *}.safetensors" --gists 2
+  done
+  refuses 1 'holds 2 gists a sentence, asked for are 4' compress "$text" -o "$work/no.gkv" \
+    --model "$model" --adapter "$work/a.safetensors" --gists 4
+fi
+
+# With the full cache the model is as good as ever: the whole way from text to text works.
+printf 'Anna is a baker. Peter is a teacher.' > "$work/jobs"
+does ask "$work/jobs" 'What is the job of Peter?' --method full --model "$model" --max-tokens 24
+says out 'teacher'
 
 # generate
 does generate 'Once upon a time. There was' --model "$model" --gists 2 --max-tokens 24 --json

@@ -177,7 +177,7 @@ struct brute_force {
 
  private:
   template <class V>
-  static const auto& at(const V& v, index_t i) {
+  static const typename V::value_type& at(const V& v, index_t i) {
     return v[static_cast<std::size_t>(i)];
   }
   static void add(std::vector<double>& x, const std::vector<double>& y) {
