@@ -7,6 +7,7 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
+#include <cstdlib>
 #include <iostream>
 
 #include <support/data.hpp>
@@ -38,6 +39,10 @@ REGISTER_LISTENER("counter", 1, counter);
 }  // namespace
 
 int main(int argc, char** argv) {
+  // The directories that CMake was configured with, unless the environment names others.
+  setenv("GISTKV_DATA_DIR", GISTKV_TEST_DATA_DIR, 0);
+  setenv("GISTKV_GOLDEN_DIR", GISTKV_TEST_GOLDEN_DIR, 0);
+  setenv("GISTKV_MODEL", GISTKV_TEST_MODEL, 0);
   doctest::Context context(argc, argv);
   const int status = context.run();
   if (context.shouldExit()) return status;

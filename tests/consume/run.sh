@@ -38,3 +38,4 @@ fi
 configure "$work/build" "$@"
 "$CMAKE" --build "$work/build"
 "$work/build/consumer"
+"$work/build/own_backend"
