@@ -88,9 +88,10 @@ void run_mode(const nlohmann::json& c, const std::string& mode) {
     held["authors"].push_back(static_cast<index_t>(authors.size() + i + 1));
     last = t;
   }
-  for (const auto& [policy, counts] : golden.at("cache_rows_after_step").items()) {
+  for (const auto& entry : golden.at("cache_rows_after_step").items()) {
+    const std::string policy = entry.key();
     CAPTURE(policy);
-    const auto expected = counts.get<std::vector<index_t>>();
+    const auto expected = entry.value().get<std::vector<index_t>>();
     const auto& found = held[policy];
     REQUIRE(found.size() <= expected.size());
     CHECK(std::equal(found.begin(), found.end(), expected.begin()));

@@ -31,9 +31,7 @@ inline std::filesystem::path path_from(const char* variable, const char* otherwi
 }
 
 /// Texts, questions, tokenizer and segmentation cases; environment variable GISTKV_DATA_DIR.
-inline std::filesystem::path data_dir() {
-  return path_from("GISTKV_DATA_DIR", "../shared/data");
-}
+inline std::filesystem::path data_dir() { return path_from("GISTKV_DATA_DIR", "../shared/data"); }
 
 /// Expected results of independent implementations; environment variable GISTKV_GOLDEN_DIR.
 inline std::filesystem::path golden_dir() {
