@@ -70,8 +70,8 @@ struct generation {
 /// is fed with the gists behind it; a token that only shows that the sentence had ended before it
 /// is dropped, what lies in front of the boundary (usually one space) is fed with the gists, and
 /// the next token is sampled behind the last gist. A segmenter that looks ahead may name a boundary
-/// that lies before tokens already fed; the gists then go where the boundary became known, and those
-/// tokens stay in the sentence that they show to be over. The paper's rule never does that.
+/// that lies before tokens already fed; the gists then go where the boundary became known, and
+/// those tokens stay in the sentence that they show to be over. The paper's rule never does that.
 template <class B, class T, text::Segmenter S, TextCodec Codec>
 class generator {
  public:
