@@ -142,9 +142,7 @@ class conversation {
                   settings_.past_context);
     session s(engine_.model, std::move(context_.cache), {settings_.chunk, settings_.past_context});
     read_rows(s, rows, "reading");
-    const auto ends = engine_.tokens.end_tokens();
-    const written w =
-        write(s, engine_, settings_, sampling_, {ends.begin(), ends.end()}, shown_unless(false));
+    const written w = write(s, engine_, settings_, sampling_, shown_unless(false));
     print("\n");
     rate_ = writing_rate(w);
     context_.cache = std::move(s.cache());

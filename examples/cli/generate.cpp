@@ -87,9 +87,7 @@ void run(generate_options o) {
   std::vector<index_t> rows_prompt;
   read_rows(s, rows, "reading", &rows_prompt);
   const double seconds_read = reading.seconds();
-  const auto ends = e.tokens.end_tokens();
-  const written w =
-      write(s, e, settings, o.sampling, {ends.begin(), ends.end()}, shown_unless(o.json), prompt);
+  const written w = write(s, e, settings, o.sampling, shown_unless(o.json), prompt);
   if (!o.json) return print("\n");
   json report;
   report["method"] = settings.method;

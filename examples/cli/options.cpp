@@ -137,6 +137,7 @@ void add_sampling_options(CLI::App& verb, sampling_options& o) {
       ->type_name("TEXT")
       ->expected(1)
       ->take_all();
+  verb.add_flag("--ignore-eos", o.ignore_eos, "Go on behind tokens that end a text");
 }
 
 void add_seed(CLI::App& verb, std::uint64_t& seed) {

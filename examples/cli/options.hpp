@@ -42,6 +42,7 @@ struct sampling_options {
   model::sampler_options sampler;
   index_t max_tokens = 128;
   std::vector<std::string> stop;
+  bool ignore_eos = false;
 };
 
 void add_model_options(CLI::App& verb, model_options& o);

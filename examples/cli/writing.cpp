@@ -16,11 +16,11 @@ text_sink shown_unless(bool quiet) {
 }
 
 written write(session& s, const engine& e, const method_settings& settings,
-              const sampling_options& sampling, const std::vector<token_t>& stop_tokens,
-              const text_sink& sink, std::string_view seen) {
+              const sampling_options& sampling, const text_sink& sink, std::string_view seen) {
   model::generate_options options;
   options.max_tokens = sampling.max_tokens;
-  options.stop_tokens = stop_tokens;
+  const auto ends = e.tokens.end_tokens();
+  if (!sampling.ignore_eos) options.stop_tokens.assign(ends.begin(), ends.end());
   options.stop_texts = sampling.stop;
   // Room for the pass behind the last token: white space in front of a boundary, and the gists.
   const index_t last_pass = settings.n_gist > 0 ? settings.n_gist + 3 : 0;
@@ -75,9 +75,7 @@ answer ask(engine& e, context&& c, const method_settings& settings,
   session s(e.model, std::move(c.cache), {settings.chunk, settings.past_context});
   s.read(rows.ids);
   const double seconds_read = watch.seconds();
-  const auto ends = e.tokens.end_tokens();
-  answer a{question, c.read + e.decode(rows.ids),
-           write(s, e, settings, sampling, {ends.begin(), ends.end()}, sink), 0};
+  answer a{question, c.read + e.decode(rows.ids), write(s, e, settings, sampling, sink), 0};
   a.text.seconds_first_token += seconds_read;
   a.seconds = watch.seconds();
   c.cache = std::move(s.cache());

@@ -28,12 +28,10 @@ struct written {
   double seconds = 0;              ///< Of the writing alone.
 };
 
-/// Continues the text of a session.
-/// @param stop_tokens  end the text and are not part of it
-/// @param seen         text in front, of which a sentence may be open; the segmenter gets it
+/// Continues the text of a session to one of the model's end tokens, a stop text or the limit.
+/// @param seen  text in front, of which a sentence may be open; the segmenter gets it
 written write(session& s, const engine& e, const method_settings& settings,
-              const sampling_options& sampling, const std::vector<token_t>& stop_tokens,
-              const text_sink& sink, std::string_view seen = {});
+              const sampling_options& sampling, const text_sink& sink, std::string_view seen = {});
 
 struct answer {
   std::string question;

@@ -45,12 +45,13 @@ for i, (token, held) in enumerate(zip(ids, rows)):
 assert closed > 20, closed
 assert document["rows_held"] == rows[-1]
 assert document["kv_bytes_allocated_peak"] < 2 * document["kv_bytes_held_peak"], document
+assert len(document["ids"]) >= 2000, len(document["ids"])
 print(len(ids), "rows,", closed, "sentences, at most", max(rows), "held")
 EOF
 
 for recent in 0 2; do
   does generate 'Once upon a time there was a small village by the sea. In it' --model "$model" \
-    --gists 4 --recent $recent --segmenter paper,max_length:48 --max-tokens 2000 --temperature 0.8 --seed 3 --json
+    --gists 4 --recent $recent --segmenter paper,max_length:48 --max-tokens 2000 --ignore-eos --temperature 0.8 --seed 3 --json
   python3 "$work/check.py" "$work/out" 4 1 $recent || wrong "rows with --recent $recent"
   checks=$((checks + 1))
 done

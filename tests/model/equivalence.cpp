@@ -234,11 +234,11 @@ void run_cases(double tolerance, int n_cases) {
 }
 
 TEST_CASE("every way of reading gives the same keys, values, logits and rows: double") {
-  run_cases<double>(1e-10, 400);
+  run_cases<double>(1e-10, 600);
 }
 
 TEST_CASE("every way of reading gives the same keys, values, logits and rows: float") {
-  run_cases<float>(1e-4, 150);
+  run_cases<float>(1e-4, 200);
 }
 
 TEST_CASE("a batch of sequences gives the bits of the sequences one by one") {
