@@ -216,6 +216,7 @@ void check_sentence_runs(bool strict) {
     std::vector<double> errors;
     double nll_all = 0;
     double nll_regular = 0;
+    double nll_no_eos = 0;  // Without what a gist that is not the last of its group predicts.
     for_each_row(m, hidden, [&](index_t row_index, const T* row, double lse) {
       const index_t i = row_index + pad;
       const auto at = static_cast<std::size_t>(i);
@@ -230,6 +231,8 @@ void check_sentence_runs(bool strict) {
         error = std::max(error, std::abs(nll - static_cast<double>(want_nll[at])));
         nll_all += nll;
         if (!m.is_gist(target)) nll_regular += nll;
+        const bool last_of_group = all[at] + 1 == m.n_vocab();
+        if (!m.is_gist(all[at]) || last_of_group) nll_no_eos += nll;
       }
       errors.push_back(error);
     });
@@ -242,10 +245,9 @@ void check_sentence_runs(bool strict) {
       const double want = run.at(field).get<double>();
       CHECK(std::abs(found - want) <= 1e-4 * std::abs(want));
     };
-    if (pad == 0) {
-      sum("nll_all", nll_all);
-      sum("nll_regular_targets", nll_regular);
-    }
+    sum("nll_all", nll_all);
+    sum("nll_regular_targets", nll_regular);
+    sum("nll_no_eos", nll_no_eos);
 
     // The rows that a compacted cache holds, as they lie in it.
     const auto kv_pos = g.ints(name + ".kv_pos");

@@ -25,21 +25,17 @@ inline void skip(const std::string& reason) {
   skips().push_back(reason);
 }
 
-inline std::filesystem::path path_from(const char* variable, const char* otherwise) {
-  const char* value = std::getenv(variable);
-  return value != nullptr && *value != '\0' ? value : otherwise;
-}
+/// The main function has set every variable that the environment left open.
+inline std::filesystem::path path_from(const char* variable) { return std::getenv(variable); }
 
 /// Texts, questions, tokenizer and segmentation cases; environment variable GISTKV_DATA_DIR.
-inline std::filesystem::path data_dir() { return path_from("GISTKV_DATA_DIR", "../shared/data"); }
+inline std::filesystem::path data_dir() { return path_from("GISTKV_DATA_DIR"); }
 
 /// Expected results of independent implementations; environment variable GISTKV_GOLDEN_DIR.
-inline std::filesystem::path golden_dir() {
-  return path_from("GISTKV_GOLDEN_DIR", "../shared/golden");
-}
+inline std::filesystem::path golden_dir() { return path_from("GISTKV_GOLDEN_DIR"); }
 
 /// SmolLM2-135M-Instruct as GGUF; environment variable GISTKV_MODEL.
-inline std::filesystem::path model_path() { return path_from("GISTKV_MODEL", "model.gguf"); }
+inline std::filesystem::path model_path() { return path_from("GISTKV_MODEL"); }
 
 /// True if the file or directory is there. Else records a skip: the caller returns.
 inline bool require_file(const std::filesystem::path& path) {
