@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -58,18 +61,56 @@ TEST_CASE("an empty range calls nothing; a grain below 1 counts as 1") {
   CHECK(parts_of(pool, 3, 0).size() == 3);
 }
 
-TEST_CASE("the caller works too, and large ranges use every thread") {
+TEST_CASE("tasks run side by side on all threads, each with a number of its own") {
   thread_pool pool(3);
+  std::atomic<int> started{0};
   std::mutex mutex;
+  std::vector<int> numbers;
   std::vector<std::thread::id> ids;
-  pool.for_ranges(3, 1, [&](index_t, index_t) {
+  pool.for_tasks(3, [&](index_t, int thread) {
+    started.fetch_add(1);
+    while (started.load() < 3) std::this_thread::yield();
     const std::lock_guard lock(mutex);
+    numbers.push_back(thread);
     ids.push_back(std::this_thread::get_id());
   });
-  std::sort(ids.begin(), ids.end());
-  CHECK(std::unique(ids.begin(), ids.end()) == ids.end());
+  std::sort(numbers.begin(), numbers.end());
+  CHECK(numbers == std::vector<int>{0, 1, 2});
   CHECK(std::find(ids.begin(), ids.end(), std::this_thread::get_id()) != ids.end());
   CHECK(thread_pool(0).size() >= 1);
+}
+
+TEST_CASE("a thread that is held up loses its tasks to the others") {
+  thread_pool pool(2);
+  std::atomic<index_t> done{0};
+  pool.for_tasks(100, [&](index_t, int) {
+    // Whoever gets here first waits until the other has done the rest.
+    if (done.fetch_add(1) == 0) {
+      while (done.load() < 100) std::this_thread::yield();
+    }
+  });
+  CHECK(done.load() == 100);
+}
+
+TEST_CASE("more tasks than a ticket can count") {
+  thread_pool pool(2);
+  constexpr index_t n = (index_t{1} << 20) * 3 + 17;
+  std::vector<std::uint8_t> times(static_cast<std::size_t>(n));
+  pool.for_tasks(n, [&](index_t i, int) { ++times[static_cast<std::size_t>(i)]; });
+  CHECK(std::count(times.begin(), times.end(), 1) == n);
+}
+
+TEST_CASE("a pool that fell asleep wakes up") {
+  thread_pool pool(2);
+  for (int i = 0; i < 5; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    std::atomic<int> started{0};
+    pool.for_tasks(2, [&](index_t, int) {
+      started.fetch_add(1);
+      while (started.load() < 2) std::this_thread::yield();
+    });
+    CHECK(started.load() == 2);
+  }
 }
 
 TEST_CASE(

@@ -1,0 +1,503 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <numbers>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <gistkv/backends/onednn/cpu.hpp>
+#include <gistkv/backends/onednn/dnnl_product.hpp>
+#include <gistkv/backends/onednn/kernels.hpp>
+#include <gistkv/backends/onednn/quantized.hpp>
+#include <gistkv/backends/onednn/scratch.hpp>
+#include <gistkv/core/backend.hpp>
+#include <gistkv/core/dequantize.hpp>
+#include <gistkv/core/error.hpp>
+#include <gistkv/core/thread_pool.hpp>
+#include <gistkv/ops/kv_spans.hpp>
+
+namespace gistkv::backends {
+
+struct onednn_options {
+  int n_threads = 0;  ///< The calling thread included; 0: all that the machine has.
+  instruction_set isa = best_instruction_set();  ///< Less than the CPU has, for tests.
+};
+
+/// The fast backend for CPUs: oneDNN multiplies by weights in floats, own kernels do the rest,
+/// among them weights in 4 and 8 bits and fused attention (onednn/simd/attention.inc).
+///
+/// `onednn<bf16>` is for speed: activations, keys and values in bf16, sums in float. Weights stay
+/// q8_0, q4_0, q4_1 and q4_k where the CPU multiplies bytes (AVX512-VNNI; activations are then
+/// rounded to 8 bits for 32 neighbours), bf16 where it multiplies those (AVX-512), else f32.
+/// `onednn<float>` computes and keeps all in f32.
+///
+/// Calls return when they are done. Results do not depend on the number of threads' speed, but the
+/// last bits of a row may depend on how many rows share its call.
+template <class T = bf16>
+requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public no_native {
+ public:
+  using space = host_space;
+  using element = T;
+  static constexpr std::string_view name = "onednn";
+  static constexpr bool native_attention = true;
+  template <class U>
+  static constexpr bool supports = std::same_as<U, T>;
+
+  /// @throws argument_error for an instruction set that the CPU does not have; backend_error.
+  explicit onednn(onednn_options options = {})
+      : isa_(checked(options.isa)),
+        kernels_(&onednn_detail::kernels_for<T>(isa_)),
+        code_kernels_(codes_for(isa_)),
+        pool_(options.n_threads),
+        product_(pool_.size()),
+        of_thread_(static_cast<std::size_t>(pool_.size())) {}
+
+  int n_threads() const { return pool_.size(); }
+  instruction_set isa() const { return isa_; }
+
+  // Storage.
+
+  void* allocate(std::size_t n_bytes) { return ::operator new(n_bytes, alignment); }
+  void deallocate(void* p, std::size_t) noexcept { ::operator delete(p, alignment); }
+  void upload(void* to, const void* from, std::size_t n_bytes) { std::memcpy(to, from, n_bytes); }
+  void download(void* to, const void* from, std::size_t n_bytes) { std::memcpy(to, from, n_bytes); }
+  void copy(void* to, const void* from, std::size_t n_bytes) { std::memcpy(to, from, n_bytes); }
+  void synchronize() {}
+
+  /// A weight in codes, or in floats as oneDNN has laid them out.
+  class packed_weight {
+   public:
+    packed_weight() = default;
+    index_t rows() const { return rows_; }
+    index_t cols() const { return cols_; }
+
+   private:
+    friend class onednn;
+    index_t rows_ = 0;
+    index_t cols_ = 0;
+    onednn_detail::code_matrix codes_;
+    onednn_detail::dnnl_weights floats_;
+  };
+
+  /// @throws shape_error if host holds fewer bytes than its extents need; backend_error.
+  packed_weight pack(const host_matrix& host) {
+    packed_weight w;
+    w.rows_ = host.rows;
+    w.cols_ = host.cols;
+    if (host.empty()) return w;
+    check_bytes(host);
+    onednn_detail::code_format format;
+    if (code_kernels_ != nullptr && onednn_detail::keeps_codes(host.type, format)) {
+      w.codes_ = onednn_detail::code_matrix(format, host.rows, host.cols);
+      pool_.for_tasks(w.codes_.n_panels(), [&](index_t p, int) {
+        const index_t end = std::min(host.rows, (p + 1) * onednn_detail::code_panel);
+        for (index_t r = p * onednn_detail::code_panel; r < end; ++r) w.codes_.put_row(host, r);
+      });
+      return w;
+    }
+    w.floats_ = product_.allocate(host.rows, host.cols, float_type());
+    const auto& slices = w.floats_.slices;
+    pool_.for_tasks(static_cast<index_t>(slices.size()), [&](index_t i, int thread) {
+      const auto& s = slices[static_cast<std::size_t>(i)];
+      std::vector<float> rows(static_cast<std::size_t>(s.rows * host.cols));
+      for (index_t r = 0; r < s.rows; ++r) {
+        dequantize_row(host, s.begin + r, rows.data() + r * host.cols);
+      }
+      product_.pack(w.floats_, s, rows.data(), thread);
+    });
+    return w;
+  }
+
+  // Primitives; their formulas stand in ops/.
+
+  void linear(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
+    if (w.cols_ == 0) {
+      for (index_t i = 0; i < o.extent(0); ++i) std::fill_n(row(o, i), o.extent(1), T(0.0F));
+    } else if (w.codes_.n_panels() > 0) {
+      linear_codes(o, x, w);
+    } else if (std::same_as<T, bf16> && w.floats_.type == dnnl::memory::data_type::f32) {
+      linear_widened(o, x, w.floats_);
+    } else {
+      linear_floats(w.floats_, x.extent(0), o.data(), o.stride(0), x.data(), x.stride(0));
+    }
+  }
+
+  void matmul(tensor_view<T, 3> o, tensor_view<const T, 3> a, tensor_view<const T, 3> b,
+              const matmul_options& options) {
+    const index_t m = o.extent(1);
+    const index_t k = a.extent(2);
+    parallel(o.extent(0) * m, o.extent(2) * k, [&](index_t i) {
+      const index_t h = i / m;
+      kernels_->product(o.data() + o.offset(h, i % m, 0), a.data() + a.offset(h, i % m, 0),
+                        b.data() + b.offset(h, 0, 0), b.stride(1), o.extent(2), k,
+                        options.transpose_b, options.accumulate, static_cast<float>(options.alpha));
+    });
+  }
+
+  void norm(matrix_view<T> o, matrix_view<const T> x, vector_view<const T> weight,
+            vector_view<const T> bias, const norm_options& options) {
+    const T* shift = bias.empty() ? nullptr : bias.data();
+    parallel(x.extent(0), x.extent(1), [&](index_t i) {
+      kernels_->norm(row(o, i), row(x, i), weight.data(), shift, x.extent(1),
+                     options.kind == norm_kind::layer, static_cast<float>(options.eps));
+    });
+  }
+
+  void rope(tensor_view<T, 3> x, vector_view<const std::int32_t> positions,
+            vector_view<const float> frequencies, const rope_options& options) {
+    const index_t half = x.extent(2) / 2;
+    rotate_.update(positions, frequencies, options.magnitude, *this);
+    parallel(x.extent(0), x.extent(1) * half, [&](index_t i) {
+      kernels_->rope(x.data() + i * x.stride(0), x.extent(1), x.stride(1), half, rotate_.cosine(i),
+                     rotate_.sine(i));
+    });
+  }
+
+  void activation(matrix_view<T> o, matrix_view<const T> gate, matrix_view<const T> up,
+                  activation_kind kind) {
+    const index_t d = o.extent(1);
+    parallel(o.extent(0), 2 * d, [&](index_t i) {
+      const T* factor = up.empty() ? nullptr : row(up, i);
+      switch (kind) {
+        case activation_kind::silu:
+          return kernels_->silu(row(o, i), row(gate, i), factor, d);
+        case activation_kind::gelu_tanh:
+          return kernels_->gelu_tanh(row(o, i), row(gate, i), factor, d);
+        case activation_kind::gelu:
+          return gelu_row(row(o, i), row(gate, i), factor, d);
+      }
+    });
+  }
+
+  void add(matrix_view<T> o, matrix_view<const T> a, matrix_view<const T> b) {
+    parallel(o.extent(0), o.extent(1),
+             [&](index_t i) { kernels_->add(row(o, i), row(a, i), row(b, i), o.extent(1)); });
+  }
+
+  template <AttentionMask M>
+  void masked_softmax(tensor_view<T, 3> s, const M& mask, const softmax_options& options,
+                      matrix_view<T> lse) {
+    const index_t n_q = s.extent(1);
+    parallel(s.extent(0) * n_q, 4 * s.extent(2), [&](index_t r) {
+      const index_t h = r / n_q;
+      const index_t i = r % n_q;
+      T* scores = s.data() + s.offset(h, i, 0);
+      const auto sees = [&](index_t j) { return mask(i, j); };
+      const float sum = softmax_row(scores, s.extent(2), sees, static_cast<float>(options.scale));
+      if (!lse.empty()) lse(h, i) = T(sum);
+    });
+  }
+
+  void gather_rows(matrix_view<T> o, matrix_view<const T> x, vector_view<const std::int32_t> rows) {
+    for (index_t i = 0; i < o.extent(0); ++i) std::copy_n(row(x, rows(i)), o.extent(1), row(o, i));
+  }
+
+  void scatter_rows(matrix_view<T> o, matrix_view<const T> x,
+                    vector_view<const std::int32_t> rows) {
+    for (index_t i = 0; i < x.extent(0); ++i) {
+      if (rows(i) >= 0) std::copy_n(row(x, i), x.extent(1), row(o, rows(i)));
+    }
+  }
+
+  // Fused paths.
+
+  /// Queries go in tiles of one KV head; if there are fewer of these than threads, the keys are
+  /// split as well and the partial results merged.
+  void attention(tensor_view<T, 3> o, tensor_view<const T, 3> q, const kv_spans<T, space>& kv,
+                 const span_list& spans, double scale, matrix_view<T> lse) {
+    using namespace onednn_detail;
+    const index_t n_q = q.extent(0);
+    const index_t n_kv_heads = kv.n_kv_heads();
+    const index_t group = q.extent(1) / n_kv_heads;
+    const index_t d = q.extent(2);
+    const index_t most_tokens = std::max<index_t>(1, max_tile_rows / group);
+    const index_t n_tiles = (n_q + most_tokens - 1) / most_tokens;
+    const key_order keys(kv, spans.host);
+
+    // Enough tasks that a thread which comes late finds some left.
+    const index_t wanted = 4 * n_threads();
+    index_t n_splits =
+        n_threads() == 1 ? 1 : (wanted + n_kv_heads * n_tiles - 1) / (n_kv_heads * n_tiles);
+    n_splits = std::clamp<index_t>(keys.size() / (2 * key_block), 1, n_splits);
+
+    const index_t n_rows = std::min(n_q, most_tokens) * group;
+    const index_t row_floats = padded(d) + 2;
+    const std::size_t tile_floats = static_cast<std::size_t>(n_rows * row_floats);
+    float* partial = partial_.get<float>(
+        n_splits == 1 ? 0
+                      : static_cast<std::size_t>(n_kv_heads * n_tiles * n_splits) * tile_floats);
+    const auto results_in = [&](float* at) {
+      return partial_attention{at, at + n_rows * padded(d), at + n_rows * (padded(d) + 1)};
+    };
+    const auto tile_of = [&](index_t item) {
+      const index_t h = item % n_kv_heads;
+      // The last tiles see most: they go first, so that no long one is left over at the end.
+      const index_t begin = n_q * (n_tiles - 1 - item / n_kv_heads) / n_tiles;
+      const index_t end = n_q * (n_tiles - item / n_kv_heads) / n_tiles;
+      return attention_tile<T>{q.data() + q.offset(begin, h * group, 0),
+                               q.stride(0),
+                               q.stride(1),
+                               spans.host.data() + begin,
+                               end - begin,
+                               group,
+                               d,
+                               head_of(kv.shared, h),
+                               head_of(kv.own, h),
+                               head_of(kv.local, h),
+                               0,
+                               keys.total,
+                               static_cast<float>(scale)};
+    };
+    const auto merge = [&](index_t item, const partial_attention& results, index_t n) {
+      const attention_tile<T> tile = tile_of(item);
+      const index_t begin = tile.spans - spans.host.data();
+      for (index_t r = 0; r < tile.n_rows(); ++r) {
+        const index_t i = begin + r / group;
+        const index_t h = item % n_kv_heads * group + r % group;
+        const float sum = kernels_->merge(o.data() + o.offset(i, h, 0), d,
+                                          results.from(r, padded(d)), n, n_rows * row_floats);
+        if (!lse.empty()) lse(i, h) = T(sum);
+      }
+    };
+    pool_.for_tasks(n_kv_heads * n_tiles * n_splits, [&](index_t task, int thread) {
+      const index_t item = task / n_splits;
+      attention_tile<T> tile = tile_of(item);
+      const std::size_t extra = attention_scratch_bytes(n_rows, d) / sizeof(float);
+      float* own =
+          of_thread_[static_cast<std::size_t>(thread)].template get<float>(extra + tile_floats);
+      if (n_splits == 1) {
+        const partial_attention result = results_in(own + extra);
+        kernels_->attend(tile, result, own);
+        merge(item, result, 1);
+      } else {
+        const index_t split = task % n_splits;
+        tile.key_begin = keys.number(keys.size() * split / n_splits);
+        tile.key_end = keys.number(keys.size() * (split + 1) / n_splits);
+        kernels_->attend(tile, results_in(partial + static_cast<std::size_t>(task) * tile_floats),
+                         own);
+      }
+    });
+    if (n_splits == 1) return;
+    for (index_t item = 0; item < n_kv_heads * n_tiles; ++item) {
+      merge(item, results_in(partial + static_cast<std::size_t>(item * n_splits) * tile_floats),
+            n_splits);
+    }
+  }
+
+ private:
+  static constexpr std::align_val_t alignment{64};
+
+  static instruction_set checked(instruction_set isa) {
+    if (isa > best_instruction_set()) {
+      throw argument_error("onednn: this CPU has " +
+                           std::string(to_string(best_instruction_set())) + " at most, " +
+                           std::string(to_string(isa)) + " was asked for");
+    }
+    return isa;
+  }
+  static const onednn_detail::code_kernels<T>* codes_for(instruction_set isa) {
+    // Activations in 8 bits are within the precision of bf16, not of float.
+    return std::same_as<T, bf16> ? onednn_detail::code_kernels_for<T>(isa) : nullptr;
+  }
+  dnnl::memory::data_type float_type() const {
+    const bool narrow = std::same_as<T, bf16> && isa_ >= instruction_set::avx512;
+    return narrow ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+  }
+  static void check_bytes(const host_matrix& host) {
+    const std::size_t need = row_bytes(host.type, host.cols) * static_cast<std::size_t>(host.rows);
+    if (host.data.size() < need) {
+      throw shape_error("pack: '" + host.name + "' holds " + std::to_string(host.data.size()) +
+                        " bytes, expected " + std::to_string(need));
+    }
+  }
+
+  template <class U>
+  static U* row(const matrix_view<U>& x, index_t i) {
+    return x.data() + i * x.stride(0);
+  }
+  static onednn_detail::head_rows<T> head_of(const kv_span<T, space>& part, index_t h) {
+    if (part.rows() == 0) return {};
+    return {part.k.data() + part.k.offset(h, 0, 0), part.v.data() + part.v.offset(h, 0, 0),
+            part.k.stride(1), part.v.stride(1), part.rows()};
+  }
+
+  /// Calls f(i) for i < n, each of about `work` multiply-adds.
+  template <class F>
+  void parallel(index_t n, index_t work, F&& f) {
+    // Below this a second thread costs more than it saves.
+    constexpr double worth_sharing = 40e3;
+    if (static_cast<double>(n) * static_cast<double>(work) < worth_sharing) {
+      for (index_t i = 0; i < n; ++i) f(i);
+      return;
+    }
+    const index_t n_tasks = std::min<index_t>(n, 4 * n_threads());
+    pool_.for_tasks(n_tasks, [&](index_t t, int) {
+      for (index_t i = n * t / n_tasks; i < n * (t + 1) / n_tasks; ++i) f(i);
+    });
+  }
+
+  void linear_codes(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
+    using namespace onednn_detail;
+    const index_t n = x.extent(0);
+    const code_matrix& codes = w.codes_;
+    const std::size_t n_blocks = static_cast<std::size_t>(n * codes.n_blocks());
+    auto* words = quantized_.get<std::uint32_t>(n_blocks * (2 + code_block / 4));
+    const quantized_rows rows{reinterpret_cast<std::int8_t*>(words + 2 * n_blocks),
+                              reinterpret_cast<float*>(words), words + n_blocks, w.cols_};
+    parallel(n, w.cols_,
+             [&](index_t i) { code_kernels_->quantize(rows.from(i), row(x, i), codes.format()); });
+    const index_t n_tasks = std::min<index_t>(codes.n_panels(), 4 * n_threads());
+    pool_.for_tasks(n_tasks, [&](index_t t, int) {
+      const index_t end = codes.n_panels() * (t + 1) / n_tasks;
+      for (index_t p = codes.n_panels() * t / n_tasks; p < end; ++p) {
+        const index_t first = p * code_panel;
+        code_kernels_->product(o.data() + first, o.stride(0), rows, n, codes.panel(p),
+                               std::min(code_panel, w.rows_ - first), codes.format());
+      }
+    });
+  }
+
+  template <class U>
+  void linear_floats(const onednn_detail::dnnl_weights& w, index_t n, U* o, index_t ldo, const U* x,
+                     index_t ldx) {
+    product_.prepare(w, n, ldx, ldo);
+    pool_.for_tasks(static_cast<index_t>(w.slices.size()), [&](index_t i, int thread) {
+      const auto& s = w.slices[static_cast<std::size_t>(i)];
+      product_.run(w, s, n, o + s.begin, ldo, x, ldx, thread);
+    });
+  }
+
+  /// Activations in bf16 with weights in f32.
+  void linear_widened(matrix_view<T> o, matrix_view<const T> x,
+                      const onednn_detail::dnnl_weights& w) {
+    const index_t n = x.extent(0);
+    const index_t d_in = x.extent(1);
+    const index_t d_out = o.extent(1);
+    float* wide_x = widened_.get<float>(static_cast<std::size_t>(n * (d_in + d_out)));
+    float* wide_o = wide_x + n * d_in;
+    parallel(n, d_in, [&](index_t i) { kernels_->convert(wide_x + i * d_in, row(x, i), d_in); });
+    linear_floats(w, n, wide_o, d_out, static_cast<const float*>(wide_x), d_in);
+    parallel(n, d_out,
+             [&](index_t i) { kernels_->convert_back(row(o, i), wide_o + i * d_out, d_out); });
+  }
+
+  static void gelu_row(T* o, const T* gate, const T* up, index_t d) {
+    constexpr float half_sqrt2 = std::numbers::sqrt2_v<float> / 2;
+    for (index_t j = 0; j < d; ++j) {
+      const auto x = static_cast<float>(gate[j]);
+      // erfc keeps the digits of 1 + erf where that is nearly 0.
+      const float y = 0.5F * x * std::erfc(-x * half_sqrt2);
+      o[j] = T(up == nullptr ? y : y * static_cast<float>(up[j]));
+    }
+  }
+
+  /// What is seen moves to the front of the row, is worked on without gaps, and moves back.
+  template <class Sees>
+  float softmax_row(T* x, index_t n_k, const Sees& sees, float scale) {
+    index_t n = 0;
+    for (index_t j = 0; j < n_k; ++j) {
+      if (sees(j)) x[n++] = x[j];
+    }
+    if (n == 0) {
+      std::fill_n(x, n_k, T(0.0F));
+      return -std::numeric_limits<float>::infinity();
+    }
+    const float lse = kernels_->softmax(x, n, scale);
+    for (index_t j = n_k; j-- > 0;) x[j] = sees(j) ? x[--n] : T(0.0F);
+    return lse;
+  }
+
+  /// The keys that any query sees, in the order [anchors | local rows].
+  struct key_order {
+    index_t n_anchors = 0;    ///< Seen ones.
+    index_t local_begin = 0;  ///< Seen local rows.
+    index_t local_end = 0;
+    index_t all_anchors = 0;
+    index_t total = 0;
+
+    key_order(const kv_spans<T, space>& kv, std::span<const visible_spans> spans)
+        : local_begin(kv.local.rows()),
+          all_anchors(kv.shared.rows() + kv.own.rows()),
+          total(all_anchors + kv.local.rows()) {
+      for (const visible_spans& s : spans) {
+        n_anchors = std::max<index_t>(n_anchors, s.anchors);
+        if (s.local_begin >= s.local_end) continue;
+        local_begin = std::min<index_t>(local_begin, s.local_begin);
+        local_end = std::max<index_t>(local_end, s.local_end);
+      }
+      local_begin = std::min(local_begin, local_end);
+    }
+    index_t size() const { return n_anchors + local_end - local_begin; }
+    /// Number among all keys of the i-th one that is seen.
+    index_t number(index_t i) const {
+      return i < n_anchors ? i : all_anchors + local_begin + i - n_anchors;
+    }
+  };
+
+  /// Cosines and sines of the last call's positions: all layers of a pass ask for the same.
+  class rotation {
+   public:
+    void update(vector_view<const std::int32_t> positions, vector_view<const float> frequencies,
+                double magnitude, onednn& be) {
+      const std::span p(positions.data(), static_cast<std::size_t>(positions.size()));
+      const std::span f(frequencies.data(), static_cast<std::size_t>(frequencies.size()));
+      if (magnitude == magnitude_ && std::ranges::equal(p, positions_) &&
+          std::ranges::equal(f, frequencies_)) {
+        return;
+      }
+      positions_.assign(p.begin(), p.end());
+      frequencies_.assign(f.begin(), f.end());
+      magnitude_ = magnitude;
+      half_ = static_cast<index_t>(f.size());
+      table_.resize(2 * p.size() * f.size());
+      be.parallel(static_cast<index_t>(p.size()), 100 * half_, [&](index_t i) {
+        float* cosines = table_.data() + 2 * i * half_;
+        for (index_t j = 0; j < half_; ++j) {
+          // In float the angle of position 10^6 would be wrong by a tenth of a radian.
+          const double angle = static_cast<double>(positions_[static_cast<std::size_t>(i)]) *
+                               static_cast<double>(frequencies_[static_cast<std::size_t>(j)]);
+          cosines[j] = static_cast<float>(magnitude * std::cos(angle));
+          cosines[half_ + j] = static_cast<float>(magnitude * std::sin(angle));
+        }
+      });
+    }
+    const float* cosine(index_t i) const { return table_.data() + 2 * i * half_; }
+    const float* sine(index_t i) const { return cosine(i) + half_; }
+
+   private:
+    std::vector<std::int32_t> positions_;
+    std::vector<float> frequencies_;
+    double magnitude_ = 0;
+    index_t half_ = 0;
+    std::vector<float> table_;
+  };
+
+  instruction_set isa_;
+  const onednn_detail::kernels<T>* kernels_;
+  const onednn_detail::code_kernels<T>* code_kernels_;
+  thread_pool pool_;
+  onednn_detail::dnnl_product product_;
+  std::vector<onednn_detail::scratch> of_thread_;
+  onednn_detail::scratch partial_;
+  onednn_detail::scratch quantized_;
+  onednn_detail::scratch widened_;
+  rotation rotate_;
+};
+
+static_assert(Backend<onednn<float>>);
+static_assert(Backend<onednn<bf16>>);
+
+}  // namespace gistkv::backends

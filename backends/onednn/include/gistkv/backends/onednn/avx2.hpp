@@ -1,0 +1,39 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include <gistkv/backends/onednn/kernels.hpp>
+
+/// The kernels for x86-64 with AVX2 and FMA.
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
+namespace gistkv::backends::onednn_detail::avx2 {
+
+inline constexpr int width = 8;
+
+#include <gistkv/backends/onednn/simd/attention.inc>
+#include <gistkv/backends/onednn/simd/dot_f32.inc>
+#include <gistkv/backends/onednn/simd/functions.inc>
+#include <gistkv/backends/onednn/simd/lanes_avx2.inc>
+#include <gistkv/backends/onednn/simd/rows.inc>
+#include <gistkv/backends/onednn/simd/table.inc>
+#include <gistkv/backends/onednn/simd/transpose_plain.inc>
+
+}  // namespace gistkv::backends::onednn_detail::avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif

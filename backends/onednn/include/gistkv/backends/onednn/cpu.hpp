@@ -1,0 +1,88 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <string_view>
+
+#if defined(__x86_64__)
+#include <gistkv/backends/onednn/avx2.hpp>
+#include <gistkv/backends/onednn/avx512.hpp>
+#include <gistkv/backends/onednn/avx512_bf16.hpp>
+#include <gistkv/backends/onednn/avx512_vnni.hpp>
+#endif
+#include <gistkv/backends/onednn/kernels.hpp>
+#include <gistkv/backends/onednn/portable.hpp>
+#include <gistkv/backends/onednn/quantized.hpp>
+
+namespace gistkv::backends {
+
+/// What a CPU can do, each including those before it. `avx512_bf16` stands for AVX-512 with VNNI
+/// and BF16 products, as in Cooper Lake, Sapphire Rapids, Zen 4 and later.
+enum class instruction_set { portable, avx2, avx512, avx512_bf16 };
+
+constexpr std::string_view to_string(instruction_set set) {
+  switch (set) {
+    case instruction_set::portable:
+      return "portable";
+    case instruction_set::avx2:
+      return "AVX2";
+    case instruction_set::avx512:
+      return "AVX-512";
+    case instruction_set::avx512_bf16:
+      return "AVX-512 with VNNI and BF16";
+  }
+  return "unknown";
+}
+
+/// The best that this machine has.
+inline instruction_set best_instruction_set() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")
+               ? instruction_set::avx512_bf16
+               : instruction_set::avx512;
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return instruction_set::avx2;
+#endif
+  return instruction_set::portable;
+}
+
+namespace onednn_detail {
+
+template <class T>
+const kernels<T>& kernels_for(instruction_set set) {
+#if defined(__x86_64__)
+  switch (set) {
+    case instruction_set::avx512_bf16:
+      if constexpr (std::same_as<T, bf16>) {
+        return avx512_bf16::table<T, avx512_bf16::dot_bf16>;
+      } else {
+        return avx512::table<T, avx512::dot_f32>;
+      }
+    case instruction_set::avx512:
+      return avx512::table<T, avx512::dot_f32>;
+    case instruction_set::avx2:
+      return avx2::table<T, avx2::dot_f32>;
+    case instruction_set::portable:
+      break;
+  }
+#endif
+  (void)set;
+  return portable::table<T, portable::dot_f32>;
+}
+
+/// Null where weights are better kept as floats.
+template <class T>
+const code_kernels<T>* code_kernels_for(instruction_set set) {
+#if defined(__x86_64__)
+  if (set == instruction_set::avx512_bf16) return &avx512_vnni::table<T>;
+#endif
+  (void)set;
+  return nullptr;
+}
+
+}  // namespace onednn_detail
+
+}  // namespace gistkv::backends

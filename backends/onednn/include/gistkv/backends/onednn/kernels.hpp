@@ -1,0 +1,95 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <gistkv/core/op_options.hpp>
+#include <gistkv/core/types.hpp>
+#include <gistkv/mask/visible_spans.hpp>
+
+/// What a CPU's instruction set has to provide for the onednn backend: functions on one row, and
+/// attention of one tile. simd/ holds them once in terms of a vector register; portable.hpp,
+/// avx2.hpp and avx512.hpp compile them for a kind of register each.
+
+namespace gistkv::backends::onednn_detail {
+
+/// Keys and values of consecutive rows of one KV head; strides in elements.
+template <class T>
+struct head_rows {
+  const T* k = nullptr;
+  const T* v = nullptr;
+  index_t k_stride = 0;
+  index_t v_stride = 0;
+  index_t rows = 0;
+};
+
+/// Queries of one KV head (n_tokens times the heads of its group) and a range of the keys
+/// [shared | own | local rows]: the unit in which attention is shared out to threads.
+template <class T>
+struct attention_tile {
+  const T* q = nullptr;  ///< First token, first head of the group.
+  index_t token_stride = 0;
+  index_t head_stride = 0;
+  const visible_spans* spans = nullptr;  ///< [n_tokens]
+  index_t n_tokens = 0;
+  index_t group = 0;
+  index_t head_dim = 0;
+  head_rows<T> shared;
+  head_rows<T> own;
+  head_rows<T> local;
+  index_t key_begin = 0;
+  index_t key_end = 0;
+  float scale = 1.0F;
+
+  index_t n_rows() const { return n_tokens * group; }
+};
+
+/// Softmax-weighted values of some of the keys, to be merged with those of the others: row r, which
+/// is head r % group of token r / group, has the sum o[r, :] of 2^(s - m[r]) v, and l[r] of
+/// 2^(s - m[r]), over scores s in units of log 2; m = -inf where nothing was seen.
+struct partial_attention {
+  float* o = nullptr;  ///< [n_rows, padded head_dim]
+  float* m = nullptr;
+  float* l = nullptr;
+
+  /// The same for the rows from `row` on.
+  partial_attention from(index_t row, index_t stride) const {
+    return {o + row * stride, m + row, l + row};
+  }
+};
+
+/// Tokens of a tile times heads of a group: enough rows that unpacking a key block costs little.
+inline constexpr index_t max_tile_rows = 192;
+/// Keys unpacked at a time: keys and values of one block stay in the first-level cache.
+inline constexpr index_t key_block = 128;
+
+inline constexpr index_t padded(index_t n) { return (n + 15) / 16 * 16; }
+
+/// Bytes that `attend` needs besides its result.
+inline constexpr std::size_t attention_scratch_bytes(index_t n_rows, index_t head_dim) {
+  const index_t d = padded(head_dim);
+  return 4 * static_cast<std::size_t>(n_rows * d + 2 * key_block * d + 16 * d + 12 * key_block);
+}
+
+template <class T>
+struct kernels {
+  void (*convert)(float* o, const T* x, index_t n);
+  void (*convert_back)(T* o, const float* x, index_t n);
+  void (*add)(T* o, const T* a, const T* b, index_t n);
+  void (*norm)(T* o, const T* x, const T* weight, const T* bias, index_t n, bool centred,
+               float eps);
+  void (*rope)(T* x, index_t n_heads, index_t head_stride, index_t half, const float* cosine,
+               const float* sine);
+  void (*silu)(T* o, const T* gate, const T* up, index_t n);
+  void (*gelu_tanh)(T* o, const T* gate, const T* up, index_t n);
+  float (*softmax)(T* x, index_t n, float scale);
+  void (*product)(T* o, const T* a, const T* b, index_t ldb, index_t n, index_t k, bool transposed,
+                  bool accumulate, float alpha);
+  void (*attend)(const attention_tile<T>& t, const partial_attention& result, float* scratch);
+  /// o[:d] of one row from `n` partial results, `stride` floats apart; returns the natural lse.
+  float (*merge)(T* o, index_t d, const partial_attention& parts, index_t n, index_t stride);
+};
+
+}  // namespace gistkv::backends::onednn_detail

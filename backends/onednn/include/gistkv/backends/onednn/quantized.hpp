@@ -1,0 +1,184 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include <gistkv/core/dequantize.hpp>
+#include <gistkv/core/host_matrix.hpp>
+#include <gistkv/core/types.hpp>
+
+/// Weights that stay in 4 or 8 bits, laid out for instructions that multiply four neighbours along
+/// a row at once and add the products to one of 16 sums.
+
+namespace gistkv::backends::onednn_detail {
+
+/// A weight is scale (code - offset) + minimum, with scale and minimum for 32 weights.
+struct code_format {
+  int bits = 8;
+  int offset = 0;
+  bool has_minimum = false;
+
+  friend bool operator==(const code_format&, const code_format&) = default;
+};
+
+inline constexpr index_t code_block = 32;  ///< Weights of a row that share a scale.
+inline constexpr index_t code_panel = 16;  ///< Rows that are worked on side by side.
+
+/// Whether a stored type can be kept in codes; `format` says how.
+constexpr bool keeps_codes(weight_type type, code_format& format) {
+  switch (type) {
+    case weight_type::q8_0:
+      format = {8, 128, false};
+      return true;
+    case weight_type::q4_0:
+      format = {4, 8, false};
+      return true;
+    case weight_type::q4_1:
+    case weight_type::q4_k:
+      format = {4, 0, true};
+      return true;
+    default:
+      return false;
+  }
+}
+
+/// 32 weights in codes.
+struct decoded_block {
+  std::array<std::uint8_t, 32> codes;
+  f16 scale;
+  f16 minimum;
+};
+
+/// Block `b` of 32 weights of a stored row. The layouts stand in core/dequantize.hpp.
+inline decoded_block decode_block(weight_type type, const std::byte* row, index_t b) {
+  using namespace gistkv::detail;
+  decoded_block out{};
+  const auto read = [](const std::byte* at) {
+    f16 value;
+    std::memcpy(&value.bits, at, sizeof value.bits);
+    return value;
+  };
+  const auto nibbles = [&](const std::byte* at) {
+    for (std::size_t i = 0; i < 16; ++i) {
+      const unsigned pair = load_u8(at + i);
+      out.codes[i] = static_cast<std::uint8_t>(pair & 15U);
+      out.codes[i + 16] = static_cast<std::uint8_t>(pair >> 4);
+    }
+  };
+  if (type == weight_type::q4_k) {
+    const std::byte* block = row + static_cast<std::size_t>(b / 8) * format_of(type).bytes;
+    const int j = static_cast<int>(b % 8);
+    const scale_and_minimum s = unpack_k_scale(block + 4, j);
+    out.scale = f16(load_f16(block) * s.scale);
+    out.minimum = f16(-load_f16(block + 2) * s.minimum);
+    const std::byte* at = block + 16 + 32 * (j / 2);
+    for (std::size_t i = 0; i < 32; ++i) {
+      out.codes[i] = static_cast<std::uint8_t>((load_u8(at + i) >> (j % 2 == 0 ? 0 : 4)) & 15U);
+    }
+    return out;
+  }
+  const std::byte* block = row + static_cast<std::size_t>(b) * format_of(type).bytes;
+  out.scale = read(block);
+  if (type == weight_type::q8_0) {
+    for (std::size_t i = 0; i < 32; ++i) {
+      out.codes[i] = static_cast<std::uint8_t>(load_i8(block + 2 + i) + 128);
+    }
+  } else if (type == weight_type::q4_0) {
+    nibbles(block + 2);
+  } else {
+    out.minimum = read(block + 2);
+    nibbles(block + 4);
+  }
+  return out;
+}
+
+/// Codes of a matrix: for each panel of 16 rows and block of 32 columns one record of
+///   8 bits: 8 x 64 bytes, of which number w holds the codes of columns 4w .. 4w + 3 of 16 rows;
+///   4 bits: 4 x 64 bytes, of which number w holds those of w in its low, of w + 4 in its high
+///   nibbles;
+/// then 16 scales and, if the format has them, 16 minima, as f16. Rows past the end are zero. A row
+/// of the matrix times a vector reads all of it once, from front to back.
+class code_matrix {
+ public:
+  code_matrix() = default;
+  code_matrix(code_format format, index_t rows, index_t cols)
+      : format_(format),
+        n_panels_((rows + code_panel - 1) / code_panel),
+        n_blocks_(cols / code_block),
+        bytes_(static_cast<std::size_t>(n_panels_ * n_blocks_) * record_bytes() + 63) {}
+
+  const code_format& format() const { return format_; }
+  index_t n_panels() const { return n_panels_; }
+  index_t n_blocks() const { return n_blocks_; }
+  std::size_t record_bytes() const {
+    return static_cast<std::size_t>(64 * format_.bits + 32 + (format_.has_minimum ? 32 : 0));
+  }
+  const std::byte* panel(index_t p) const {
+    return front() + static_cast<std::size_t>(p * n_blocks_) * record_bytes();
+  }
+
+  /// Lays out row r of `host`.
+  void put_row(const host_matrix& host, index_t r) {
+    const std::byte* row =
+        host.data.data() + static_cast<std::size_t>(r) * row_bytes(host.type, host.cols);
+    const auto lane = static_cast<std::size_t>(r % code_panel);
+    auto* record = const_cast<std::byte*>(panel(r / code_panel));
+    for (index_t b = 0; b < n_blocks_; ++b, record += record_bytes()) {
+      const decoded_block block = decode_block(host.type, row, b);
+      for (std::size_t i = 0; i < 32; ++i) {
+        const std::size_t word = i / 4;
+        const auto code = static_cast<std::byte>(block.codes[i]);
+        if (format_.bits == 8) {
+          record[64 * word + 4 * lane + i % 4] = code;
+        } else {
+          record[64 * (word % 4) + 4 * lane + i % 4] |= word < 4 ? code : code << 4;
+        }
+      }
+      std::byte* scales = record + 64 * format_.bits;
+      std::memcpy(scales + 2 * lane, &block.scale.bits, 2);
+      if (format_.has_minimum) std::memcpy(scales + 32 + 2 * lane, &block.minimum.bits, 2);
+    }
+  }
+
+ private:
+  const std::byte* front() const {
+    const auto at = reinterpret_cast<std::uintptr_t>(bytes_.data());
+    return bytes_.data() + ((at + 63) / 64 * 64 - at);
+  }
+
+  code_format format_;
+  index_t n_panels_ = 0;
+  index_t n_blocks_ = 0;
+  std::vector<std::byte> bytes_;
+};
+
+/// Rows of activations in 8 bits: x = scale q for 32 neighbours; `extra` is what a row of weights
+/// in codes needs of their sum: -offset sum q as an integer, or the sum of x for a minimum.
+struct quantized_rows {
+  std::int8_t* q = nullptr;  ///< [n, d]
+  float* scale = nullptr;    ///< [n, d / 32]
+  std::uint32_t* extra = nullptr;
+  index_t d = 0;
+
+  quantized_rows from(index_t row) const {
+    const index_t blocks = row * (d / code_block);
+    return {q + row * d, scale + blocks, extra + blocks, d};
+  }
+};
+
+template <class T>
+struct code_kernels {
+  /// Quantises one row.
+  void (*quantize)(const quantized_rows& to, const T* x, code_format format);
+  /// o[i, 16 p ..] of n rows i for panel p; `n_out` of its 16 outputs exist.
+  void (*product)(T* o, index_t ldo, const quantized_rows& x, index_t n, const std::byte* panel,
+                  index_t n_out, code_format format);
+};
+
+}  // namespace gistkv::backends::onednn_detail
