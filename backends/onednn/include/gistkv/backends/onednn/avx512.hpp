@@ -36,13 +36,16 @@ inline __m256i narrowed(__m512 v) {
   return _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16));
 }
 
-#include <gistkv/backends/onednn/simd/attention.inc>
-#include <gistkv/backends/onednn/simd/dot_f32.inc>
-#include <gistkv/backends/onednn/simd/functions.inc>
+// Each builds on those before it.
+// clang-format off
 #include <gistkv/backends/onednn/simd/lanes_avx512.inc>
+#include <gistkv/backends/onednn/simd/functions.inc>
 #include <gistkv/backends/onednn/simd/rows.inc>
-#include <gistkv/backends/onednn/simd/table.inc>
 #include <gistkv/backends/onednn/simd/transpose_avx512.inc>
+#include <gistkv/backends/onednn/simd/dot_f32.inc>
+#include <gistkv/backends/onednn/simd/attention.inc>
+#include <gistkv/backends/onednn/simd/table.inc>
+// clang-format on
 
 }  // namespace gistkv::backends::onednn_detail::avx512
 

@@ -13,12 +13,15 @@ namespace gistkv::backends::onednn_detail::portable {
 
 inline constexpr int width = 4;
 
-#include <gistkv/backends/onednn/simd/attention.inc>
-#include <gistkv/backends/onednn/simd/dot_f32.inc>
-#include <gistkv/backends/onednn/simd/functions.inc>
+// Each builds on those before it.
+// clang-format off
 #include <gistkv/backends/onednn/simd/lanes_portable.inc>
+#include <gistkv/backends/onednn/simd/functions.inc>
 #include <gistkv/backends/onednn/simd/rows.inc>
-#include <gistkv/backends/onednn/simd/table.inc>
 #include <gistkv/backends/onednn/simd/transpose_plain.inc>
+#include <gistkv/backends/onednn/simd/dot_f32.inc>
+#include <gistkv/backends/onednn/simd/attention.inc>
+#include <gistkv/backends/onednn/simd/table.inc>
+// clang-format on
 
 }  // namespace gistkv::backends::onednn_detail::portable
