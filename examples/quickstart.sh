@@ -14,6 +14,7 @@ question='What must you cause modified files to carry?'
 build=build/quickstart
 
 install_packages g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libcli11-dev
+install_if_possible libdnnl-dev
 obtain_model
 
 note "building the program"

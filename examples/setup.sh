@@ -49,6 +49,11 @@ install_packages() {
   rm -f "$apt_log"
 }
 
+# install_if_possible NAME...: the same for packages that nothing depends on.
+install_if_possible() {
+  (install_packages "$@") || note "going on without: $*"
+}
+
 need_pip() {
   python3 -m pip --version > /dev/null 2>&1 || install_packages python3 python3-pip
 }

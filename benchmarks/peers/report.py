@@ -180,6 +180,12 @@ def floor_table(samples, ceilings):
     return markdown(rows)
 
 
+def memory_line(results):
+    kv = results["picks"]["prefill"][PEER]["kv"]
+    return ("llama.cpp was fastest with KV f32, which takes twice the memory of its default f16."
+            if kv == "f32" else "")
+
+
 def sentence_line(samples):
     n = max(samples.points("prefill"), default=None)
     results = samples.of(SENTENCE, "prefill", n) if n else []
@@ -195,12 +201,14 @@ def sentence_line(samples):
 def head(results):
     machine, versions = results["machine"], results["versions"]
     ours = versions["gistkv"]
+    others = [s["result"]["others"] for s in results["samples"]]
     lines = [
         f"Machine: {machine['cpu']}, {machine['n_cpus']} CPUs, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB, Linux {machine['kernel']}; "
         f"{', '.join(machine.get('flags', []))}. Both engines: {results['threads']} threads.",
-        f"Date: {results['date']}; load before: {results['load_before']:.2f}; taken by the host's "
-        f"other guests: {results['steal']:.1%} of CPU time.",
+        f"Date: {results['date']}. CPU time that other processes took during a measurement: "
+        f"{statistics.median(others):.1%}, at most {max(others):.1%}; that the host took: "
+        f"{results['steal']:.1%}.",
         f"Versions: gistkv {ours['version']} ({versions['commit']}), compiler {ours['compiler']}, "
         f"compiled for {ours['compiled_for']}"
         f"{', with assertions' if ours['assertions'] else ''}; "
@@ -223,7 +231,7 @@ def table(results):
     if not samples.all:
         raise Failure("peers.json has no samples; peers.py run measures them")
     parts = [head(results), speed_table(samples), sentence_line(samples), memory_table(samples),
-             formula_line(samples), close_table(samples)]
+             memory_line(results), formula_line(samples), close_table(samples)]
     if results["ceilings"]:
         c = results["ceilings"]
         parts += [floor_table(samples, c),
@@ -243,7 +251,7 @@ svg { font: 12px system-ui, sans-serif; }
 }
 """.strip()
 SERIES = ((PEER, "a"), (DENSE, "b"), (SENTENCE, "c"))
-BAR, GAP, TOP, HEIGHT, LEFT = 34, 26, 84, 230, 24
+BAR, GAP, TOP, HEIGHT, LEFT = 34, 26, 112, 230, 24
 
 
 def short(x):
@@ -278,20 +286,30 @@ def picture(results):
     samples = Samples(results)
     first, right = panel(samples, "prefill", LEFT)
     second, right = panel(samples, "decode", right + 3 * GAP)
-    width, height = right + LEFT, TOP + HEIGHT + 36
+    width, height = max(right, 560) + LEFT, TOP + HEIGHT + 36
     title = "Text tokens per second"
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
            f'width="{width}" height="{height}" role="img" aria-label="{title}">',
            f"<style>{STYLE}</style>",
            f'<rect class="page" width="{width}" height="{height}" rx="6"/>',
            f'<text class="ink" x="{LEFT}" y="28" font-size="15" font-weight="600">{title}</text>']
-    x = LEFT + 200
+    x = LEFT
     for who, kind in SERIES:
         name = who if who != PEER else "llama.cpp, its best setting"
-        out.append(f'<rect class="{kind}" x="{x}" y="18" width="11" height="11"/>')
-        out.append(f'<text class="ink" x="{x + 17}" y="28">{name}</text>')
+        out.append(f'<rect class="{kind}" x="{x}" y="42" width="11" height="11"/>')
+        out.append(f'<text class="ink" x="{x + 17}" y="52">{name}</text>')
         x += 30 + 7 * len(name)
     return "\n".join(out + first + second + ["</svg>"]) + "\n"
+
+
+def read_page(docs):
+    """What stands in front of the generated part of a page, and behind it."""
+    page = docs.read_text(encoding="utf-8")
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise Failure(f"{docs}: has no lines {BEGIN} and {END}")
+    return before, after
 
 
 def rebuild(folder, docs):
@@ -299,11 +317,6 @@ def rebuild(folder, docs):
     text = table(results)
     replace_file(folder / "peers.md", text)
     replace_file(folder / "peers.svg", picture(results))
-    if docs is None:
-        return
-    page = docs.read_text(encoding="utf-8")
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise Failure(f"{docs}: has no lines {BEGIN} and {END}")
-    replace_file(docs, f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    if docs is not None:
+        before, after = read_page(docs)
+        replace_file(docs, f"{before}{BEGIN}\n\n{text}\n{END}{after}")

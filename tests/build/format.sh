@@ -8,7 +8,7 @@ cd "$1"
 for candidate in clang-format-14 clang-format; do
   if "$candidate" --version 2> /dev/null | grep -q ' 14\.'; then
     wrong=$(find include backends examples tests benchmarks \
-      -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh' | sort |
+      -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' | sort |
       xargs "$candidate" --dry-run 2>&1 | sed -n 's/^\([^ :]*\):[0-9].*/\1/p' | sort -u)
     [ -n "$wrong" ] || exit 0
     echo "$wrong"

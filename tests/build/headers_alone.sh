@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Every header compiles alone, without a warning; and what is not io or a backend reads no file but
-# our own and the standard library's.  Environment: CXX SOURCE EIGEN SCRATCH, CCACHE (may be empty)
+# our own and the standard library's. Environment: CXX SOURCE SCRATCH, EIGEN and ONEDNN, which are
+# include directories (the last empty without oneDNN), CCACHE (may be empty)
 set -eu
 
 name=$(basename "$CXX")
@@ -29,7 +30,27 @@ done > "$work/standard.cpp"
 "$CXX" -std=c++20 -w -M "$work/standard.cpp" | tr -d '\\' | tr -s ' ' '\n' | sort -u > "$work/standard"
 
 cd "$SOURCE"
-find include backends/eigen/include -name '*.hpp' | sort > "$work/headers"
+folders='include backends/eigen/include'
+third_party="-isystem $EIGEN"
+without=
+if [ -z "$ONEDNN" ]; then
+  without='; those of backends/onednn were left out: no oneDNN'
+elif ! echo '#include <omp.h>' | "$CXX" -fsyntax-only -x c++ - 2> /dev/null; then
+  without='; those of backends/onednn were left out: no <omp.h> (Debian, for clang: libomp-dev)'
+else
+  folders="$folders backends/onednn/include"
+  # Naming /usr/include would hide the C headers from those of the standard library.
+  [ "$ONEDNN" = /usr/include ] || third_party="$third_party -isystem $ONEDNN"
+fi
+# shellcheck disable=SC2086
+find $folders -name '*.hpp' | sort > "$work/headers"
+case $("$CXX" -dumpmachine) in
+  x86_64-*) ;;
+  *)
+    grep -v '/avx[^/]*$' "$work/headers" > "$work/portable_headers"
+    mv "$work/portable_headers" "$work/headers"
+    ;;
+esac
 
 cat > "$work/one.sh" <<'ONE'
 set -u
@@ -38,16 +59,16 @@ log=$work/$(echo "$header" | tr / _)
 inner=${header#*include/}
 echo "#include <$inner>" > "$log.cpp"
 $CCACHE "$CXX" -std=c++20 -O0 -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Werror \
-  -I include -I backends/eigen/include -isystem "$EIGEN" -MD -MF "$log.d" -c "$log.cpp" -o "$log.o" \
+  -I include -I backends/eigen/include -I backends/onednn/include $third_party -MD -MF "$log.d" -c "$log.cpp" -o "$log.o" \
   > "$log.out" 2>&1 || { echo "$header does not compile alone:"; head -n 30 "$log.out"; exit 1; }
 case $header in include/gistkv/io/* | backends/*) exit 0 ;; esac
 foreign=$(sed 's/^[^:]*://' "$log.d" | tr -d '\\' | tr -s ' ' '\n' | sort -u |
   comm -23 - "$work/standard" | grep -v '^include/gistkv/' | grep -v -e "^$log.cpp$" -e '^$')
 [ -z "$foreign" ] || { echo "$header reads more than the standard library: $(echo "$foreign" | head -n 3 | tr "\n" " ")"; exit 1; }
 ONE
-export work CXX EIGEN CCACHE
+export work CXX CCACHE third_party
 if ! xargs -n 1 -P 2 sh "$work/one.sh" < "$work/headers" > "$work/result"; then
   cat "$work/result"
   exit 1
 fi
-echo "$(wc -l < "$work/headers") headers compile alone with $name"
+echo "$(wc -l < "$work/headers") headers compile alone with $name$without"

@@ -2,19 +2,25 @@
 # Copyright 2026 The gistkv authors
 # SPDX-License-Identifier: Apache-2.0
 
-# run.sh find_package|add_subdirectory: builds and runs a project that uses the library as strangers
-# do. Environment: CMAKE CXX SOURCE BUILD
+# run.sh find_package|add_subdirectory eigen|onednn: builds and runs a project that uses the library as
+# strangers do. Environment: CMAKE CXX SOURCE BUILD, ONEDNN (empty if that backend is off)
 set -eu
 
 way=$1
-work=$BUILD/consume/$way
+backend=$2
+work=$BUILD/consume/$way.$backend
+if [ "$backend" = onednn ] && [ -z "$ONEDNN" ]; then
+  echo "SKIPPED: gistkv::onednn is off"
+  exit 77
+fi
 rm -rf "$work"
 mkdir -p "$work"
 
 configure() {
   build_dir=$1
   shift
-  "$CMAKE" -G Ninja -S "$SOURCE/tests/consume/$way" -B "$build_dir" -DCMAKE_CXX_COMPILER="$CXX" "$@"
+  "$CMAKE" -G Ninja -S "$SOURCE/tests/consume/$way" -B "$build_dir" -DCMAKE_CXX_COMPILER="$CXX" \
+    -DBACKEND="$backend" "$@"
 }
 
 if [ "$way" = find_package ]; then
@@ -37,5 +43,5 @@ fi
 
 configure "$work/build" "$@"
 "$CMAKE" --build "$work/build"
-"$work/build/consumer"
-"$work/build/own_backend"
+"$work/build/consumer_$backend"
+[ "$backend" = onednn ] || "$work/build/own_backend"

@@ -131,7 +131,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
     } else if (std::same_as<T, bf16> && w.floats_.type == dnnl::memory::data_type::f32) {
       linear_widened(o, x, w.floats_);
     } else {
-      linear_floats(w.floats_, x.extent(0), o.data(), o.stride(0), x.data(), x.stride(0));
+      linear_dense(o, x, w.floats_);
     }
   }
 
@@ -370,14 +370,33 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
     });
   }
 
+  /// x is dense.
   template <class U>
-  void linear_floats(const onednn_detail::dnnl_weights& w, index_t n, U* o, index_t ldo, const U* x,
-                     index_t ldx) {
-    product_.prepare(w, n, ldx, ldo);
-    pool_.for_tasks(static_cast<index_t>(w.slices.size()), [&](index_t i, int thread) {
-      const auto& s = w.slices[static_cast<std::size_t>(i)];
-      product_.run(w, s, n, o + s.begin, ldo, x, ldx, thread);
+  void linear_floats(const onednn_detail::dnnl_weights& w, index_t n, U* o, index_t ldo,
+                     const U* x) {
+    // Many rows go in two parts: twice the tasks even out slices that differ in size.
+    const index_t part = n >= 64 ? (n + 1) / 2 : n;
+    const index_t n_parts = (n + part - 1) / part;
+    product_.prepare(w, part);
+    if (n % part != 0) product_.prepare(w, n % part);
+    pool_.for_tasks(static_cast<index_t>(w.slices.size()) * n_parts, [&](index_t i, int thread) {
+      const auto& s = w.slices[static_cast<std::size_t>(i / n_parts)];
+      const index_t begin = i % n_parts * part;
+      product_.run(w, s, std::min(part, n - begin), o + begin * ldo + s.begin, ldo,
+                   x + begin * w.cols, thread);
     });
+  }
+
+  void linear_dense(matrix_view<T> o, matrix_view<const T> x,
+                    const onednn_detail::dnnl_weights& w) {
+    const index_t n = x.extent(0);
+    const T* dense = x.data();
+    if (n > 1 && x.stride(0) != w.cols) {
+      T* copy = widened_.get<T>(static_cast<std::size_t>(n * w.cols));
+      for (index_t i = 0; i < n; ++i) std::copy_n(row(x, i), w.cols, copy + i * w.cols);
+      dense = copy;
+    }
+    linear_floats(w, n, o.data(), o.stride(0), dense);
   }
 
   /// Activations in bf16 with weights in f32.
@@ -389,7 +408,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
     float* wide_x = widened_.get<float>(static_cast<std::size_t>(n * (d_in + d_out)));
     float* wide_o = wide_x + n * d_in;
     parallel(n, d_in, [&](index_t i) { kernels_->convert(wide_x + i * d_in, row(x, i), d_in); });
-    linear_floats(w, n, wide_o, d_out, static_cast<const float*>(wide_x), d_in);
+    linear_floats(w, n, wide_o, d_out, static_cast<const float*>(wide_x));
     parallel(n, d_out,
              [&](index_t i) { kernels_->convert_back(row(o, i), wide_o + i * d_out, d_out); });
   }

@@ -76,26 +76,27 @@ class dnnl_product {
       streams_.emplace_back(checked([&] { return dnnl::stream(engine_); }));
     }
     scratch_.resize(streams_.size());
+    results_.resize(streams_.size());
   }
 
-  /// Slices of equal rows, as many as keep all threads busy, without contents.
+  /// Slices of some multiple of 64 rows, as many as keep all threads busy, and one of what is left
+  /// over; without contents.
   dnnl_weights allocate(index_t rows, index_t cols, data_type type) {
     const one_thread guard;
     dnnl_weights w{{}, cols, type};
-    const auto threads = static_cast<index_t>(streams_.size());
-    constexpr index_t unit = 16;
-    const index_t units = (rows + unit - 1) / unit;
-    index_t count = std::min(2 * threads, (rows + 63) / 64);
-    if (count > threads) count = count / threads * threads;
-    for (index_t i = 0; i < count; ++i) {
-      const index_t begin = units * i / count * unit;
-      const index_t end = std::min(rows, units * (i + 1) / count * unit);
+    const index_t units = rows / row_unit;
+    const index_t count = std::min(2 * static_cast<index_t>(streams_.size()), units);
+    const auto add = [&](index_t begin, index_t end) {
       // The layout does not depend on the number of activations; 64 stands for any.
-      const auto description = describe(64, cols, end - begin, cols, end - begin, type, {});
+      const auto description = describe(64, cols, end - begin, type, {});
       w.slices.push_back({begin, end - begin, checked([&] {
                             return dnnl::memory(description.weights_desc(), engine_);
                           })});
+    };
+    for (index_t i = 0; i < count; ++i) {
+      add(units * i / count * row_unit, units * (i + 1) / count * row_unit);
     }
+    if (rows > units * row_unit) add(units * row_unit, rows);
     return w;
   }
 
@@ -113,31 +114,37 @@ class dnnl_product {
     });
   }
 
-  /// Makes ready what `run` needs for these extents. Not from several threads.
-  void prepare(const dnnl_weights& w, index_t n, index_t ldx, index_t ldo) {
+  /// Makes ready what `run` needs for n rows. Not from several threads.
+  void prepare(const dnnl_weights& w, index_t n) {
     const one_thread guard;
-    for (const dnnl_weights::slice& s : w.slices) find(w, s, n, ldx, ldo);
+    for (const dnnl_weights::slice& s : w.slices) find(w, s, n);
   }
 
-  /// o [n, slice.rows] = x [n, cols] w^T with rows ldx and ldo apart, behind a `prepare`.
-  void run(const dnnl_weights& w, const dnnl_weights::slice& s, index_t n, void* o, index_t ldo,
-           const void* x, index_t ldx, int thread) {
+  /// o [n, slice.rows], rows ldo apart, = x [n, cols] w^T, behind a `prepare`. x is dense: between
+  /// rows that lie apart oneDNN 2.6 knows no fast product, and so the result is made dense as well.
+  template <class T>
+  void run(const dnnl_weights& w, const dnnl_weights::slice& s, index_t n, T* o, index_t ldo,
+           const T* x, int thread) {
     const one_thread guard;
-    prepared& p = primitives_.at(key(w, s, n, ldx, ldo));
+    prepared& p = primitives_.at(key(w, s, n));
+    const auto t = static_cast<std::size_t>(thread);
+    const bool dense = n == 1 || ldo == s.rows;
+    T* result = dense ? o : results_[t].get<T>(static_cast<std::size_t>(n * s.rows));
     checked([&] {
-      const auto t = static_cast<std::size_t>(thread);
       arguments& a = p.of_thread[t];
-      a.x.set_data_handle(const_cast<void*>(x));
-      a.o.set_data_handle(o);
+      a.x.set_data_handle(const_cast<T*>(x));
+      a.o.set_data_handle(result);
       a.scratch.set_data_handle(scratch_[t].get<std::byte>(p.scratch_bytes));
       a.all.insert_or_assign(DNNL_ARG_WEIGHTS, s.memory);
       p.primitive.execute(streams_[t], a.all);
       streams_[t].wait();
     });
+    if (dense) return;
+    for (index_t i = 0; i < n; ++i) std::copy_n(result + i * s.rows, s.rows, o + i * ldo);
   }
 
  private:
-  using key_type = std::tuple<index_t, index_t, index_t, index_t, index_t, int>;
+  using key_type = std::tuple<index_t, index_t, index_t, int>;
 
   /// Memory objects of one thread: they name no memory until a call sets it.
   struct arguments {
@@ -152,17 +159,15 @@ class dnnl_product {
     std::vector<arguments> of_thread;
   };
 
-  static key_type key(const dnnl_weights& w, const dnnl_weights::slice& s, index_t n, index_t ldx,
-                      index_t ldo) {
-    return {n, w.cols, s.rows, ldx, ldo, static_cast<int>(w.type)};
+  static key_type key(const dnnl_weights& w, const dnnl_weights::slice& s, index_t n) {
+    return {n, w.cols, s.rows, static_cast<int>(w.type)};
   }
 
-  dnnl::matmul::primitive_desc describe(index_t n, index_t k, index_t rows, index_t ldx,
-                                        index_t ldo, data_type type,
+  dnnl::matmul::primitive_desc describe(index_t n, index_t k, index_t rows, data_type type,
                                         const dnnl::memory::desc& weights) const {
     return checked([&] {
-      const dnnl::memory::desc x({n, k}, type, dnnl::memory::dims{ldx, 1});
-      const dnnl::memory::desc o({n, rows}, type, dnnl::memory::dims{ldo, 1});
+      const dnnl::memory::desc x({n, k}, type, dnnl::memory::dims{k, 1});
+      const dnnl::memory::desc o({n, rows}, type, dnnl::memory::dims{rows, 1});
       const dnnl::memory::desc any({k, rows}, type, dnnl::memory::format_tag::any);
       const bool given = weights.get_size() > 0;
       dnnl::primitive_attr attributes;
@@ -177,13 +182,12 @@ class dnnl_product {
     });
   }
 
-  void find(const dnnl_weights& w, const dnnl_weights::slice& s, index_t n, index_t ldx,
-            index_t ldo) {
-    const key_type k = key(w, s, n, ldx, ldo);
+  void find(const dnnl_weights& w, const dnnl_weights::slice& s, index_t n) {
+    const key_type k = key(w, s, n);
     if (primitives_.contains(k)) return;
     // A text read in pieces of every length would otherwise fill the memory with kernels.
     if (primitives_.size() >= most_primitives) primitives_.clear();
-    const auto description = describe(n, w.cols, s.rows, ldx, ldo, w.type, s.memory.get_desc());
+    const auto description = describe(n, w.cols, s.rows, w.type, s.memory.get_desc());
     checked([&] {
       prepared p{dnnl::matmul(description), description.scratchpad_desc().get_size(), {}};
       for (std::size_t t = 0; t < streams_.size(); ++t) {
@@ -198,10 +202,12 @@ class dnnl_product {
     });
   }
 
+  static constexpr index_t row_unit = 64;
   static constexpr std::size_t most_primitives = 512;
   dnnl::engine engine_;
   std::vector<dnnl::stream> streams_;
   std::vector<scratch> scratch_;
+  std::vector<scratch> results_;
   std::map<key_type, prepared> primitives_;
 };
 
