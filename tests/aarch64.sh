@@ -40,6 +40,8 @@ cmake --preset aarch64 -Ddnnl_ROOT="$sysroot/usr" > $build/configure.log 2>&1 ||
   cat $build/configure.log
   exit 1
 }
-cmake --build $build --parallel "$(nproc)"
+# shellcheck disable=SC2046
+cmake --build $build --parallel "$(nproc)" --target \
+  $(printf 'gistkv_test_%s ' core text mask ops model cache conformance io odr)
 ctest --test-dir $build --parallel "$(nproc)" --output-on-failure \
   --label-regex '^(core|text|mask|ops|model|cache|conformance|io|build)$' "$@"

@@ -48,9 +48,11 @@ TEST_CASE_TEMPLATE("onednn conforms on every instruction set", T, float, bf16) {
 }
 
 TEST_CASE("a fault in onednn is seen") {
-  for (const conformance::fault_entry& entry : conformance::fault_table) {
-    CAPTURE(entry.name);
-    conformance::broken<onednn<float>> be(entry.kind, backends::onednn_options{.n_threads = 1});
+  using enum conformance::fault;
+  for (const auto fault :
+       {linear_drops_last_column, norm_ignores_eps, scatter_rows_writes_past_the_end}) {
+    CAPTURE(static_cast<int>(fault));
+    conformance::broken<onednn<float>> be(fault, backends::onednn_options{.n_threads = 1});
     conformance::report report;
     conformance::run(be, report, {.model_shapes = false});
     CHECK_FALSE(report.passed());

@@ -37,14 +37,14 @@ namespace detail {
 
 /// Compares with the tolerance of r.op and keeps the worst comparison. Expected values that are all
 /// 0 would pass on a backend that does nothing: they fail, unless the case is about zeros.
-template <class T>
+template <class B, class T>
 void expect_values(result& r, std::string_view what, const std::vector<double>& found,
                    const expected& want, bool about_zeros = false) {
   if (!found.empty() && want.all_zero() && !about_zeros) {
     r.fail("all expected values of " + std::string(what) + " are 0: the case tests nothing");
   }
   const comparison c =
-      compare(found, want, tolerance<T>(r.op) * epsilon_of<T>(), smallest_normal<T>());
+      compare(found, want, unit_budget<T, factor_t<B, T>>(r.op), smallest_normal<T>());
   if (c.ratio >= r.worst.ratio) r.worst = c;
   if (c.passed) return;
   r.fail(std::string(what) + " element " + std::to_string(c.index) + " is " +
@@ -99,8 +99,8 @@ class trial<B, T, linear_case> {
     detail::expect_guards(r, "o", o_);
     detail::expect_unchanged(r, "x", x_);
     detail::expect_unchanged(r, "bias", bias_);
-    detail::expect_values<T>(r, "o", o_.values(),
-                             oracle::linear(c_, x_.original(), weight_.values, bias));
+    detail::expect_values<B, T>(r, "o", o_.values(),
+                                oracle::linear(c_, x_.original(), weight_.values, bias));
   }
 
  private:
@@ -135,9 +135,9 @@ class trial<B, T, matmul_case> {
     detail::expect_guards(r, "o", o_);
     detail::expect_unchanged(r, "a", a_);
     detail::expect_unchanged(r, "b", b_);
-    detail::expect_values<T>(r, "o", o_.values(),
-                             oracle::matmul(c_, a_.original(), b_.original(), o_.original()),
-                             c_.k == 0);
+    detail::expect_values<B, T>(r, "o", o_.values(),
+                                oracle::matmul(c_, a_.original(), b_.original(), o_.original()),
+                                c_.k == 0);
   }
 
  private:
@@ -172,7 +172,7 @@ class trial<B, T, norm_case> {
     if (!c_.in_place) detail::expect_unchanged(r, "x", x_);
     detail::expect_unchanged(r, "weight", weight_);
     detail::expect_unchanged(r, "bias", bias_);
-    detail::expect_values<T>(
+    detail::expect_values<B, T>(
         r, "o", (c_.in_place ? x_ : o_).values(),
         oracle::norm(c_, eps, x_.original(), weight_.original(), bias),
         c_.rows == norm_rows::zero || (c_.kind == norm_kind::layer && c_.d == 1));
@@ -223,8 +223,8 @@ class trial<B, T, activation_case> {
     detail::expect_guards(r, "o", o);
     if (&o != &gate_) detail::expect_unchanged(r, "gate", gate_);
     if (&o != &up_) detail::expect_unchanged(r, "up", up_);
-    detail::expect_values<T>(r, "o", o.values(),
-                             oracle::activation(c_, gate_.original(), up_.original()));
+    detail::expect_values<B, T>(r, "o", o.values(),
+                                oracle::activation(c_, gate_.original(), up_.original()));
   }
 
  private:
@@ -267,7 +267,7 @@ class trial<B, T, add_case> {
     detail::expect_guards(r, "o", o);
     if (&o != &a_) detail::expect_unchanged(r, "a", a_);
     if (&o != &b_) detail::expect_unchanged(r, "b", b_);
-    detail::expect_values<T>(r, "o", o.values(), oracle::add(a_.original(), b_.original()));
+    detail::expect_values<B, T>(r, "o", o.values(), oracle::add(a_.original(), b_.original()));
   }
 
  private:

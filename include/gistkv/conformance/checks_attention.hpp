@@ -50,8 +50,8 @@ class trial<B, T, rope_case> {
     detail::expect_guards(r, "x", x_);
     detail::expect_unchanged(r, "positions", device_positions_, positions_);
     detail::expect_unchanged(r, "frequencies", device_frequencies_, frequencies_);
-    detail::expect_values<T>(r, "x", x_.values(),
-                             oracle::rope(c_, x_.original(), positions_, frequencies_));
+    detail::expect_values<B, T>(r, "x", x_.values(),
+                                oracle::rope(c_, x_.original(), positions_, frequencies_));
   }
 
  private:
@@ -101,7 +101,7 @@ class trial<B, T, rows_case<Scatter>> {
       }
     }
     want.scale.assign(want.value.size(), 0.0);
-    detail::expect_values<T>(r, "o", o_.values(), want);
+    detail::expect_values<B, T>(r, "o", o_.values(), want);
   }
 
  private:
@@ -145,8 +145,8 @@ class trial<B, T, softmax_case> {
     with_mask(c_.mask, spans_.data(), n_anchors_, [&](const auto& mask) {
       const auto want = oracle::masked_softmax(c_, s_.original(), mask);
       const bool nothing = c_.mask == mask_choice::nothing;
-      detail::expect_values<T>(r, "s", s_.values(), want.s, nothing);
-      if (c_.lse) detail::expect_values<T>(r, "lse", lse_.values(), want.lse, c_.n_k == 1);
+      detail::expect_values<B, T>(r, "s", s_.values(), want.s, nothing);
+      if (c_.lse) detail::expect_values<B, T>(r, "lse", lse_.values(), want.lse, c_.n_k == 1);
     });
   }
 
@@ -271,8 +271,8 @@ class trial<B, T, attention_case> {
     const auto want =
         oracle::attention(c_, scale_, q_.original(), joined(&part::k), joined(&part::v), mask);
     const bool about_zeros = c_.mask == mask_choice::nothing || c_.n_keys() == 0;
-    detail::expect_values<T>(r, "o", o_.values(), want.o, about_zeros);
-    if (c_.lse) detail::expect_values<T>(r, "lse", lse_.values(), want.lse, about_zeros);
+    detail::expect_values<B, T>(r, "o", o_.values(), want.o, about_zeros);
+    if (c_.lse) detail::expect_values<B, T>(r, "lse", lse_.values(), want.lse, about_zeros);
   }
 
   B& be_;

@@ -74,6 +74,15 @@ constexpr double tolerance(std::string_view op) {
   throw argument_error("tolerance: no row for operation '" + std::string(op) + "'");
 }
 
+/// c eps(T) of the table for elements of T and factors of products of F: products are judged by the
+/// narrower of the two.
+template <class T, class F>
+constexpr double unit_budget(std::string_view op) {
+  const bool multiplies = op == "linear" || op == "matmul" || op == "attention";
+  if (multiplies && epsilon_of<F>() > epsilon_of<T>()) return tolerance<F>(op) * epsilon_of<F>();
+  return tolerance<T>(op) * epsilon_of<T>();
+}
+
 /// Below this a result may have been flushed to zero.
 template <class T>
 constexpr double smallest_normal() {

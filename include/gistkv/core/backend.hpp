@@ -35,6 +35,23 @@ using packed_weight_t = typename B::packed_weight;
 template <class B>
 using element_t = typename B::element;
 
+namespace detail {
+template <class B, class T>
+struct factor {
+  using type = T;
+};
+template <class B, class T>
+requires requires { typename B::factor; }
+struct factor<B, T> {
+  using type = typename B::factor;
+};
+}  // namespace detail
+
+/// The type to which a backend rounds the factors of products on elements of T, `B::factor` if it
+/// says so: narrower than T where it trades digits for speed. Sums are carried in accumulate_t<T>.
+template <class B, class T>
+using factor_t = typename detail::factor<B, T>::type;
+
 template <class B>
 concept Storage = MemorySpace<space_of<B>> &&
     requires(B& be, void* p, const void* cp, std::size_t n_bytes) {
@@ -75,8 +92,11 @@ concept Backend = Storage<B> && Computes<B, element_t<B>>;
 /// Base of a backend: no fused path. A backend that has one sets its flag to true and defines the
 /// function; a wrong signature is then a compile error and never a silent slow path.
 struct no_native {
-  /// `attention(o, q, kv, spans, scale, lse)` as ops::attention, without scratch.
+  /// `attention(o, q, kv, spans, scale, lse)` as ops::attention, without scratch, for every element
+  /// type of a cache that the backend reads.
   static constexpr bool native_attention = false;
+  /// `append_rows(o, x, rows)` as ops::append_rows, for caches of other types than its elements.
+  static constexpr bool native_append = false;
 };
 
 }  // namespace gistkv

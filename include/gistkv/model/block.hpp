@@ -68,7 +68,7 @@ struct sequence_kv {
 ///   a = x + W_o attention(rope(norm_q(W_q n(x) + b_q)), rope(norm_k(W_k n(x) + b_k)), W_v n(x) +
 ///   b_v) y = a + W_down (act(W_gate m(a)) * W_up m(a))
 /// with n, m the attention and feed-forward norms.
-template <class B, class T>
+template <class B, class T, class KV = T>
 requires Computes<B, T>
 class block {
  public:
@@ -108,7 +108,7 @@ class block {
   void forward(B& be, const model_config& c, matrix_view<T, space> x,
                vector_view<const std::int32_t, space> positions,
                vector_view<const float, space> frequencies, const rope_options& rope,
-               std::span<const sequence_kv<T, space>> sequences, workspace<B>& scratch) const {
+               std::span<const sequence_kv<KV, space>> sequences, workspace<B>& scratch) const {
     const typename workspace<B>::scope scope(scratch);
     const auto normed = scratch.template take<T>({x.extent(0), c.d_model});
     ops::norm<B, T>(be, normed, x, vector(attention_norm_), {}, {c.norm, c.norm_eps});
@@ -126,7 +126,7 @@ class block {
   void attend(B& be, const model_config& c, matrix_view<T, space> x,
               vector_view<const std::int32_t, space> positions,
               vector_view<const float, space> frequencies, const rope_options& rope,
-              std::span<const sequence_kv<T, space>> sequences, workspace<B>& scratch) const {
+              std::span<const sequence_kv<KV, space>> sequences, workspace<B>& scratch) const {
     const typename workspace<B>::scope scope(scratch);
     const index_t n = x.extent(0);
     const auto q = scratch.template take<T>({n, c.n_heads, c.head_dim});
@@ -144,12 +144,12 @@ class block {
       for (index_t h = 0; h < c.n_kv_heads; ++h) {
         const auto keys = head(k, s, h);
         const auto values = head(v, s, h);
-        ops::scatter_rows<B, T>(be, s.anchor_keys.at(h), keys, s.anchor_rows);
-        ops::scatter_rows<B, T>(be, s.anchor_values.at(h), values, s.anchor_rows);
-        ops::scatter_rows<B, T>(be, s.local_keys.at(h), keys, s.local_rows);
-        ops::scatter_rows<B, T>(be, s.local_values.at(h), values, s.local_rows);
+        ops::append_rows<B, T, KV>(be, s.anchor_keys.at(h), keys, s.anchor_rows);
+        ops::append_rows<B, T, KV>(be, s.anchor_values.at(h), values, s.anchor_rows);
+        ops::append_rows<B, T, KV>(be, s.local_keys.at(h), keys, s.local_rows);
+        ops::append_rows<B, T, KV>(be, s.local_values.at(h), values, s.local_rows);
       }
-      ops::attention<B, T>(be, o.rows(s.begin, s.count), q.rows(s.begin, s.count), s.visible,
+      ops::attention<B, T, KV>(be, o.rows(s.begin, s.count), q.rows(s.begin, s.count), s.visible,
                            s.spans, scale_, scratch);
     }
     output_(be, x, joined_heads(o));
@@ -179,7 +179,7 @@ class block {
   }
   /// Rows of one head of one sequence.
   static matrix_view<const T, space> head(tensor_view<T, 3, space> x,
-                                          const sequence_kv<T, space>& s, index_t h) {
+                                          const sequence_kv<KV, space>& s, index_t h) {
     return {x.data() + x.offset(s.begin, h, 0), {s.count, x.extent(2)}, {x.stride(0), 1}};
   }
 

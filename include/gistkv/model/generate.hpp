@@ -72,13 +72,13 @@ struct generation {
 /// the next token is sampled behind the last gist. A segmenter that looks ahead may name a boundary
 /// that lies before tokens already fed; the gists then go where the boundary became known, and
 /// those tokens stay in the sentence that they show to be over. The paper's rule never does that.
-template <class B, class T, text::Segmenter S, TextCodec Codec>
+template <class B, class T, class KV, text::Segmenter S, TextCodec Codec>
 class generator {
  public:
   /// @param segmenter  has seen the text read so far, of which a sentence may be open
   /// @param n_bytes    length of that text
   /// @param n_open     regular tokens that the open sentence already has
-  generator(session<B, T>& target, const Codec& codec, S segmenter, generate_options options,
+  generator(session<B, T, KV>& target, const Codec& codec, S segmenter, generate_options options,
             index_t n_bytes = 0, index_t n_open = 0)
       : session_(target),
         codec_(codec),
@@ -211,7 +211,7 @@ class generator {
     return longest;
   }
 
-  session<B, T>& session_;
+  session<B, T, KV>& session_;
   const Codec& codec_;
   generate_options options_;
   S fresh_;          ///< The segmenter before any text.

@@ -23,16 +23,16 @@ struct session_options {
 
 /// One sequence being read and continued: a cache, the memory for a pass, and the logits behind the
 /// last token.
-template <class B, class T = element_t<B>>
+template <class B, class T = element_t<B>, class KV = T>
 class session {
  public:
-  using cache_type = cache::gist_cache<B, T>;
+  using cache_type = cache::gist_cache<B, KV>;
 
-  session(const transformer<B, T>& model, cache::cache_options cache, session_options options = {})
+  session(const transformer<B, T, KV>& model, cache::cache_options cache, session_options options = {})
       : session(model, cache_type(model.backend(), model.cache_shape(), cache), options) {}
 
   /// Goes on from a cache that exists; its last token has no logits until the next is read.
-  session(const transformer<B, T>& model, cache_type cache, session_options options = {})
+  session(const transformer<B, T, KV>& model, cache_type cache, session_options options = {})
       : model_(&model), options_(options), cache_(std::move(cache)) {
     if (options.chunk < 1) {
       throw argument_error("session: chunk is " + std::to_string(options.chunk) +
@@ -79,7 +79,7 @@ class session {
     return logits_;
   }
 
-  const transformer<B, T>& model() const { return *model_; }
+  const transformer<B, T, KV>& model() const { return *model_; }
   cache_type& cache() { return cache_; }
   const cache_type& cache() const { return cache_; }
 
@@ -114,7 +114,7 @@ class session {
     B& be = model_->backend();
     const auto n = static_cast<index_t>(tokens.size());
     const index_t d = model_->config().d_model;
-    const sequence_step<B, T> step{&cache_, tokens, {}};
+    const sequence_step<B, KV> step{&cache_, tokens, {}};
     const std::size_t need = model_->workspace_size({&step, 1});
     // A quarter more, so that a growing cache does not reallocate at every token.
     if (need > scratch_.bytes()) scratch_ = workspace<B>(be, need + need / 4);
@@ -131,7 +131,7 @@ class session {
     for (const T l : host_logits_) logits_.push_back(static_cast<float>(l));
   }
 
-  const transformer<B, T>* model_;
+  const transformer<B, T, KV>* model_;
   session_options options_;
   cache_type cache_;
   workspace<B> scratch_;

@@ -25,21 +25,21 @@
 namespace gistkv::model {
 
 /// The next rows of one sequence: tokens, or vectors in place of token embeddings (soft tokens).
-template <Storage B, class T>
+template <Storage B, class KV>
 struct sequence_step {
-  cache::gist_cache<B, T>* cache = nullptr;
+  cache::gist_cache<B, KV>* cache = nullptr;
   std::span<const token_t> tokens = {};
   std::span<const float> embeddings = {};  ///< [n, d_model]; then `tokens` is empty.
 };
 
 /// A whole decoder with its weights in a backend's memory. Immutable after construction; sequences
 /// keep their state in their caches, so one transformer serves many.
-template <class B, class T = element_t<B>>
+template <class B, class T = element_t<B>, class KV = T>
 requires Computes<B, T>
 class transformer {
  public:
   using space = space_of<B>;
-  using step = sequence_step<B, T>;
+  using step = sequence_step<B, KV>;
 
   /// Packs the weights. `gists` may be empty (n_gist = 0): a plain model.
   /// @throws shape_error, argument_error, and what the backend throws.
@@ -94,7 +94,7 @@ class transformer {
                workspace<B>::template bytes_for<visible_spans>(count);
     }
     return bytes + workspace<B>::template bytes_for<std::int32_t>(n) +
-           block<B, T>::workspace_size(config_, n, n_keys);
+           block<B, T, KV>::workspace_size(config_, n, n_keys);
   }
 
   /// Reads the tokens of all steps in one pass, writes their keys and values into the caches, and
@@ -115,8 +115,8 @@ class transformer {
     B& be = *be_;
     try {
       const auto positions = scratch.template take<std::int32_t>({n});
-      std::vector<sequence_kv<T, space>> sequences;
-      std::vector<typename cache::gist_cache<B, T>::append_plan> plans;
+      std::vector<sequence_kv<KV, space>> sequences;
+      std::vector<typename cache::gist_cache<B, KV>::append_plan> plans;
       index_t begin = 0;
       for (const step& s : steps) {
         const index_t count = rows(s);
@@ -228,7 +228,7 @@ class transformer {
     return to;
   }
 
-  static void set_layer(sequence_kv<T, space>& kv, cache::gist_cache<B, T>& cache, index_t layer) {
+  static void set_layer(sequence_kv<KV, space>& kv, cache::gist_cache<B, KV>& cache, index_t layer) {
     const auto views = cache.layer(layer);
     kv.anchor_keys = views.anchor_keys;
     kv.anchor_values = views.anchor_values;
@@ -269,7 +269,7 @@ class transformer {
   model_config config_;
   index_t n_gist_;
   buffer<T, B> table_;  ///< [n_vocab(), d_model]
-  std::vector<block<B, T>> blocks_;
+  std::vector<block<B, T, KV>> blocks_;
   buffer<T, B> final_norm_;
   std::optional<linear_map<B, T>> head_;
   std::optional<packed_weight_t<B>> gist_head_;

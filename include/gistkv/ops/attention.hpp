@@ -36,16 +36,17 @@ constexpr std::size_t attention_workspace_size(index_t n_q, index_t n_heads, ind
 /// A query that sees nothing gives o = 0 and lse = -inf.
 /// @param[out] o      [n_q, n_heads, head_dim]; must not alias q or kv
 /// @param[in]  q      [n_q, n_heads, head_dim]
-/// @param[in]  kv     each part [n_kv_heads, rows, head_dim]; parts may be empty
+/// @param[in]  kv     each part [n_kv_heads, rows, head_dim]; parts may be empty. Its element type
+///                    is T, or another one that a native path reads
 /// @param[in]  spans  n_q entries, on the host and in the backend's memory
 /// @param[in]  scratch  at least attention_workspace_size bytes
 /// @param[out] lse    [n_q, n_heads], natural logarithm, or empty
 /// Asynchronous. Allocates: no. @throws shape_error.
-template <class B, class T>
+template <class B, class T, class KV = T>
 requires Computes<B, T>
 void attention(B& be, tensor_view<T, 3, space_of<B>> o,
                std::type_identity_t<tensor_view<const T, 3, space_of<B>>> q,
-               const std::type_identity_t<kv_spans<T, space_of<B>>>& kv, const span_list& spans,
+               const std::type_identity_t<kv_spans<KV, space_of<B>>>& kv, const span_list& spans,
                double scale, workspace<B>& scratch,
                std::type_identity_t<matrix_view<T, space_of<B>>> lse = {}) {
   expect_shape("attention", "q", q, o.extents());
@@ -85,6 +86,7 @@ void attention(B& be, tensor_view<T, 3, space_of<B>> o,
   if constexpr (B::native_attention) {
     be.attention(o, q, kv, spans, scale, lse);
   } else {
+    static_assert(std::is_same_v<T, KV>, "the backend reads caches of its own elements only");
     composed::attention<B, T>(be, o, q, kv, spans, scale, scratch, lse);
   }
 }

@@ -14,9 +14,9 @@ namespace gistkv::ops {
 /// @param[out] o     [n, d]; must not alias x
 /// @param[in]  x     [m, d]
 /// @param[in]  rows  [n], each in [0, m): not checked, they may lie in device memory
+/// T may also be an element type that only the backend's caches have.
 /// Asynchronous. Allocates: no. @throws shape_error.
-template <class B, class T>
-requires Computes<B, T>
+template <Storage B, class T>
 void gather_rows(B& be, matrix_view<T, space_of<B>> o,
                  std::type_identity_t<matrix_view<const T, space_of<B>>> x,
                  std::type_identity_t<vector_view<const std::int32_t, space_of<B>>> rows) {
@@ -43,6 +43,27 @@ void scatter_rows(B& be, matrix_view<T, space_of<B>> o,
   expect_contiguous_rows("scatter_rows", "o", o);
   expect_contiguous_rows("scatter_rows", "x", x);
   if (!x.empty()) be.scatter_rows(o, x, rows);
+}
+
+/// o[rows[i], :] = x[i, :] in the element type of a KV cache, where rows[i] >= 0
+///
+/// As scatter_rows, which it is where the cache holds elements of T; a narrower cache needs a
+/// backend with a native path.
+template <class B, class T, class KV>
+requires Computes<B, T>
+void append_rows(B& be, matrix_view<KV, space_of<B>> o,
+                 std::type_identity_t<matrix_view<const T, space_of<B>>> x,
+                 std::type_identity_t<vector_view<const std::int32_t, space_of<B>>> rows) {
+  if constexpr (std::is_same_v<T, KV>) {
+    scatter_rows<B, T>(be, o, x, rows);
+  } else {
+    static_assert(B::native_append, "the backend has no caches of another type than its elements");
+    expect_shape("append_rows", "rows", rows, {x.extent(0)});
+    expect_shape("append_rows", "o", o, {o.extent(0), x.extent(1)});
+    expect_contiguous_rows("append_rows", "o", o);
+    expect_contiguous_rows("append_rows", "x", x);
+    if (!x.empty()) be.append_rows(o, x, rows);
+  }
 }
 
 }  // namespace gistkv::ops

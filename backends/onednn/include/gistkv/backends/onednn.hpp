@@ -36,23 +36,29 @@ struct onednn_options {
   instruction_set isa = best_instruction_set();  ///< Less than the CPU has, for tests.
 };
 
-/// The fast backend for CPUs: oneDNN multiplies by weights in floats, own kernels do the rest,
-/// among them weights in 4 and 8 bits and fused attention (onednn/simd/attention.inc).
+/// The fast backend for CPUs: oneDNN multiplies matrices, own kernels do the rest, among them
+/// single rows times weights in 4 and 8 bits and fused attention (onednn/simd/attention.inc).
 ///
-/// `onednn<bf16>` is for speed: activations, keys and values in bf16, sums in float. Weights stay
-/// q8_0, q4_0, q4_1 and q4_k where the CPU multiplies bytes (AVX512-VNNI; activations are then
-/// rounded to 8 bits for 32 neighbours), bf16 where it multiplies those (AVX-512), else f32.
-/// `onednn<float>` computes and keeps all in f32.
+/// T is the type of activations, F the type to which factors of products are rounded:
+///   onednn<float, bf16>  for speed: products of bf16 pairs, all else in float;
+///   onednn<float>        all in float;
+///   onednn<bf16>         half the memory for activations, and fewer digits: they add up in bf16.
+/// Each reads and writes caches of float and of bf16.
 ///
-/// Calls return when they are done. Results do not depend on the number of threads' speed, but the
-/// last bits of a row may depend on how many rows share its call.
-template <class T = bf16>
-requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public no_native {
+/// With factors of bf16 and a CPU that multiplies bytes (AVX512-VNNI), weights of q8_0, q4_0, q4_1
+/// and q4_k stay in their 4 or 8 bits; else weights are kept in bf16 where the CPU multiplies those
+/// (AVX-512), or in float. Calls return when they are done. The last bits of a row may depend on
+/// how many rows share its call.
+template <class T = float, class F = T>
+requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
+    (std::same_as<F, T> || std::same_as<F, bf16>)class onednn : public no_native {
  public:
   using space = host_space;
   using element = T;
+  using factor = F;
   static constexpr std::string_view name = "onednn";
   static constexpr bool native_attention = true;
+  static constexpr bool native_append = true;
   template <class U>
   static constexpr bool supports = std::same_as<U, T>;
 
@@ -60,6 +66,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
   explicit onednn(onednn_options options = {})
       : isa_(checked(options.isa)),
         kernels_(&onednn_detail::kernels_for<T>(isa_)),
+        narrow_(&onednn_detail::kernels_for<bf16>(isa_)),
         code_kernels_(codes_for(isa_)),
         pool_(options.n_threads),
         product_(pool_.size()),
@@ -128,10 +135,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
       for (index_t i = 0; i < o.extent(0); ++i) std::fill_n(row(o, i), o.extent(1), T(0.0F));
     } else if (w.codes_.n_panels() > 0) {
       linear_codes(o, x, w);
-    } else if (std::same_as<T, bf16> && w.floats_.type == dnnl::memory::data_type::f32) {
-      linear_widened(o, x, w.floats_);
     } else {
-      linear_dense(o, x, w.floats_);
+      linear_floats(o, x, w.floats_);
     }
   }
 
@@ -170,14 +175,14 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
                   activation_kind kind) {
     const index_t d = o.extent(1);
     parallel(o.extent(0), 2 * d, [&](index_t i) {
-      const T* factor = up.empty() ? nullptr : row(up, i);
+      const T* gated = up.empty() ? nullptr : row(up, i);
       switch (kind) {
         case activation_kind::silu:
-          return kernels_->silu(row(o, i), row(gate, i), factor, d);
+          return kernels_->silu(row(o, i), row(gate, i), gated, d);
         case activation_kind::gelu_tanh:
-          return kernels_->gelu_tanh(row(o, i), row(gate, i), factor, d);
+          return kernels_->gelu_tanh(row(o, i), row(gate, i), gated, d);
         case activation_kind::gelu:
-          return gelu_row(row(o, i), row(gate, i), factor, d);
+          return gelu_row(row(o, i), row(gate, i), gated, d);
       }
     });
   }
@@ -201,7 +206,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
     });
   }
 
-  void gather_rows(matrix_view<T> o, matrix_view<const T> x, vector_view<const std::int32_t> rows) {
+  template <class U>
+  void gather_rows(matrix_view<U> o, matrix_view<const U> x, vector_view<const std::int32_t> rows) {
     for (index_t i = 0; i < o.extent(0); ++i) std::copy_n(row(x, rows(i)), o.extent(1), row(o, i));
   }
 
@@ -214,11 +220,26 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
 
   // Fused paths.
 
+  template <class KV>
+  void append_rows(matrix_view<KV> o, matrix_view<const T> x,
+                   vector_view<const std::int32_t> rows) {
+    for (index_t i = 0; i < x.extent(0); ++i) {
+      if (rows(i) < 0) continue;
+      if constexpr (std::same_as<T, float>) {
+        narrow_->convert_back(row(o, rows(i)), row(x, i), x.extent(1));
+      } else {
+        narrow_->convert(row(o, rows(i)), row(x, i), x.extent(1));
+      }
+    }
+  }
+
   /// Queries go in tiles of one KV head; if there are fewer of these than threads, the keys are
   /// split as well and the partial results merged.
-  void attention(tensor_view<T, 3> o, tensor_view<const T, 3> q, const kv_spans<T, space>& kv,
+  template <class KV>
+  void attention(tensor_view<T, 3> o, tensor_view<const T, 3> q, const kv_spans<KV, space>& kv,
                  const span_list& spans, double scale, matrix_view<T> lse) {
     using namespace onednn_detail;
+    const attend_function<T, KV> attend = attend_for<T, KV, F>(isa_);
     const index_t n_q = q.extent(0);
     const index_t n_kv_heads = kv.n_kv_heads();
     const index_t group = q.extent(1) / n_kv_heads;
@@ -247,22 +268,22 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
       // The last tiles see most: they go first, so that no long one is left over at the end.
       const index_t begin = n_q * (n_tiles - 1 - item / n_kv_heads) / n_tiles;
       const index_t end = n_q * (n_tiles - item / n_kv_heads) / n_tiles;
-      return attention_tile<T>{q.data() + q.offset(begin, h * group, 0),
-                               q.stride(0),
-                               q.stride(1),
-                               spans.host.data() + begin,
-                               end - begin,
-                               group,
-                               d,
-                               head_of(kv.shared, h),
-                               head_of(kv.own, h),
-                               head_of(kv.local, h),
-                               0,
-                               keys.total,
-                               static_cast<float>(scale)};
+      return attention_tile<T, KV>{q.data() + q.offset(begin, h * group, 0),
+                                   q.stride(0),
+                                   q.stride(1),
+                                   spans.host.data() + begin,
+                                   end - begin,
+                                   group,
+                                   d,
+                                   head_of(kv.shared, h),
+                                   head_of(kv.own, h),
+                                   head_of(kv.local, h),
+                                   0,
+                                   keys.total,
+                                   static_cast<float>(scale)};
     };
     const auto merge = [&](index_t item, const partial_attention& results, index_t n) {
-      const attention_tile<T> tile = tile_of(item);
+      const attention_tile<T, KV> tile = tile_of(item);
       const index_t begin = tile.spans - spans.host.data();
       for (index_t r = 0; r < tile.n_rows(); ++r) {
         const index_t i = begin + r / group;
@@ -274,20 +295,19 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
     };
     pool_.for_tasks(n_kv_heads * n_tiles * n_splits, [&](index_t task, int thread) {
       const index_t item = task / n_splits;
-      attention_tile<T> tile = tile_of(item);
+      attention_tile<T, KV> tile = tile_of(item);
       const std::size_t extra = attention_scratch_bytes(n_rows, d) / sizeof(float);
       float* own =
           of_thread_[static_cast<std::size_t>(thread)].template get<float>(extra + tile_floats);
       if (n_splits == 1) {
         const partial_attention result = results_in(own + extra);
-        kernels_->attend(tile, result, own);
+        attend(tile, result, own);
         merge(item, result, 1);
       } else {
         const index_t split = task % n_splits;
         tile.key_begin = keys.number(keys.size() * split / n_splits);
         tile.key_end = keys.number(keys.size() * (split + 1) / n_splits);
-        kernels_->attend(tile, results_in(partial + static_cast<std::size_t>(task) * tile_floats),
-                         own);
+        attend(tile, results_in(partial + static_cast<std::size_t>(task) * tile_floats), own);
       }
     });
     if (n_splits == 1) return;
@@ -309,12 +329,17 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
     return isa;
   }
   static const onednn_detail::code_kernels<T>* codes_for(instruction_set isa) {
-    // Activations in 8 bits are within the precision of bf16, not of float.
-    return std::same_as<T, bf16> ? onednn_detail::code_kernels_for<T>(isa) : nullptr;
+    // Activations in 16 bits are beyond the precision of bf16, but not of float.
+    return std::same_as<F, bf16> ? onednn_detail::code_kernels_for<T>(isa) : nullptr;
   }
-  dnnl::memory::data_type float_type() const {
-    const bool narrow = std::same_as<T, bf16> && isa_ >= instruction_set::avx512;
-    return narrow ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+  using data_type = dnnl::memory::data_type;
+  template <class U>
+  static constexpr data_type type_of() {
+    return std::same_as<U, bf16> ? data_type::bf16 : data_type::f32;
+  }
+  data_type float_type() const {
+    const bool narrow = std::same_as<F, bf16> && isa_ >= instruction_set::avx512;
+    return narrow ? data_type::bf16 : data_type::f32;
   }
   static void check_bytes(const host_matrix& host) {
     const std::size_t need = row_bytes(host.type, host.cols) * static_cast<std::size_t>(host.rows);
@@ -328,15 +353,16 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
   static U* row(const matrix_view<U>& x, index_t i) {
     return x.data() + i * x.stride(0);
   }
-  static onednn_detail::head_rows<T> head_of(const kv_span<T, space>& part, index_t h) {
+  template <class KV>
+  static onednn_detail::head_rows<KV> head_of(const kv_span<KV, space>& part, index_t h) {
     if (part.rows() == 0) return {};
     return {part.k.data() + part.k.offset(h, 0, 0), part.v.data() + part.v.offset(h, 0, 0),
             part.k.stride(1), part.v.stride(1), part.rows()};
   }
 
   /// Calls f(i) for i < n, each of about `work` multiply-adds.
-  template <class F>
-  void parallel(index_t n, index_t work, F&& f) {
+  template <class Function>
+  void parallel(index_t n, index_t work, Function&& f) {
     // Below this a second thread costs more than it saves.
     constexpr double worth_sharing = 40e3;
     if (static_cast<double>(n) * static_cast<double>(work) < worth_sharing) {
@@ -350,15 +376,27 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
   }
 
   void linear_codes(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
+    // Widening the codes costs about as much as multiplying so many rows by them.
+    constexpr index_t worth_widening = 12;
+    if (x.extent(0) >= worth_widening) {
+      linear_widened(o, x, w);
+    } else {
+      linear_whole_numbers(o, x, w);
+    }
+  }
+
+  /// Few rows: reading the weights is all that takes time.
+  void linear_whole_numbers(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
     using namespace onednn_detail;
     const index_t n = x.extent(0);
     const code_matrix& codes = w.codes_;
-    const std::size_t n_blocks = static_cast<std::size_t>(n * codes.n_blocks());
-    auto* words = quantized_.get<std::uint32_t>(n_blocks * (2 + code_block / 4));
+    const auto n_blocks = static_cast<std::size_t>(n * codes.n_blocks());
+    auto* words = activations_.get<std::uint32_t>(n_blocks * (2 + code_block / 2));
     const quantized_rows rows{reinterpret_cast<std::int8_t*>(words + 2 * n_blocks),
                               reinterpret_cast<float*>(words), words + n_blocks, w.cols_};
-    parallel(n, w.cols_,
-             [&](index_t i) { code_kernels_->quantize(rows.from(i), row(x, i), codes.format()); });
+    for (index_t i = 0; i < n; ++i) {
+      code_kernels_->quantize(rows.from(i), row(x, i), codes.format());
+    }
     const index_t n_tasks = std::min<index_t>(codes.n_panels(), 4 * n_threads());
     pool_.for_tasks(n_tasks, [&](index_t t, int) {
       const index_t end = codes.n_panels() * (t + 1) / n_tasks;
@@ -370,47 +408,120 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
     });
   }
 
-  /// x is dense.
-  template <class U>
-  void linear_floats(const onednn_detail::dnnl_weights& w, index_t n, U* o, index_t ldo,
-                     const U* x) {
-    // Many rows go in two parts: twice the tasks even out slices that differ in size.
-    const index_t part = n >= 64 ? (n + 1) / 2 : n;
-    const index_t n_parts = (n + part - 1) / part;
-    product_.prepare(w, part);
-    if (n % part != 0) product_.prepare(w, n % part);
-    pool_.for_tasks(static_cast<index_t>(w.slices.size()) * n_parts, [&](index_t i, int thread) {
-      const auto& s = w.slices[static_cast<std::size_t>(i / n_parts)];
-      const index_t begin = i % n_parts * part;
-      product_.run(w, s, std::min(part, n - begin), o + begin * ldo + s.begin, ldo,
-                   x + begin * w.cols, thread);
+  /// Many rows: four panels of codes at a time become the bf16 slice of 64 rows that oneDNN takes.
+  void linear_widened(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
+    using namespace onednn_detail;
+    constexpr index_t slice = 4 * code_panel;
+    const code_matrix& codes = w.codes_;
+    const bf16* factors = dense<bf16>(x);
+    const index_t n = x.extent(0);
+    const index_t n_slices = (w.rows_ + slice - 1) / slice;
+    const row_parts parts(n, n_slices, n_threads());
+    for (const index_t rows : {parts.length, parts.last()}) {
+      product_.prepare({rows, w.cols_, slice, data_type::bf16, type_of<T>()});
+    }
+    pool_.for_tasks(n_slices * parts.count, [&](index_t i, int thread) {
+      const index_t first = i / parts.count * slice;
+      const index_t begin = i % parts.count * parts.length;
+      const index_t count = std::min(parts.length, n - begin);
+      const index_t n_out = std::min(slice, w.rows_ - first);
+      const std::byte* panels[4];
+      for (index_t p = 0; p < 4; ++p) {
+        // Panels past the end stand for the last one, and their results are dropped.
+        panels[p] = codes.panel(std::min(first / code_panel + p, codes.n_panels() - 1));
+      }
+      scratch& own = of_thread_[static_cast<std::size_t>(thread)];
+      const auto words = static_cast<std::size_t>(w.cols_ / 2 * slice);
+      const auto results = static_cast<std::size_t>(n_out < slice ? count * slice : 0);
+      auto* weights = own.template get<std::uint32_t>(words + results);
+      code_kernels_->widen(weights, panels, codes.n_blocks(), codes.format());
+      const product_shape shape{count, w.cols_, slice, data_type::bf16, type_of<T>()};
+      const bf16* from = factors + begin * w.cols_;
+      T* to = o.data() + begin * o.stride(0) + first;
+      if (n_out == slice) {
+        product_.run(shape, nullptr, weights, to, o.stride(0), from, thread);
+        return;
+      }
+      T* wide = reinterpret_cast<T*>(weights + words);
+      product_.run(shape, nullptr, weights, wide, slice, from, thread);
+      for (index_t r = 0; r < count; ++r)
+        std::copy_n(wide + r * slice, n_out, to + r * o.stride(0));
     });
   }
 
-  void linear_dense(matrix_view<T> o, matrix_view<const T> x,
-                    const onednn_detail::dnnl_weights& w) {
-    const index_t n = x.extent(0);
-    const T* dense = x.data();
-    if (n > 1 && x.stride(0) != w.cols) {
-      T* copy = widened_.get<T>(static_cast<std::size_t>(n * w.cols));
-      for (index_t i = 0; i < n; ++i) std::copy_n(row(x, i), w.cols, copy + i * w.cols);
-      dense = copy;
+  void linear_floats(matrix_view<T> o, matrix_view<const T> x,
+                     const onednn_detail::dnnl_weights& w) {
+    if (w.type == data_type::bf16) return multiply<bf16>(o, x, w);
+    if constexpr (std::same_as<T, float>) {
+      multiply<float>(o, x, w);
+    } else {
+      const index_t n = x.extent(0);
+      const index_t d = o.extent(1);
+      float* wide = results_.get<float>(static_cast<std::size_t>(n * d));
+      multiply<float>(matrix_view<float>(wide, {n, d}), x, w);
+      parallel(n, d, [&](index_t i) { kernels_->convert_back(row(o, i), wide + i * d, d); });
     }
-    linear_floats(w, n, o.data(), o.stride(0), dense);
   }
 
-  /// Activations in bf16 with weights in f32.
-  void linear_widened(matrix_view<T> o, matrix_view<const T> x,
-                      const onednn_detail::dnnl_weights& w) {
+  /// With factors of G.
+  template <class G, class O>
+  void multiply(matrix_view<O> o, matrix_view<const T> x, const onednn_detail::dnnl_weights& w) {
+    using namespace onednn_detail;
+    const G* factors = dense<G>(x);
     const index_t n = x.extent(0);
-    const index_t d_in = x.extent(1);
-    const index_t d_out = o.extent(1);
-    float* wide_x = widened_.get<float>(static_cast<std::size_t>(n * (d_in + d_out)));
-    float* wide_o = wide_x + n * d_in;
-    parallel(n, d_in, [&](index_t i) { kernels_->convert(wide_x + i * d_in, row(x, i), d_in); });
-    linear_floats(w, n, wide_o, d_out, static_cast<const float*>(wide_x));
-    parallel(n, d_out,
-             [&](index_t i) { kernels_->convert_back(row(o, i), wide_o + i * d_out, d_out); });
+    const row_parts parts(n, static_cast<index_t>(w.slices.size()), n_threads());
+    const auto shape_of = [&](index_t rows, const dnnl_weights::slice& s) {
+      return product_shape{rows, w.cols, s.rows, w.type, type_of<O>()};
+    };
+    for (const auto& s : w.slices) {
+      product_.prepare(shape_of(parts.length, s), &s.memory);
+      product_.prepare(shape_of(parts.last(), s), &s.memory);
+    }
+    pool_.for_tasks(static_cast<index_t>(w.slices.size()) * parts.count, [&](index_t i,
+                                                                             int thread) {
+      const auto& s = w.slices[static_cast<std::size_t>(i / parts.count)];
+      const index_t begin = i % parts.count * parts.length;
+      const index_t count = std::min(parts.length, n - begin);
+      product_.run(shape_of(count, s), &s.memory, nullptr, o.data() + begin * o.stride(0) + s.begin,
+                   o.stride(0), factors + begin * w.cols, thread);
+    });
+  }
+
+  /// How rows of a product with `n_slices` of the weights are cut to give every thread enough
+  /// tasks.
+  struct row_parts {
+    index_t n;
+    index_t count;
+    index_t length;
+
+    row_parts(index_t rows, index_t n_slices, index_t n_threads) : n(rows) {
+      const index_t most = std::max<index_t>(1, rows / 64);
+      count = std::clamp<index_t>((8 * n_threads + n_slices - 1) / n_slices, 1, most);
+      length = (rows + count - 1) / count;
+      count = (rows + length - 1) / length;
+    }
+    index_t last() const { return n - (count - 1) * length; }
+  };
+
+  /// The rows of x without gaps, as elements of G.
+  template <class G>
+  const G* dense(matrix_view<const T> x) {
+    const index_t n = x.extent(0);
+    const index_t d = x.extent(1);
+    if constexpr (std::same_as<G, T>) {
+      if (n == 1 || x.stride(0) == d) return x.data();
+    }
+    G* copy = activations_.get<G>(static_cast<std::size_t>(n * d));
+    parallel(n, d, [&](index_t i) {
+      if constexpr (std::same_as<G, T>) {
+        std::copy_n(row(x, i), d, copy + i * d);
+      } else if constexpr (std::same_as<G, bf16>) {
+        narrow_->convert_back(copy + i * d, row(x, i), d);
+      } else {
+        kernels_->convert(copy + i * d, row(x, i), d);
+      }
+    });
+    return copy;
   }
 
   static void gelu_row(T* o, const T* gate, const T* up, index_t d) {
@@ -447,7 +558,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
     index_t all_anchors = 0;
     index_t total = 0;
 
-    key_order(const kv_spans<T, space>& kv, std::span<const visible_spans> spans)
+    template <class KV>
+    key_order(const kv_spans<KV, space>& kv, std::span<const visible_spans> spans)
         : local_begin(kv.local.rows()),
           all_anchors(kv.shared.rows() + kv.own.rows()),
           total(all_anchors + kv.local.rows()) {
@@ -506,17 +618,19 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) class onednn : public 
 
   instruction_set isa_;
   const onednn_detail::kernels<T>* kernels_;
+  const onednn_detail::kernels<bf16>* narrow_;
   const onednn_detail::code_kernels<T>* code_kernels_;
   thread_pool pool_;
   onednn_detail::dnnl_product product_;
   std::vector<onednn_detail::scratch> of_thread_;
   onednn_detail::scratch partial_;
-  onednn_detail::scratch quantized_;
-  onednn_detail::scratch widened_;
+  onednn_detail::scratch activations_;
+  onednn_detail::scratch results_;
   rotation rotate_;
 };
 
 static_assert(Backend<onednn<float>>);
+static_assert(Backend<onednn<float, bf16>>);
 static_assert(Backend<onednn<bf16>>);
 
 }  // namespace gistkv::backends

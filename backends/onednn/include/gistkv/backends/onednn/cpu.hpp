@@ -56,21 +56,40 @@ const kernels<T>& kernels_for(instruction_set set) {
 #if defined(__x86_64__)
   switch (set) {
     case instruction_set::avx512_bf16:
-      if constexpr (std::same_as<T, bf16>) {
-        return avx512_bf16::table<T, avx512_bf16::dot_bf16>;
-      } else {
-        return avx512::table<T, avx512::dot_f32>;
-      }
+      return avx512_bf16::table<T>;
     case instruction_set::avx512:
-      return avx512::table<T, avx512::dot_f32>;
+      return avx512::table<T>;
     case instruction_set::avx2:
-      return avx2::table<T, avx2::dot_f32>;
+      return avx2::table<T>;
     case instruction_set::portable:
       break;
   }
 #endif
   (void)set;
-  return portable::table<T, portable::dot_f32>;
+  return portable::table<T>;
+}
+
+/// Attention whose products have factors of F where the CPU multiplies those, else floats.
+template <class T, class KV, class F>
+attend_function<T, KV> attend_for(instruction_set set) {
+#if defined(__x86_64__)
+  switch (set) {
+    case instruction_set::avx512_bf16:
+      if constexpr (std::same_as<F, bf16>) {
+        return avx512_bf16::attend<T, KV, avx512_bf16::dot_bf16>;
+      } else {
+        return avx512::attend<T, KV, avx512::dot_f32>;
+      }
+    case instruction_set::avx512:
+      return avx512::attend<T, KV, avx512::dot_f32>;
+    case instruction_set::avx2:
+      return avx2::attend<T, KV, avx2::dot_f32>;
+    case instruction_set::portable:
+      break;
+  }
+#endif
+  (void)set;
+  return portable::attend<T, KV, portable::dot_f32>;
 }
 
 /// Null where weights are better kept as floats.

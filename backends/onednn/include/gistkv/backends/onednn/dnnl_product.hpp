@@ -3,12 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
-#include <tuple>
-#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -66,6 +65,17 @@ struct dnnl_weights {
   dnnl::memory::data_type type = dnnl::memory::data_type::f32;
 };
 
+/// o [n, rows] = x [n, cols] w^T with factors of one type and a result of another.
+struct product_shape {
+  index_t n = 0;
+  index_t cols = 0;
+  index_t rows = 0;
+  dnnl::memory::data_type factor = dnnl::memory::data_type::f32;
+  dnnl::memory::data_type result = dnnl::memory::data_type::f32;
+
+  friend auto operator<=>(const product_shape&, const product_shape&) = default;
+};
+
 class dnnl_product {
  public:
   using data_type = dnnl::memory::data_type;
@@ -88,10 +98,11 @@ class dnnl_product {
     const index_t count = std::min(2 * static_cast<index_t>(streams_.size()), units);
     const auto add = [&](index_t begin, index_t end) {
       // The layout does not depend on the number of activations; 64 stands for any.
-      const auto description = describe(64, cols, end - begin, type, {});
-      w.slices.push_back({begin, end - begin, checked([&] {
-                            return dnnl::memory(description.weights_desc(), engine_);
-                          })});
+      checked([&] {
+        const dnnl::memory::desc any({cols, end - begin}, type, dnnl::memory::format_tag::any);
+        const auto layout = describe({64, cols, end - begin, type, type}, any).weights_desc();
+        w.slices.push_back({begin, end - begin, dnnl::memory(layout, engine_)});
+      });
     };
     for (index_t i = 0; i < count; ++i) {
       add(units * i / count * row_unit, units * (i + 1) / count * row_unit);
@@ -114,42 +125,69 @@ class dnnl_product {
     });
   }
 
-  /// Makes ready what `run` needs for n rows. Not from several threads.
-  void prepare(const dnnl_weights& w, index_t n) {
+  /// Makes ready what `run` needs. Not from several threads. Without weights: for words of bf16
+  /// pairs, [cols / 2][64], cols a multiple of 32 and rows 64.
+  void prepare(const product_shape& shape, const dnnl::memory* weights = nullptr) {
+    if (primitives_.contains(shape)) return;
     const one_thread guard;
-    for (const dnnl_weights::slice& s : w.slices) find(w, s, n);
+    // A text read in pieces of every length would otherwise fill the memory with kernels.
+    if (primitives_.size() >= most_primitives) primitives_.clear();
+    checked([&] {
+      const auto layout = weights != nullptr
+                              ? weights->get_desc()
+                              : dnnl::memory::desc({shape.cols, shape.rows}, shape.factor,
+                                                   dnnl::memory::format_tag::BA16a64b2a);
+      const auto description = describe(shape, layout);
+      prepared p{dnnl::matmul(description), description.scratchpad_desc().get_size(), {}};
+      for (std::size_t t = 0; t < streams_.size(); ++t) {
+        const auto nowhere = [&](const dnnl::memory::desc& d) {
+          return dnnl::memory(d, engine_, nullptr);
+        };
+        arguments a{nowhere(description.src_desc()),
+                    nowhere(description.dst_desc()),
+                    nowhere(layout),
+                    nowhere(description.scratchpad_desc()),
+                    {}};
+        a.all = {{DNNL_ARG_SRC, a.x}, {DNNL_ARG_DST, a.o}, {DNNL_ARG_SCRATCHPAD, a.scratch}};
+        p.of_thread.push_back(std::move(a));
+      }
+      primitives_.emplace(shape, std::move(p));
+    });
   }
 
-  /// o [n, slice.rows], rows ldo apart, = x [n, cols] w^T, behind a `prepare`. x is dense: between
-  /// rows that lie apart oneDNN 2.6 knows no fast product, and so the result is made dense as well.
-  template <class T>
-  void run(const dnnl_weights& w, const dnnl_weights::slice& s, index_t n, T* o, index_t ldo,
-           const T* x, int thread) {
+  /// o [n, rows], its rows ldo apart, = x [n, cols] w^T, behind a `prepare`. x is dense: between
+  /// rows that lie apart oneDNN 2.6 knows no fast product, so the result is made dense as well.
+  /// Weights are a slice, or words in the memory of a thread.
+  template <class X, class O>
+  void run(const product_shape& shape, const dnnl::memory* weights, const void* words, O* o,
+           index_t ldo, const X* x, int thread) {
     const one_thread guard;
-    prepared& p = primitives_.at(key(w, s, n));
+    prepared& p = primitives_.at(shape);
     const auto t = static_cast<std::size_t>(thread);
-    const bool dense = n == 1 || ldo == s.rows;
-    T* result = dense ? o : results_[t].get<T>(static_cast<std::size_t>(n * s.rows));
+    const bool dense = shape.n == 1 || ldo == shape.rows;
+    O* result = dense ? o : results_[t].get<O>(static_cast<std::size_t>(shape.n * shape.rows));
     checked([&] {
       arguments& a = p.of_thread[t];
-      a.x.set_data_handle(const_cast<T*>(x));
+      a.x.set_data_handle(const_cast<X*>(x));
       a.o.set_data_handle(result);
       a.scratch.set_data_handle(scratch_[t].get<std::byte>(p.scratch_bytes));
-      a.all.insert_or_assign(DNNL_ARG_WEIGHTS, s.memory);
+      if (weights == nullptr) a.words.set_data_handle(const_cast<void*>(words));
+      a.all.insert_or_assign(DNNL_ARG_WEIGHTS, weights != nullptr ? *weights : a.words);
       p.primitive.execute(streams_[t], a.all);
       streams_[t].wait();
     });
     if (dense) return;
-    for (index_t i = 0; i < n; ++i) std::copy_n(result + i * s.rows, s.rows, o + i * ldo);
+    for (index_t i = 0; i < shape.n; ++i) {
+      std::copy_n(result + i * shape.rows, shape.rows, o + i * ldo);
+    }
   }
 
  private:
-  using key_type = std::tuple<index_t, index_t, index_t, int>;
-
   /// Memory objects of one thread: they name no memory until a call sets it.
   struct arguments {
     dnnl::memory x;
     dnnl::memory o;
+    dnnl::memory words;
     dnnl::memory scratch;
     std::unordered_map<int, dnnl::memory> all;
   };
@@ -159,47 +197,18 @@ class dnnl_product {
     std::vector<arguments> of_thread;
   };
 
-  static key_type key(const dnnl_weights& w, const dnnl_weights::slice& s, index_t n) {
-    return {n, w.cols, s.rows, static_cast<int>(w.type)};
-  }
-
-  dnnl::matmul::primitive_desc describe(index_t n, index_t k, index_t rows, data_type type,
+  dnnl::matmul::primitive_desc describe(const product_shape& s,
                                         const dnnl::memory::desc& weights) const {
-    return checked([&] {
-      const dnnl::memory::desc x({n, k}, type, dnnl::memory::dims{k, 1});
-      const dnnl::memory::desc o({n, rows}, type, dnnl::memory::dims{rows, 1});
-      const dnnl::memory::desc any({k, rows}, type, dnnl::memory::format_tag::any);
-      const bool given = weights.get_size() > 0;
-      dnnl::primitive_attr attributes;
-      // With the library's own scratchpad a primitive must not run on two threads.
-      attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    const dnnl::memory::desc x({s.n, s.cols}, s.factor, dnnl::memory::dims{s.cols, 1});
+    const dnnl::memory::desc o({s.n, s.rows}, s.result, dnnl::memory::dims{s.rows, 1});
+    dnnl::primitive_attr attributes;
+    // With the library's own scratchpad a primitive must not run on two threads.
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
 #if DNNL_VERSION_MAJOR >= 3
-      return dnnl::matmul::primitive_desc(engine_, x, given ? weights : any, o, attributes);
+    return dnnl::matmul::primitive_desc(engine_, x, weights, o, attributes);
 #else
-      return dnnl::matmul::primitive_desc(dnnl::matmul::desc(x, given ? weights : any, o),
-                                          attributes, engine_);
+    return dnnl::matmul::primitive_desc(dnnl::matmul::desc(x, weights, o), attributes, engine_);
 #endif
-    });
-  }
-
-  void find(const dnnl_weights& w, const dnnl_weights::slice& s, index_t n) {
-    const key_type k = key(w, s, n);
-    if (primitives_.contains(k)) return;
-    // A text read in pieces of every length would otherwise fill the memory with kernels.
-    if (primitives_.size() >= most_primitives) primitives_.clear();
-    const auto description = describe(n, w.cols, s.rows, w.type, s.memory.get_desc());
-    checked([&] {
-      prepared p{dnnl::matmul(description), description.scratchpad_desc().get_size(), {}};
-      for (std::size_t t = 0; t < streams_.size(); ++t) {
-        arguments a{dnnl::memory(description.src_desc(), engine_, nullptr),
-                    dnnl::memory(description.dst_desc(), engine_, nullptr),
-                    dnnl::memory(description.scratchpad_desc(), engine_, nullptr),
-                    {}};
-        a.all = {{DNNL_ARG_SRC, a.x}, {DNNL_ARG_DST, a.o}, {DNNL_ARG_SCRATCHPAD, a.scratch}};
-        p.of_thread.push_back(std::move(a));
-      }
-      primitives_.emplace(k, std::move(p));
-    });
   }
 
   static constexpr index_t row_unit = 64;
@@ -208,7 +217,7 @@ class dnnl_product {
   std::vector<dnnl::stream> streams_;
   std::vector<scratch> scratch_;
   std::vector<scratch> results_;
-  std::map<key_type, prepared> primitives_;
+  std::map<product_shape, prepared> primitives_;
 };
 
 }  // namespace gistkv::backends::onednn_detail

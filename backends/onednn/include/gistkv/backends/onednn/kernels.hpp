@@ -27,7 +27,7 @@ struct head_rows {
 
 /// Queries of one KV head (n_tokens times the heads of its group) and a range of the keys
 /// [shared | own | local rows]: the unit in which attention is shared out to threads.
-template <class T>
+template <class T, class KV>
 struct attention_tile {
   const T* q = nullptr;  ///< First token, first head of the group.
   index_t token_stride = 0;
@@ -36,9 +36,9 @@ struct attention_tile {
   index_t n_tokens = 0;
   index_t group = 0;
   index_t head_dim = 0;
-  head_rows<T> shared;
-  head_rows<T> own;
-  head_rows<T> local;
+  head_rows<KV> shared;
+  head_rows<KV> own;
+  head_rows<KV> local;
   index_t key_begin = 0;
   index_t key_end = 0;
   float scale = 1.0F;
@@ -87,9 +87,13 @@ struct kernels {
   float (*softmax)(T* x, index_t n, float scale);
   void (*product)(T* o, const T* a, const T* b, index_t ldb, index_t n, index_t k, bool transposed,
                   bool accumulate, float alpha);
-  void (*attend)(const attention_tile<T>& t, const partial_attention& result, float* scratch);
   /// o[:d] of one row from `n` partial results, `stride` floats apart; returns the natural lse.
   float (*merge)(T* o, index_t d, const partial_attention& parts, index_t n, index_t stride);
 };
+
+/// Queries of T on a cache of KV.
+template <class T, class KV>
+using attend_function = void (*)(const attention_tile<T, KV>& t, const partial_attention& result,
+                                 float* scratch);
 
 }  // namespace gistkv::backends::onednn_detail

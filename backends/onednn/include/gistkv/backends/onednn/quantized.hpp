@@ -158,17 +158,20 @@ class code_matrix {
   std::vector<std::byte> bytes_;
 };
 
-/// Rows of activations in 8 bits: x = scale q for 32 neighbours; `extra` is what a row of weights
-/// in codes needs of their sum: -offset sum q as an integer, or the sum of x for a minimum.
+/// Rows of activations in 15 bits and a sign: x = scale (128 high + low) for 32 neighbours, whose
+/// 32 high parts stand before their 32 low ones. One part alone (8 bits, as other engines have it)
+/// costs a model whose activations have outliers about one in a hundred logits' digits; reading the
+/// weights takes longer than the second product. `extra` is what codes need of the sum:
+/// -offset sum (128 high + low) as an integer, or the sum of x for a minimum.
 struct quantized_rows {
-  std::int8_t* q = nullptr;  ///< [n, d]
-  float* scale = nullptr;    ///< [n, d / 32]
+  std::int8_t* parts = nullptr;  ///< [n, 2 d]
+  float* scale = nullptr;        ///< [n, d / 32]
   std::uint32_t* extra = nullptr;
   index_t d = 0;
 
   quantized_rows from(index_t row) const {
     const index_t blocks = row * (d / code_block);
-    return {q + row * d, scale + blocks, extra + blocks, d};
+    return {parts + 2 * row * d, scale + blocks, extra + blocks, d};
   }
 };
 
@@ -176,9 +179,12 @@ template <class T>
 struct code_kernels {
   /// Quantises one row.
   void (*quantize)(const quantized_rows& to, const T* x, code_format format);
-  /// o[i, 16 p ..] of n rows i for panel p; `n_out` of its 16 outputs exist.
+  /// o[i, :n_out] of n rows i for one panel; n_out <= 16 of its outputs exist.
   void (*product)(T* o, index_t ldo, const quantized_rows& x, index_t n, const std::byte* panel,
                   index_t n_out, code_format format);
+  /// Four panels as bf16, two neighbours along a row side by side: [d / 2][64] words.
+  void (*widen)(std::uint32_t* o, const std::byte* const (&panels)[4], index_t n_blocks,
+                code_format format);
 };
 
 }  // namespace gistkv::backends::onednn_detail
