@@ -156,7 +156,7 @@ TEST_CASE("the comparator reports the worst element, and a scale of 0 asks for e
 TEST_CASE("expected values that are all zero fail a case that is not about zeros") {
   const std::vector<double> zeros(3, 0.0);
   result r{.op = "add", .dtype = "f32", .path = "native", .case_text = ""};
-  detail::expect_values<float>(r, "o", zeros, wanted({0, 0, 0}, 1.0));
+  detail::expect_values<reference, float>(r, "o", zeros, wanted({0, 0, 0}, 1.0));
   CHECK(contains(r.failure, "tests nothing"));
 }
 

@@ -282,4 +282,14 @@ struct attention_case {
   }
 };
 
+/// The same on a cache whose elements are of another type than the activations.
+template <class KV>
+struct cached_attention_case : attention_case {};
+
+/// append_rows of activations to a cache of KV.
+template <class KV>
+struct append_case : scatter_case {
+  static constexpr const char* op = "append_rows";
+};
+
 }  // namespace gistkv::conformance

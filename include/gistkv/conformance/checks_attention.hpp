@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include <gistkv/conformance/checks.hpp>
@@ -173,10 +174,11 @@ class trial<B, T, softmax_case> {
   guarded<T, 2, B> lse_;
 };
 
-template <class B, class T>
-class trial<B, T, attention_case> {
+/// Queries of T, keys and values of KV.
+template <class B, class T, class KV>
+class attention_trial {
  public:
-  trial(B& be, const attention_case& c)
+  attention_trial(B& be, const attention_case& c)
       : be_(be),
         c_(c),
         random_(c.seed),
@@ -199,20 +201,22 @@ class trial<B, T, attention_case> {
 
   void operator()() {
     const auto lse = c_.lse ? lse_.view() : matrix_view<T, space_of<B>>{};
-    if (c_.dense()) {
-      with_mask(c_.mask, nullptr, 0, [&](const auto& mask) {
-        ops::attention<B, T>(be_, o_.view(), q_.cview(), local_.k.cview(), local_.v.cview(),
-                             last_rows(mask), scale_, scratch_, lse);
-      });
-      return;
-    }
-    const kv_spans<T, space_of<B>> kv{shared_.view(), own_.view(), local_.view()};
+    const kv_spans<KV, space_of<B>> kv{shared_.view(), own_.view(), local_.view()};
     const span_list spans{spans_, device_spans_.data()};
-    if (c_.composed) {
-      composed::attention<B, T>(be_, o_.view(), q_.cview(), kv, spans, scale_, scratch_, lse);
-    } else {
-      ops::attention<B, T>(be_, o_.view(), q_.cview(), kv, spans, scale_, scratch_, lse);
+    if constexpr (std::is_same_v<T, KV>) {
+      if (c_.dense()) {
+        with_mask(c_.mask, nullptr, 0, [&](const auto& mask) {
+          ops::attention<B, T>(be_, o_.view(), q_.cview(), local_.k.cview(), local_.v.cview(),
+                               last_rows(mask), scale_, scratch_, lse);
+        });
+        return;
+      }
+      if (c_.composed) {
+        composed::attention<B, T>(be_, o_.view(), q_.cview(), kv, spans, scale_, scratch_, lse);
+        return;
+      }
     }
+    ops::attention<B, T, KV>(be_, o_.view(), q_.cview(), kv, spans, scale_, scratch_, lse);
   }
   void verify(result& r) const {
     detail::expect_guards(r, "o", o_);
@@ -236,15 +240,15 @@ class trial<B, T, attention_case> {
 
  private:
   struct part {
-    guarded<T, 3, B> k;
-    guarded<T, 3, B> v;
+    guarded<KV, 3, B> k;
+    guarded<KV, 3, B> v;
 
     part(B& be, const attention_case& c, index_t rows, random_generator& random)
         : k(be, placement<3>({c.n_kv_heads, rows, c.head_dim}, c.pad),
             normals(random, c.n_kv_heads * rows * c.head_dim)),
           v(be, placement<3>({c.n_kv_heads, rows, c.head_dim}, c.pad),
             normals(random, c.n_kv_heads * rows * c.head_dim)) {}
-    kv_span<T, space_of<B>> view() const { return {k.cview(), v.cview()}; }
+    kv_span<KV, space_of<B>> view() const { return {k.cview(), v.cview()}; }
   };
 
   /// Queries stand at the end of the keys.
@@ -254,7 +258,7 @@ class trial<B, T, attention_case> {
   }
 
   /// [n_kv_heads, n_keys, head_dim] of all parts.
-  std::vector<double> joined(guarded<T, 3, B> part::*which) const {
+  std::vector<double> joined(guarded<KV, 3, B> part::*which) const {
     std::vector<double> all;
     for (index_t h = 0; h < c_.n_kv_heads; ++h) {
       for (const part* p : {&shared_, &own_, &local_}) {
@@ -288,6 +292,62 @@ class trial<B, T, attention_case> {
   workspace<B> scratch_;
   guarded<T, 3, B> o_;
   guarded<T, 2, B> lse_;
+};
+
+template <class B, class T>
+class trial<B, T, attention_case> : public attention_trial<B, T, T> {
+ public:
+  using attention_trial<B, T, T>::attention_trial;
+};
+template <class B, class T, class KV>
+class trial<B, T, cached_attention_case<KV>> : public attention_trial<B, T, KV> {
+ public:
+  using attention_trial<B, T, KV>::attention_trial;
+};
+
+template <class B, class T, class KV>
+class trial<B, T, append_case<KV>> {
+ public:
+  trial(B& be, const append_case<KV>& c)
+      : be_(be),
+        c_(c),
+        random_(c.seed),
+        rows_(scatter_indices(random_, c.n, c.m)),
+        device_rows_(be, rows_),
+        x_(be, placement<2>({c.n, c.d}, c.pad), normals(random_, c.n * c.d)),
+        o_(be, placement<2>({c.m, c.d}, c.pad), normals(random_, c.m * c.d)) {}
+
+  void operator()() {
+    ops::append_rows<B, T, KV>(be_, o_.view(), x_.cview(), device_rows_.view({c_.n}));
+  }
+  void verify(result& r) const {
+    detail::expect_guards(r, "o", o_);
+    detail::expect_unchanged(r, "x", x_);
+    detail::expect_unchanged(r, "rows", device_rows_, rows_);
+    const std::vector<double> x = x_.original();
+    expected want;
+    want.value = o_.original();
+    want.scale.assign(want.value.size(), 0.0);
+    for (std::size_t i = 0; i < rows_.size(); ++i) {
+      if (rows_[i] < 0) continue;
+      const auto d = static_cast<std::size_t>(c_.d);
+      for (std::size_t j = 0; j < d; ++j) {
+        const std::size_t at = static_cast<std::size_t>(rows_[i]) * d + j;
+        want.value[at] = x[i * d + j];
+        want.scale[at] = std::abs(x[i * d + j]);
+      }
+    }
+    detail::expect_values<B, KV>(r, "o", o_.values(), want);
+  }
+
+ private:
+  B& be_;
+  append_case<KV> c_;
+  random_generator random_;
+  std::vector<std::int32_t> rows_;
+  buffer<std::int32_t, B> device_rows_;
+  guarded<T, 2, B> x_;
+  guarded<KV, 2, B> o_;
 };
 
 }  // namespace gistkv::conformance

@@ -105,10 +105,10 @@ inline std::string format(const report& all) {
     if (at->cases == 1 || r.worst.ratio > at->worst.ratio) at->worst = r.worst;
   }
   using detail::padded;
-  std::string text = padded("operation", 16) + padded("type", 6) + padded("path", 10) +
+  std::string text = padded("operation", 16) + padded("type", 6) + padded("path", 12) +
                      padded("cases", 7) + padded("failed", 8) + "max error / budget\n";
   for (const line& l : lines) {
-    text += padded(l.first->op, 16) + padded(l.first->dtype, 6) + padded(l.first->path, 10) +
+    text += padded(l.first->op, 16) + padded(l.first->dtype, 6) + padded(l.first->path, 12) +
             padded(std::to_string(l.cases), 7) + padded(std::to_string(l.failed), 8) +
             detail::scientific(l.worst.error) + " / " + detail::scientific(l.worst.budget) + "\n";
   }

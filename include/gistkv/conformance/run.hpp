@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <type_traits>
 
 #include <gistkv/conformance/checks.hpp>
 #include <gistkv/conformance/checks_attention.hpp>
@@ -51,6 +52,18 @@ void run_type(B& be, report& all, const run_options& options = {}) {
   }
 }
 
+/// What activations of T meet in a cache of KV, if the backend has such caches.
+template <class T, class KV, class B>
+void run_cache(B& be, report& all) {
+  if constexpr (!std::is_same_v<T, KV> && B::template native_cache<KV>) {
+    const std::string path = std::string(dtype_name<KV>()) + " cache";
+    for (const scatter_case& c : scatter_cases()) check<T>(be, append_case<KV>{c}, all, path);
+    for (const attention_case& c : attention_cases()) {
+      if (!c.dense()) check<T>(be, cached_attention_case<KV>{c}, all, path);
+    }
+  }
+}
+
 /// All cases on all element types. A type that the backend does not support is a skip with a
 /// reason.
 template <Backend B>
@@ -58,6 +71,9 @@ void run(B& be, report& all, const run_options& options = {}) {
   const auto with_type = [&]<class T>(T) {
     if constexpr (B::template supports<T>) {
       run_type<T>(be, all, options);
+      run_cache<T, float>(be, all);
+      run_cache<T, bf16>(be, all);
+      run_cache<T, f16>(be, all);
     } else {
       all.add({.op = "all",
                .dtype = std::string(dtype_name<T>()),

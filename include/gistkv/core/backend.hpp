@@ -92,11 +92,12 @@ concept Backend = Storage<B> && Computes<B, element_t<B>>;
 /// Base of a backend: no fused path. A backend that has one sets its flag to true and defines the
 /// function; a wrong signature is then a compile error and never a silent slow path.
 struct no_native {
-  /// `attention(o, q, kv, spans, scale, lse)` as ops::attention, without scratch, for every element
-  /// type of a cache that the backend reads.
+  /// `attention(o, q, kv, spans, scale, lse)` as ops::attention, without scratch.
   static constexpr bool native_attention = false;
-  /// `append_rows(o, x, rows)` as ops::append_rows, for caches of other types than its elements.
-  static constexpr bool native_append = false;
+  /// Caches of elements KV, another type than that of the activations: `attention` reads them and
+  /// `append_rows(o, x, rows)`, as ops::append_rows, writes them.
+  template <class KV>
+  static constexpr bool native_cache = false;
 };
 
 }  // namespace gistkv

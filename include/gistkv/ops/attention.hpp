@@ -83,10 +83,11 @@ void attention(B& be, tensor_view<T, 3, space_of<B>> o,
   expect_contiguous_rows("attention", "o", o);
   expect_contiguous_rows("attention", "q", q);
   if (o.empty()) return;
+  static_assert(std::is_same_v<T, KV> || B::template native_cache<KV>,
+                "the backend has no caches of another type than its elements");
   if constexpr (B::native_attention) {
     be.attention(o, q, kv, spans, scale, lse);
   } else {
-    static_assert(std::is_same_v<T, KV>, "the backend reads caches of its own elements only");
     composed::attention<B, T>(be, o, q, kv, spans, scale, scratch, lse);
   }
 }

@@ -57,7 +57,8 @@ void append_rows(B& be, matrix_view<KV, space_of<B>> o,
   if constexpr (std::is_same_v<T, KV>) {
     scatter_rows<B, T>(be, o, x, rows);
   } else {
-    static_assert(B::native_append, "the backend has no caches of another type than its elements");
+    static_assert(B::template native_cache<KV>,
+                  "the backend has no caches of another type than its elements");
     expect_shape("append_rows", "rows", rows, {x.extent(0)});
     expect_shape("append_rows", "o", o, {o.extent(0), x.extent(1)});
     expect_contiguous_rows("append_rows", "o", o);

@@ -58,7 +58,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   using factor = F;
   static constexpr std::string_view name = "onednn";
   static constexpr bool native_attention = true;
-  static constexpr bool native_append = true;
+  template <class KV>
+  static constexpr bool native_cache = std::same_as<KV, float> || std::same_as<KV, bf16>;
   template <class U>
   static constexpr bool supports = std::same_as<U, T>;
 
@@ -417,6 +418,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     const index_t n = x.extent(0);
     const index_t n_slices = (w.rows_ + slice - 1) / slice;
     const row_parts parts(n, n_slices, n_threads());
+    product_.make_room();
     for (const index_t rows : {parts.length, parts.last()}) {
       product_.prepare({rows, w.cols_, slice, data_type::bf16, type_of<T>()});
     }
@@ -473,6 +475,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     const auto shape_of = [&](index_t rows, const dnnl_weights::slice& s) {
       return product_shape{rows, w.cols, s.rows, w.type, type_of<O>()};
     };
+    product_.make_room();
     for (const auto& s : w.slices) {
       product_.prepare(shape_of(parts.length, s), &s.memory);
       product_.prepare(shape_of(parts.last(), s), &s.memory);

@@ -125,13 +125,17 @@ class dnnl_product {
     });
   }
 
+  /// Before the products of a call are made ready: a text read in pieces of every length would
+  /// otherwise fill the memory with kernels.
+  void make_room() {
+    if (primitives_.size() >= most_primitives) primitives_.clear();
+  }
+
   /// Makes ready what `run` needs. Not from several threads. Without weights: for words of bf16
   /// pairs, [cols / 2][64], cols a multiple of 32 and rows 64.
   void prepare(const product_shape& shape, const dnnl::memory* weights = nullptr) {
     if (primitives_.contains(shape)) return;
     const one_thread guard;
-    // A text read in pieces of every length would otherwise fill the memory with kernels.
-    if (primitives_.size() >= most_primitives) primitives_.clear();
     checked([&] {
       const auto layout = weights != nullptr
                               ? weights->get_desc()
