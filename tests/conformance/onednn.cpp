@@ -144,25 +144,30 @@ TEST_CASE_TEMPLATE("native attention equals the composed one", B, exact, fast, h
   }
 }
 
-/// More row counts than products are kept for.
+/// More row counts than products are kept for; `n_before` products of other weights let the limit
+/// be met at any place within a call.
 TEST_CASE_TEMPLATE("products of any number of rows, one after the other", B, exact, fast) {
-  B be({.n_threads = 2});
   constexpr index_t d_in = 4, d_out = 160, most_rows = 700;
   const std::vector<float> ones(static_cast<std::size_t>(most_rows * d_out), 1.0F);
-  const auto packed = [&](index_t rows) {
-    const auto values = std::span(ones).first(static_cast<std::size_t>(rows * d_in));
-    return be.pack({"w", weight_type::f32, rows, d_in, std::as_bytes(values)});
-  };
-  const auto w = packed(d_out);
-  const buffer<float, B> x(be, std::span(ones).first(most_rows * d_in));
-  buffer<float, B> o(be, most_rows * d_out);
-  // One more, so that the limit is met amid the products of one call.
-  be.linear(o.view({1, 48}), x.view({1, d_in}), packed(48));
-  for (index_t n = 1; n <= most_rows; ++n) {
-    CAPTURE(n);
-    o.view({n, d_out})(n - 1, d_out - 1) = 0.0F;
-    REQUIRE_NOTHROW(be.linear(o.view({n, d_out}), x.view({n, d_in}), w));
-    REQUIRE(o.view({n, d_out})(n - 1, d_out - 1) == 4.0F);
+  for (index_t n_before = 0; n_before < 4; ++n_before) {
+    CAPTURE(n_before);
+    B be({.n_threads = 2});
+    const auto packed = [&](index_t rows) {
+      const auto values = std::span(ones).first(static_cast<std::size_t>(rows * d_in));
+      return be.pack({"w", weight_type::f32, rows, d_in, std::as_bytes(values)});
+    };
+    const auto w = packed(d_out);
+    const buffer<float, B> x(be, std::span(ones).first(most_rows * d_in));
+    buffer<float, B> o(be, most_rows * d_out);
+    for (index_t i = 1; i <= n_before; ++i) {
+      be.linear(o.view({1, i}), x.view({1, d_in}), packed(i));
+    }
+    for (index_t n = 1; n <= most_rows; ++n) {
+      CAPTURE(n);
+      o.view({n, d_out})(n - 1, d_out - 1) = 0.0F;
+      REQUIRE_NOTHROW(be.linear(o.view({n, d_out}), x.view({n, d_in}), w));
+      REQUIRE(o.view({n, d_out})(n - 1, d_out - 1) == 4.0F);
+    }
   }
 }
 

@@ -55,10 +55,10 @@ const model::transformer<B>& gisted_smollm2(index_t n_gist) {
 }
 
 /// Hidden states of a whole sequence read in one pass.
-template <class B, class T, class Observer>
-buffer<T, B> read_all(const model::transformer<B, T>& m, cache::gist_cache<B, T>& cache,
+template <class B, class T, class KV, class Observer>
+buffer<T, B> read_all(const model::transformer<B, T, KV>& m, cache::gist_cache<B, KV>& cache,
                       std::span<const token_t> ids, Observer&& observe) {
-  const model::sequence_step<B, T> step{&cache, ids, {}};
+  const model::sequence_step<B, KV> step{&cache, ids, {}};
   const auto n = static_cast<index_t>(ids.size());
   workspace<B> scratch(m.backend(), m.workspace_size({&step, 1}));
   buffer<T, B> hidden(m.backend(), n * m.config().d_model);
@@ -67,8 +67,8 @@ buffer<T, B> read_all(const model::transformer<B, T>& m, cache::gist_cache<B, T>
 }
 
 /// Logits of hidden states [begin, begin + n).
-template <class B, class T>
-std::vector<T> logits_of(const model::transformer<B, T>& m, const buffer<T, B>& hidden,
+template <class B, class T, class KV>
+std::vector<T> logits_of(const model::transformer<B, T, KV>& m, const buffer<T, B>& hidden,
                          index_t begin, index_t n) {
   const index_t d = m.config().d_model;
   buffer<T, B> out(m.backend(), n * m.n_vocab());
