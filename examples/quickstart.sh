@@ -22,7 +22,7 @@ mkdir -p $build
 if ! {
   cmake -G Ninja -S . -B $build -DCMAKE_BUILD_TYPE=Release -DGISTKV_NATIVE=ON \
     -DGISTKV_BUILD_TESTS=OFF -DGISTKV_BUILD_BENCHMARKS=OFF &&
-    cmake --build $build --target gistkv-eigen
+    cmake --build $build --target gistkv
 } > $build/build.log 2>&1; then
   tail -n 40 $build/build.log >&2
   fail "the build failed; the whole log is $build/build.log"

@@ -47,13 +47,14 @@ struct outcome {
 };
 
 /// All questions on one context. Each gets a fork of its own, so none hears of the others.
-outcome answer_all(engine& e, context c, const method_settings& settings, const ask_options& o,
-                   const text_sink& sink) {
+outcome answer_all(const engine& e, context c, const method_settings& settings,
+                   const ask_options& o, const text_sink& sink) {
   outcome result{settings.method, c.report, {}};
+  result.report.update(engine_report(e));  // A file may have been written by another program.
   for (std::size_t i = 0; i < o.questions.size(); ++i) {
     if (o.questions.size() > 1) sink((i == 0 ? "> " : "\n> ") + o.questions[i] + "\n");
     const bool last = i + 1 == o.questions.size();
-    context fork{last ? std::move(c.cache) : c.cache.fork(), c.stage, c.chat, {}, c.read, {}};
+    context fork{last ? std::move(c.cache) : c.cache->fork(), c.stage, c.chat, {}, c.read, {}};
     result.answers.push_back(ask(e, std::move(fork), settings, o.sampling, o.questions[i], sink));
     sink("\n");
   }
@@ -110,13 +111,12 @@ void run(ask_options o) {
     if (q.empty()) throw usage_error("a question is empty");
   }
   std::uint64_t seed = o.sampling.sampler.seed;
-  backend be(o.model.threads);
   const bool from_context = is_context_file(o.file);
   std::optional<context_file> file;
   std::string text;
   method_settings settings;
   if (from_context) {
-    file = load_context_file(be, o.file);
+    file = load_context_file(o.file, o.method.cache_type, o.model.threads);
     settings = settings_of(*file, o.file, o.method, o.model, seed);
   } else {
     settings = resolve(o.method, o.model);
@@ -131,7 +131,8 @@ void run(ask_options o) {
                         " and compare that with " + settings.method);
     }
   }
-  engine e(be, o.model, settings.n_gist, seed);
+  const engine e(file ? file->be : make_backend(o.method.cache_type, o.model.threads), o.model,
+                 settings.n_gist, seed);
   const bool stream = !o.json && others.empty();
   const text_sink sink = shown_unless(!stream);
   const bool chat = !o.no_template && e.has_chat();
@@ -172,25 +173,23 @@ void run(ask_options o) {
 
 void add_ask(CLI::App& app) {
   auto o = std::make_shared<ask_options>();
-  CLI::App* verb =
-      app.add_subcommand("ask", "Answer questions on a text or on its compressed context");
-  verb->add_option("FILE", o->file, "Compressed context, or a text; - is stdin")->required();
-  verb->add_option("QUESTION", o->questions, "Questions; each is asked on the same context")
-      ->required();
-  add_model_options(*verb, o->model);
-  add_method_options(*verb, o->method);
-  add_sampling_options(*verb, o->sampling);
-  add_seed(*verb, o->sampling.sampler.seed);
-  verb->add_flag("--compare{full}", o->compare,
-                 "Answer with the full cache too, and print both; --compare=full,window chooses "
-                 "the methods");
-  verb->add_flag("--no-template", o->no_template,
-                 "Text and question stand by themselves, not in turns of the chat template");
-  add_json(*verb, o->json);
-  add_example(*verb,
+  CLI::App& verb = add_verb(app, "ask", "Answer questions on a text or on its compressed context");
+  add_required(verb, "FILE", o->file, "Compressed context, or a text; - is stdin");
+  add_required(verb, "QUESTION", o->questions, "Questions; each is asked on the same context");
+  add_model_options(verb, o->model);
+  add_method_options(verb, o->method);
+  add_sampling_options(verb, o->sampling);
+  add_seed(verb, o->sampling.sampler.seed);
+  add_flag(
+      verb, "--compare{full}", o->compare,
+      "Answer with the full cache too, and print both; --compare=full,window chooses the methods");
+  add_flag(verb, "--no-template", o->no_template,
+           "Text and question stand by themselves, not in turns of the chat template");
+  add_json(verb, o->json);
+  add_example(verb,
               "gistkv ask /usr/share/common-licenses/GPL-2 \"What is a derivative work?\" "
               "--compare --model ~/.cache/gistkv/SmolLM2-135M-Instruct.Q4_1.gguf");
-  verb->callback([o] { run(*o); });
+  on_run(verb, [o] { run(*o); });
 }
 
 }  // namespace gistkv::cli

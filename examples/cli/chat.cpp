@@ -43,7 +43,7 @@ constexpr std::string_view help_text =
 
 class conversation {
  public:
-  conversation(engine& e, method_settings settings, const sampling_options& sampling,
+  conversation(const engine& e, method_settings settings, const sampling_options& sampling,
                std::uint64_t seed, context start)
       : engine_(e),
         template_(e.chat()),
@@ -76,7 +76,8 @@ class conversation {
 
   void save(const std::string& path) {
     if (context_.stage == stage::empty) throw argument_error("/save: nothing was said yet");
-    context_.report.update(cache_report(context_.cache));
+    context_.report.update(cache_report(*context_.cache));
+    context_.report.update(engine_report(engine_));
     const std::uint64_t n = save_context(context_, path, engine_, settings_, seed_);
     print("wrote " + path + ", " + bytes_text(n) + "\n");
   }
@@ -101,14 +102,17 @@ class conversation {
   }
 
   void stats() const {
-    const cache_type& cache = context_.cache;
+    const cache::row_ledger& books = context_.cache->ledger();
+    const cache_sizes sizes = context_.cache->sizes();
+    const backend_info& info = engine_.be->info();
     const auto full =
-        static_cast<std::uint64_t>(cache.next_position()) * std::uint64_t{cache.bytes_per_row()};
-    print("positions " + std::to_string(cache.next_position()) + " of " +
-          std::to_string(engine_.model.config().n_context) + ", sentences closed " +
-          std::to_string(cache.ledger().n_closed()) + "\nheld " +
-          std::to_string(cache.rows_held()) + " rows, " + bytes_text(cache.bytes_held()) +
-          "; all positions would be " + bytes_text(full) + "\n");
+        static_cast<std::uint64_t>(books.next_position()) * std::uint64_t{sizes.bytes_per_row};
+    print("positions " + std::to_string(books.next_position()) + " of " +
+          std::to_string(engine_.model->config().n_context) + ", sentences closed " +
+          std::to_string(books.n_closed()) + "\nheld " + std::to_string(sizes.rows_held) +
+          " rows, " + bytes_text(sizes.bytes_held) + "; all positions would be " +
+          bytes_text(full) + "\nbackend " + info.name + ", cache of " + info.cache_type + ", " +
+          threads_text(info) + "\n");
     if (rate_ > 0) print("last answer " + decimal(rate_, 1) + " tokens/s\n");
   }
 
@@ -117,8 +121,8 @@ class conversation {
   std::string adapter_name() const { return engine_.gists.trained ? "that of this chat" : ""; }
 
   context branch() {
-    return {context_.cache.fork(), context_.stage, true,
-            context_.text,         context_.read,  context_.report};
+    return {context_.cache->fork(), context_.stage, true,
+            context_.text,          context_.read,  context_.report};
   }
 
   void answer_to(const std::string& message) {
@@ -138,20 +142,21 @@ class conversation {
     }
     writer.add_template(template_.user_closing_and_assistant_opening());
     const text::gist_layout rows = writer.take();
-    check_context(engine_, context_.cache.next_position() + rows.n_rows() + 1,
+    check_context(engine_, context_.cache->ledger().next_position() + rows.n_rows() + 1,
                   settings_.past_context);
-    session s(engine_.model, std::move(context_.cache), {settings_.chunk, settings_.past_context});
-    read_rows(s, rows, "reading");
-    const written w = write(s, engine_, settings_, sampling_, shown_unless(false));
+    const auto s =
+        engine_.model->go_on(std::move(context_.cache), {settings_.chunk, settings_.past_context});
+    read_rows(*s, rows, "reading");
+    const written w = write(*s, engine_, settings_, sampling_, shown_unless(false));
     print("\n");
     rate_ = writing_rate(w);
-    context_.cache = std::move(s.cache());
+    context_.cache = s->take_cache();
     context_.stage = stage::answer;
     context_.text.clear();
     context_.read += engine_.decode(rows.ids) + engine_.decode(w.generation.ids);
   }
 
-  engine& engine_;
+  const engine& engine_;
   io::chat_template template_;
   method_settings settings_;
   sampling_options sampling_;
@@ -196,16 +201,16 @@ void run(chat_options o) {
   require_model(o.model);
   check_sampling(o.sampling);
   std::uint64_t seed = o.sampling.sampler.seed;
-  backend be(o.model.threads);
   std::optional<context_file> file;
   method_settings settings;
   if (!o.file.empty()) {
-    file = load_context_file(be, o.file);
+    file = load_context_file(o.file, o.method.cache_type, o.model.threads);
     settings = settings_of(*file, o.file, o.method, o.model, seed);
   } else {
     settings = resolve(o.method, o.model);
   }
-  engine e(be, o.model, settings.n_gist, seed);
+  const engine e(file ? file->be : make_backend(o.method.cache_type, o.model.threads), o.model,
+                 settings.n_gist, seed);
   context start = file ? open_context(*std::move(file), o.file, e)
                        : context{make_cache(e, settings),          stage::empty, true, {}, {},
                                  json{{"method", settings.method}}};
@@ -232,17 +237,17 @@ void run(chat_options o) {
 
 void add_chat(CLI::App& app) {
   auto o = std::make_shared<chat_options>();
-  CLI::App* verb =
-      app.add_subcommand("chat", "Talk with the model, turn after turn on one compressed cache");
-  verb->add_option("FILE", o->file, "Compressed context to go on from")->type_name("X.gkv");
-  add_model_options(*verb, o->model);
-  add_method_options(*verb, o->method);
-  add_sampling_options(*verb, o->sampling);
-  add_seed(*verb, o->sampling.sampler.seed);
-  add_example(*verb,
+  CLI::App& verb =
+      add_verb(app, "chat", "Talk with the model, turn after turn on one compressed cache");
+  add_option(verb, "FILE", o->file, "Compressed context to go on from", "X.gkv");
+  add_model_options(verb, o->model);
+  add_method_options(verb, o->method);
+  add_sampling_options(verb, o->sampling);
+  add_seed(verb, o->sampling.sampler.seed);
+  add_example(verb,
               "echo \"What is the capital of France?\" | gistkv chat --method full --model "
               "~/.cache/gistkv/SmolLM2-135M-Instruct.Q4_1.gguf");
-  verb->callback([o] { run(*o); });
+  on_run(verb, [o] { run(*o); });
 }
 
 }  // namespace gistkv::cli

@@ -27,7 +27,7 @@ struct compress_options {
   bool json = false;
 };
 
-void print_report(const json& r) {
+void print_report(const json& r, const engine& e) {
   const auto n = [&r](const char* key) { return std::to_string(r[key].get<index_t>()); };
   const auto bytes = [&r](const char* key) { return bytes_text(r[key].get<std::uint64_t>()); };
   print("read       " + n("n_text_tokens") + " tokens of text in " +
@@ -40,6 +40,8 @@ void print_report(const json& r) {
   print("held       " + n("rows_held") + " rows, " + bytes("kv_bytes_held") +
         "; a full cache has " + n("rows_full") + " rows, " + bytes("kv_bytes_full") + ": " +
         ratio_text(r["ratio_bytes"]) + " times as much\n");
+  print("backend    " + r["backend"].get<std::string>() + ", cache of " +
+        r["cache_type"].get<std::string>() + ", " + threads_text(e.be->info()) + "\n");
   print("wrote      " + r["output"].get<std::string>() + ", " + bytes("file_bytes") + "\n");
 }
 
@@ -50,8 +52,8 @@ void compress(compress_options o) {
   const std::string text = read_text(o.file);
   if (text.empty()) throw argument_error(o.file + ": the text is empty");
   require_writable(o.output);
-  backend be(o.model.threads);
-  engine e(be, o.model, settings.n_gist, o.seed);
+  const engine e(make_backend(o.method.cache_type, o.model.threads), o.model, settings.n_gist,
+                 o.seed);
   const bool chat = !o.no_template && e.has_chat();
   context c = read_context(e, settings, text, o.file, chat, o.seed);
   const stopwatch saving;
@@ -62,28 +64,26 @@ void compress(compress_options o) {
   r["output"] = o.output;
   r["file_bytes"] = n_bytes;
   r["peak_rss_bytes"] = peak_rss_bytes();
-  o.json ? print_json(r) : print_report(r);
+  o.json ? print_json(r) : print_report(r, e);
 }
 
 }  // namespace
 
 void add_compress(CLI::App& app) {
   auto o = std::make_shared<compress_options>();
-  CLI::App* verb = app.add_subcommand("compress", "Read a text and write its compressed context");
-  verb->add_option("FILE", o->file, "Text; - is stdin")->required();
-  verb->add_option("-o,--output", o->output, "Compressed context to write")
-      ->type_name("X.gkv")
-      ->required();
-  add_model_options(*verb, o->model);
-  add_method_options(*verb, o->method);
-  add_seed(*verb, o->seed);
-  verb->add_flag("--no-template", o->no_template,
-                 "The text stands by itself, not in a user's turn of the chat template");
-  add_json(*verb, o->json);
-  add_example(*verb,
+  CLI::App& verb = add_verb(app, "compress", "Read a text and write its compressed context");
+  add_required(verb, "FILE", o->file, "Text; - is stdin");
+  add_required(verb, "-o,--output", o->output, "Compressed context to write", "X.gkv");
+  add_model_options(verb, o->model);
+  add_method_options(verb, o->method);
+  add_seed(verb, o->seed);
+  add_flag(verb, "--no-template", o->no_template,
+           "The text stands by itself, not in a user's turn of the chat template");
+  add_json(verb, o->json);
+  add_example(verb,
               "gistkv compress /usr/share/common-licenses/GPL-2 -o gpl.gkv --model "
               "~/.cache/gistkv/SmolLM2-135M-Instruct.Q4_1.gguf");
-  verb->callback([o] { compress(*o); });
+  on_run(verb, [o] { compress(*o); });
 }
 
 }  // namespace gistkv::cli

@@ -31,6 +31,15 @@ void agree(const char* option, const std::optional<index_t>& said, index_t store
   }
 }
 
+/// Sizes of a cache as they are after its elements became `now` bytes from `before`.
+void scale_bytes(json& report, std::size_t before, std::size_t now) {
+  for (auto& [key, value] : report.items()) {
+    if (key.starts_with("kv_bytes_") && value.is_number_unsigned()) {
+      value = value.get<std::uint64_t>() * now / before;
+    }
+  }
+}
+
 }  // namespace
 
 bool is_context_file(const std::string& path) {
@@ -42,10 +51,22 @@ bool is_context_file(const std::string& path) {
   return file.good() && magic == cache::detail::snapshot_magic;
 }
 
-context_file load_context_file(backend& be, const std::string& path) {
+context_file load_context_file(backend_ptr be, const std::string& path) {
   const io::mapped_file file(path);
-  auto loaded = cache::load_snapshot<float>(be, file.bytes(), path);
-  return {std::move(loaded.cache), std::move(loaded.info), file.bytes().size()};
+  loaded_cache loaded = be->load_cache(file.bytes(), path);
+  const std::string* type = loaded.info.find("cache_type");
+  std::string name = type != nullptr ? *type : "f32";  // Once there was no other.
+  cache_type_bytes(name, path);
+  return {std::move(be), std::move(loaded.cache), std::move(loaded.info), std::move(name),
+          file.bytes().size()};
+}
+
+context_file load_context_file(const std::string& path,
+                               const std::optional<std::string>& cache_type, int n_threads) {
+  context_file file = load_context_file(make_backend(cache_type, n_threads), path);
+  const bool other = file.cache_type != file.be->info().cache_type;
+  if (cache_type || !other || !has_cache_type(file.cache_type)) return file;
+  return load_context_file(make_backend(file.cache_type, n_threads), path);
 }
 
 const std::string& entry(const context_file& file, const std::string& path,
@@ -60,7 +81,7 @@ const std::string& entry(const context_file& file, const std::string& path,
 method_settings settings_of(const context_file& file, const std::string& path,
                             const method_options& said, const model_options& model,
                             std::uint64_t& seed) {
-  const cache::cache_options& stored = file.cache.options();
+  const cache::cache_options& stored = file.cache->options();
   method_options undecided;
   undecided.cache_type = said.cache_type;
   undecided.chunk = said.chunk;
@@ -111,6 +132,11 @@ void check_fingerprints(const context_file& file, const std::string& path, const
 context open_context(context_file file, const std::string& path, const engine& e) {
   check_fingerprints(file, path, e);
   const bool in_text = entry(file, path, "stage") == "text";
+  const std::string& type = e.be->info().cache_type;
+  if (type != file.cache_type) {
+    note(path + " holds " + file.cache_type + " rows, which become " + type +
+         (has_cache_type(file.cache_type) ? " (--cache-type)" : ", all that this program has"));
+  }
   context c{std::move(file.cache),
             in_text ? stage::text : stage::answer,
             entry(file, path, "chat") == "yes",
@@ -121,6 +147,7 @@ context open_context(context_file file, const std::string& path, const engine& e
   c.report = json::parse(report, nullptr, false);
   if (!c.report.is_object()) throw format_error(path + ": entry 'report' is no JSON object");
   c.report["file_bytes"] = file.file_bytes;
+  scale_bytes(c.report, cache_type_bytes(file.cache_type, path), cache_type_bytes(type, path));
   return c;
 }
 
@@ -138,13 +165,14 @@ std::uint64_t save_context(const context& c, const std::string& path, const engi
                     : e.gists.trained    ? "trained"
                                          : "untrained"},
       {"seed", std::to_string(seed)},
+      {"cache_type", e.be->info().cache_type},
       {"chat", c.chat ? "yes" : "no"},
       {"stage", stage_text(c.stage)},
       {"text", c.text},
       {"read", c.read},
       {"report", report},
   };
-  const std::vector<std::byte> bytes = cache::save_snapshot(c.cache, info);
+  const std::vector<std::byte> bytes = c.cache->snapshot(info);
   const signals_held held;
   io::write_file_atomically(path, std::span<const std::byte>(bytes));
   return bytes.size();

@@ -2,8 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
+#include <cli/backend.hpp>
 #include <cli/engine.hpp>
 #include <cli/options.hpp>
 #include <cli/reading.hpp>
@@ -13,16 +16,24 @@ namespace gistkv::cli {
 
 /// A compressed context as a file holds it, before a model is at hand.
 struct context_file {
-  cache_type cache;
+  backend_ptr be;  ///< In whose memory the cache lies.
+  cache_ptr cache;
   cache::snapshot_info info;
+  std::string cache_type;  ///< That it was written from; `be` may have another.
   std::uint64_t file_bytes = 0;
 };
 
 /// Whether the file begins as a compressed context does.
 bool is_context_file(const std::string& path);
 
+/// Reads a file into a backend's memory; rows of another cache type are converted.
 /// @throws format_error, io::file_error.
-context_file load_context_file(backend& be, const std::string& path);
+context_file load_context_file(backend_ptr be, const std::string& path);
+
+/// The same on a backend that is made for it: of the cache type that the user said, else of the
+/// file's if this program has it, else of the default.
+context_file load_context_file(const std::string& path,
+                               const std::optional<std::string>& cache_type, int n_threads);
 
 /// An entry of the file. @throws format_error if it is missing.
 const std::string& entry(const context_file& file, const std::string& path, const std::string& key);
@@ -37,7 +48,7 @@ method_settings settings_of(const context_file& file, const std::string& path,
 /// @throws format_error if the file was made with another model, tokenizer or gist rows.
 void check_fingerprints(const context_file& file, const std::string& path, const engine& e);
 
-/// The context of a file that belongs to the engine.
+/// The context of a file that belongs to the engine. A note says so if its rows were converted.
 context open_context(context_file file, const std::string& path, const engine& e);
 
 /// Writes the context, whole or not at all; returns the bytes of the file. @throws io::file_error.

@@ -3,17 +3,17 @@
 
 #include <cli/engine.hpp>
 
-#include <array>
-#include <charconv>
-#include <cstring>
+#include <algorithm>
 #include <filesystem>
 #include <limits>
+#include <utility>
 
 #include <cli/errors.hpp>
 #include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/hash.hpp>
 #include <gistkv/io/fingerprint.hpp>
 #include <gistkv/io/gguf.hpp>
+#include <gistkv/io/load_model.hpp>
 #include <gistkv/io/safetensors.hpp>
 #include <gistkv/io/tokenizer_gguf.hpp>
 #include <gistkv/io/tokenizer_json.hpp>
@@ -64,6 +64,10 @@ gist_source make_gists(const model_options& o, const model::host_model& weights,
 }
 
 }  // namespace
+
+std::unique_ptr<const io::loaded_model> load_model(const std::string& model) {
+  return std::make_unique<io::loaded_model>(io::load_model(model));
+}
 
 io::tokenizer load_tokenizer(const std::string& model) {
   const std::filesystem::path path(model);
@@ -123,19 +127,29 @@ std::uint64_t fingerprint_of(const model::gist_rows& rows) {
   return hash.digest();
 }
 
-engine::engine(backend& to, const model_options& o, index_t n_gist, std::uint64_t seed)
-    : be(to),
-      source(io::load_model(o.model)),
+std::string_view codec::piece(token_t t) const {
+  return t < tokens->vocab_size() ? tokens->piece(t) : std::string_view{};
+}
+
+void codec::encode(std::string_view text, std::vector<token_t>& out) const {
+  tokens->encode(text, out, io::special_tokens::as_text);
+}
+
+engine::engine(backend_ptr to, const model_options& o, index_t n_gist, std::uint64_t seed)
+    : be(std::move(to)),
+      source(load_model(o.model)),
       tokens(load_tokenizer(o.model)),
-      gists(make_gists(o, source.weights, n_gist, seed)),
-      model(be, source.weights, gists.rows) {
-  if (tokens.vocab_size() > source.weights.config.n_vocab) {
+      gists(make_gists(o, source->weights, n_gist, seed)),
+      model(be->load(source->weights, gists.rows)) {
+  const index_t n_vocab = model->config().n_vocab;
+  if (tokens.vocab_size() > n_vocab) {
     throw format_error(o.model + ": the tokenizer has " + std::to_string(tokens.vocab_size()) +
-                       " tokens, the embedding table " +
-                       std::to_string(source.weights.config.n_vocab) + " rows");
+                       " tokens, the embedding table " + std::to_string(n_vocab) + " rows");
   }
   seconds_load = since_start.seconds();
 }
+
+engine::~engine() = default;
 
 std::vector<token_t> engine::encode_text(std::string_view text) const {
   return tokens.encode(text, io::special_tokens::as_text);
@@ -148,14 +162,38 @@ std::vector<token_t> engine::encode_template(std::string_view text) const {
 std::string engine::decode(std::span<const token_t> ids) const {
   std::string text;
   for (const token_t t : ids) {
-    if (!model.is_gist(t)) text += codec().piece(t);
+    if (!model->is_gist(t)) text += codec().piece(t);
   }
   return text;
 }
 
 io::chat_template engine::chat() const { return io::chat_template::recognize(tokens); }
 
-std::uint64_t engine::model_fingerprint() const { return io::fingerprint(source.weights); }
+std::uint64_t engine::model_fingerprint() const { return io::fingerprint(source->weights); }
+
+json engine_report(const engine& e) {
+  std::vector<std::pair<std::uint64_t, std::string>> weights;
+  for (const auto& [type, totals] : e.source->file.by_type) {
+    weights.emplace_back(totals.n_bytes, to_string(type));
+  }
+  std::sort(weights.rbegin(), weights.rend());
+  const backend_info& info = e.be->info();
+  json r;
+  r["backend"] = info.name;
+  r["cache_type"] = info.cache_type;
+  r["activation_type"] = info.activation_type;
+  r["factor_type"] = info.factor_type;
+  r["weight_types"] = json::array();
+  for (const auto& w : weights) r["weight_types"].push_back(w.second);
+  r["threads"] = info.n_threads;
+  r["instruction_set"] = info.instruction_set;
+  return r;
+}
+
+std::string threads_text(const backend_info& info) {
+  return std::to_string(info.n_threads) + (info.n_threads == 1 ? " thread, " : " threads, ") +
+         info.instruction_set;
+}
 
 void note_untrained(const engine& e, std::uint64_t seed) {
   if (e.gists.rows.n_gist == 0 || e.gists.trained) return;
@@ -166,7 +204,7 @@ void note_untrained(const engine& e, std::uint64_t seed) {
 }
 
 void check_context(const engine& e, index_t n_positions, bool past_context) {
-  const index_t context = e.model.config().n_context;
+  const index_t context = e.model->config().n_context;
   if (context == 0 || n_positions <= context) return;
   const std::string numbers = std::to_string(n_positions) +
                               " positions (gists included) are needed, the model was trained for " +
@@ -176,7 +214,7 @@ void check_context(const engine& e, index_t n_positions, bool past_context) {
 }
 
 index_t positions_left(const engine& e, index_t next_position, bool past_context) {
-  const index_t context = e.model.config().n_context;
+  const index_t context = e.model->config().n_context;
   if (context == 0 || past_context) return std::numeric_limits<std::int32_t>::max();
   return context - next_position;
 }

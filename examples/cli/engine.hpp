@@ -10,22 +10,19 @@
 #include <string_view>
 #include <vector>
 
+#include <cli/backend.hpp>
+#include <cli/codec.hpp>
 #include <cli/options.hpp>
 #include <cli/output.hpp>
-#include <gistkv/backends/eigen.hpp>
 #include <gistkv/io/chat_template.hpp>
-#include <gistkv/io/load_model.hpp>
 #include <gistkv/io/tokenizer.hpp>
-#include <gistkv/model/generate.hpp>
 #include <gistkv/model/gist_rows.hpp>
-#include <gistkv/model/session.hpp>
-#include <gistkv/model/transformer.hpp>
+
+namespace gistkv::io {
+struct loaded_model;
+}
 
 namespace gistkv::cli {
-
-using backend = backends::eigen<float>;
-using cache_type = cache::gist_cache<backend, float>;
-using session = model::session<backend>;
 
 /// Gist rows and where they come from.
 struct gist_source {
@@ -33,6 +30,9 @@ struct gist_source {
   bool trained = false;
   std::uint64_t fingerprint = 0;  ///< 0 without gists.
 };
+
+/// A model without its tokenizer. @throws format_error, io::file_error.
+std::unique_ptr<const io::loaded_model> load_model(const std::string& model);
 
 /// The tokenizer that belongs to a model path. @throws format_error, io::file_error.
 io::tokenizer load_tokenizer(const std::string& model);
@@ -46,31 +46,19 @@ model::gist_rows read_adapter(const std::string& path, index_t d_model);
 /// Hash of gist rows.
 std::uint64_t fingerprint_of(const model::gist_rows& rows);
 
-/// What generation needs of a tokenizer. Rows of the embedding table behind the vocabulary, which
-/// fill it up to a round number, have no bytes; text never becomes a control token.
-struct codec {
-  const io::tokenizer* tokens = nullptr;
-
-  std::string_view piece(token_t t) const {
-    return t < tokens->vocab_size() ? tokens->piece(t) : std::string_view{};
-  }
-  void encode(std::string_view text, std::vector<token_t>& out) const {
-    tokens->encode(text, out, io::special_tokens::as_text);
-  }
-};
-
 /// A model ready to compute, with its tokenizer.
 struct engine {
   stopwatch since_start;
-  backend& be;
-  io::loaded_model source;
+  backend_ptr be;
+  std::unique_ptr<const io::loaded_model> source;  ///< Its header takes long to compile.
   io::tokenizer tokens;
   gist_source gists;
-  model::transformer<backend> model;
+  std::unique_ptr<const resident_model> model;
   double seconds_load = 0;
 
   /// @param n_gist  0: no gist rows, and the adapter is not read
-  engine(backend& to, const model_options& o, index_t n_gist, std::uint64_t seed);
+  engine(backend_ptr to, const model_options& o, index_t n_gist, std::uint64_t seed);
+  ~engine();
   engine(const engine&) = delete;
   engine& operator=(const engine&) = delete;
 
@@ -85,6 +73,13 @@ struct engine {
 
   std::uint64_t model_fingerprint() const;
 };
+
+/// With what is computed: backend, cache_type, activation_type, factor_type, weight_types (largest
+/// share first), threads and instruction_set.
+json engine_report(const engine& e);
+
+/// "2 threads, AVX2"
+std::string threads_text(const backend_info& info);
 
 /// Says once that answers mean nothing yet, unless the gist rows were trained.
 void note_untrained(const engine& e, std::uint64_t seed);

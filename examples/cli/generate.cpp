@@ -52,7 +52,7 @@ text::gist_layout lay_out_prompt(const engine& e, const method_settings& setting
   text::any_segmenter segmenter = settings.segmenter();
   unfinished sentences{{}, segmenter.max_tokens()};
   segmenter.push(prompt, sentences.known);
-  text::gist_layout_builder builder(settings.n_gist, e.model.first_gist());
+  text::gist_layout_builder builder(settings.n_gist, e.model->first_gist());
   if (bos && e.tokens.add_bos() && e.tokens.bos()) {
     builder.append_verbatim(std::vector<token_t>{*e.tokens.bos()});
   }
@@ -75,19 +75,19 @@ void run(generate_options o) {
   if (prompt.empty()) {
     throw argument_error((o.file.empty() ? "the prompt" : o.file + ": the prompt") + " is empty");
   }
-  backend be(o.model.threads);
   const std::uint64_t seed = o.sampling.sampler.seed;
-  engine e(be, o.model, settings.n_gist, seed);
+  const engine e(make_backend(o.method.cache_type, o.model.threads), o.model, settings.n_gist,
+                 seed);
   const text::gist_layout rows = lay_out_prompt(e, settings, prompt, !o.no_bos);
-  session s(e.model, make_cache(e, settings), {settings.chunk, settings.past_context});
+  const auto s = e.model->go_on(make_cache(e, settings), {settings.chunk, settings.past_context});
   check_context(e, rows.n_rows() + 1, settings.past_context);
   if (settings.n_gist > 0) note_untrained(e, seed);
 
   const stopwatch reading;
   std::vector<index_t> rows_prompt;
-  read_rows(s, rows, "reading", &rows_prompt);
+  read_rows(*s, rows, "reading", &rows_prompt);
   const double seconds_read = reading.seconds();
-  const written w = write(s, e, settings, o.sampling, shown_unless(o.json), prompt);
+  const written w = write(*s, e, settings, o.sampling, shown_unless(o.json), prompt);
   if (!o.json) return print("\n");
   json report;
   report["method"] = settings.method;
@@ -103,13 +103,14 @@ void run(generate_options o) {
   report["n_forwards"] = w.generation.n_forwards;
   report["kv_rows_prompt"] = rows_prompt;
   report["kv_rows"] = w.generation.rows_after;
-  report.update(cache_report(s.cache()));
+  report.update(cache_report(*s->take_cache()));
   report["stop_reason"] = w.stop_reason;
   report["seconds_load"] = e.seconds_load;
   report["seconds_prompt"] = seconds_read;
   report["prompt_tokens_per_second"] = static_cast<double>(rows.n_regular) / seconds_read;
   report["seconds"] = w.seconds;
   report["tokens_per_second"] = writing_rate(w);
+  report.update(engine_report(e));
   report["peak_rss_bytes"] = peak_rss_bytes();
   print_json(report);
 }
@@ -118,21 +119,20 @@ void run(generate_options o) {
 
 void add_generate(CLI::App& app) {
   auto o = std::make_shared<generate_options>();
-  CLI::App* verb = app.add_subcommand(
-      "generate", "Continue a text while the cache shrinks at each sentence end");
-  verb->add_option("PROMPT", o->prompt, "Text to continue");
-  verb->add_option("-f,--file", o->file, "File with the text to continue; - is stdin")
-      ->type_name("FILE");
-  add_model_options(*verb, o->model);
-  add_method_options(*verb, o->method);
-  add_sampling_options(*verb, o->sampling);
-  add_seed(*verb, o->sampling.sampler.seed);
-  verb->add_flag("--no-bos", o->no_bos, "Never put bos in front, whatever the model says");
-  add_json(*verb, o->json);
-  add_example(*verb,
+  CLI::App& verb =
+      add_verb(app, "generate", "Continue a text while the cache shrinks at each sentence end");
+  add_option(verb, "PROMPT", o->prompt, "Text to continue");
+  add_option(verb, "-f,--file", o->file, "File with the text to continue; - is stdin", "FILE");
+  add_model_options(verb, o->model);
+  add_method_options(verb, o->method);
+  add_sampling_options(verb, o->sampling);
+  add_seed(verb, o->sampling.sampler.seed);
+  add_flag(verb, "--no-bos", o->no_bos, "Never put bos in front, whatever the model says");
+  add_json(verb, o->json);
+  add_example(verb,
               "gistkv generate \"Once upon a time\" --method full --max-tokens 40 --model "
               "~/.cache/gistkv/SmolLM2-135M-Instruct.Q4_1.gguf");
-  verb->callback([o] { run(*o); });
+  on_run(verb, [o] { run(*o); });
 }
 
 }  // namespace gistkv::cli

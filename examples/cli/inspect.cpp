@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <cli/backend.hpp>
 #include <cli/context_file.hpp>
 #include <cli/engine.hpp>
 #include <cli/errors.hpp>
@@ -17,6 +18,7 @@
 #include <cli/verbs.hpp>
 #include <gistkv/io/fingerprint.hpp>
 #include <gistkv/io/gguf.hpp>
+#include <gistkv/io/load_model.hpp>
 #include <gistkv/io/safetensors.hpp>
 
 namespace gistkv::cli {
@@ -92,22 +94,28 @@ json config_report(const model::model_config& c) {
   return r;
 }
 
+std::size_t row_bytes(const cache::cache_shape& shape, const std::string& cache_type,
+                      const std::string& file) {
+  return 2 * cache_type_bytes(cache_type, file) *
+         static_cast<std::size_t>(shape.n_layers * shape.n_kv_heads * shape.head_dim);
+}
+
 json inspect_model(const std::string& path) {
-  const io::loaded_model loaded = io::load_model(path);
-  const model::model_config& c = loaded.weights.config;
+  const auto loaded = load_model(path);
+  const model::model_config& c = loaded->weights.config;
   json r;
   r["kind"] = "model";
-  r["format"] = loaded.file.format;
+  r["format"] = loaded->file.format;
   r["files"] = json::array();
-  for (const auto& file : loaded.file.paths) r["files"].push_back(file.string());
-  r["file_bytes"] = loaded.file.file_bytes;
-  r["n_parameters"] = loaded.file.n_parameters;
-  r["kv_bytes_row"] = 2 * sizeof(float) * static_cast<std::size_t>(c.n_layers) *
-                      static_cast<std::size_t>(c.n_kv_heads * c.head_dim);
-  r["fingerprint"] = hex(io::fingerprint(loaded.weights));
+  for (const auto& file : loaded->file.paths) r["files"].push_back(file.string());
+  r["file_bytes"] = loaded->file.file_bytes;
+  r["n_parameters"] = loaded->file.n_parameters;
+  r["cache_type"] = default_cache_type();
+  r["kv_bytes_row"] = row_bytes({c.n_layers, c.n_kv_heads, c.head_dim}, default_cache_type(), path);
+  r["fingerprint"] = hex(io::fingerprint(loaded->weights));
   r["config"] = config_report(c);
   r["weights"] = json::array();
-  for (const auto& [type, totals] : loaded.file.by_type) {
+  for (const auto& [type, totals] : loaded->file.by_type) {
     r["weights"].push_back({{"type", std::string(to_string(type))},
                             {"n_tensors", totals.n_tensors},
                             {"n_elements", totals.n_elements},
@@ -115,7 +123,7 @@ json inspect_model(const std::string& path) {
   }
   const bool bare = std::filesystem::path(path).extension() == ".bin";
   r["tokenizer"] = bare ? json(nullptr) : tokenizer_report(path);
-  if (!loaded.file.format.starts_with("GGUF")) return r;
+  if (!loaded->file.format.starts_with("GGUF")) return r;
   r["metadata"] = json::object();
   const auto file = io::gguf_file::open(path);
   for (const io::gguf_entry& entry : file.metadata()) {
@@ -138,17 +146,21 @@ json inspect_adapter(const std::string& path, const std::string& model) {
   r["metadata"] = json::object();
   for (const auto& [key, value] : file.metadata()) r["metadata"][key] = value;
   const index_t d_model = model.empty() ? file.tensor("gist.input").extents[1]
-                                        : io::load_model(model).weights.config.d_model;
+                                        : load_model(model)->weights.config.d_model;
   r["fingerprint"] = hex(fingerprint_of(read_adapter(path, d_model)));
   if (!model.empty()) r["fits_model"] = true;
   return r;
 }
 
 json inspect_context(const std::string& path, const model_options& model) {
-  backend be(model.threads);
-  context_file file = load_context_file(be, path);
-  const cache::cache_options& options = file.cache.options();
-  const cache::cache_shape shape = file.cache.shape();
+  const context_file file = load_context_file(path, {}, model.threads);
+  const cache::cache_options& options = file.cache->options();
+  const cache::cache_shape& shape = file.cache->shape();
+  const cache::row_ledger& books = file.cache->ledger();
+  const auto n_anchors = static_cast<index_t>(books.anchors().size());
+  const index_t n_local = books.local_end() - books.live_begin();
+  // Of the file, whatever it became in the memory of this program.
+  const std::size_t bytes_row = row_bytes(shape, file.cache_type, path);
   json r;
   r["kind"] = "compressed context";
   r["file_bytes"] = file.file_bytes;
@@ -163,13 +175,14 @@ json inspect_context(const std::string& path, const model_options& model) {
                {"sink", options.rule.n_sink},
                {"window", options.rule.window},
                {"max_anchors", options.max_anchors}};
-  r["n_positions"] = file.cache.next_position();
-  r["n_sentences_closed"] = file.cache.ledger().n_closed();
-  r["n_anchors"] = file.cache.n_anchors();
-  r["n_local"] = file.cache.n_local();
-  r["rows_held"] = file.cache.rows_held();
-  r["kv_bytes_row"] = file.cache.bytes_per_row();
-  r["kv_bytes_held"] = file.cache.bytes_held();
+  r["n_positions"] = books.next_position();
+  r["n_sentences_closed"] = books.n_closed();
+  r["n_anchors"] = n_anchors;
+  r["n_local"] = n_local;
+  r["rows_held"] = books.rows_held();
+  r["cache_type"] = file.cache_type;
+  r["kv_bytes_row"] = bytes_row;
+  r["kv_bytes_held"] = bytes_row * static_cast<std::size_t>(n_anchors + n_local);
   for (const auto& [key, value] : file.info.entries) {
     if (key == "text" || key == "read") {
       r["n_" + key + "_bytes"] = value.size();
@@ -182,7 +195,7 @@ json inspect_context(const std::string& path, const model_options& model) {
   if (model.model.empty()) return r;
   std::uint64_t seed = 0;
   const method_settings settings = settings_of(file, path, {}, model, seed);
-  const engine e(be, model, settings.n_gist, seed);
+  const engine e(file.be, model, settings.n_gist, seed);
   check_fingerprints(file, path, e);
   r["fits_model"] = true;
   return r;
@@ -246,17 +259,16 @@ void inspect(const inspect_options& o) {
 
 void add_inspect(CLI::App& app) {
   auto o = std::make_shared<inspect_options>();
-  CLI::App* verb = app.add_subcommand(
-      "inspect", "Say what a model, adapter or compressed context is, and whether it is whole");
-  verb->add_option("FILE", o->file, "Model file or directory, adapter, or compressed context")
-      ->required();
-  verb->add_option("--model", o->model.model, "Check that an adapter or context belongs to it")
-      ->type_name("FILE|DIR");
-  verb->add_option("--adapter", o->model.adapter, "Gist rows that a context was made with")
-      ->type_name("FILE");
-  add_json(*verb, o->json);
-  add_example(*verb, "gistkv inspect ~/.cache/gistkv/SmolLM2-135M-Instruct.Q4_1.gguf");
-  verb->callback([o] { inspect(*o); });
+  CLI::App& verb =
+      add_verb(app, "inspect",
+               "Say what a model, adapter or compressed context is, and whether it is whole");
+  add_required(verb, "FILE", o->file, "Model file or directory, adapter, or compressed context");
+  add_option(verb, "--model", o->model.model, "Check that an adapter or context belongs to it",
+             "FILE|DIR");
+  add_option(verb, "--adapter", o->model.adapter, "Gist rows that a context was made with", "FILE");
+  add_json(verb, o->json);
+  add_example(verb, "gistkv inspect ~/.cache/gistkv/SmolLM2-135M-Instruct.Q4_1.gguf");
+  on_run(verb, [o] { inspect(*o); });
 }
 
 }  // namespace gistkv::cli

@@ -12,9 +12,9 @@
 
 #include <CLI/CLI.hpp>
 
+#include <cli/arguments.hpp>
 #include <cli/errors.hpp>
 #include <cli/manual.hpp>
-#include <cli/options.hpp>
 #include <cli/output.hpp>
 #include <cli/verbs.hpp>
 #include <gistkv/core/config.hpp>
@@ -106,8 +106,7 @@ int complain(const std::string& what, int status) {
 
 int run(const std::vector<std::string>& arguments) {
   CLI::App app(
-      "Learned compression of LLM context: the cache of a long text becomes a few rows a "
-      "sentence.",
+      "Learned compression of LLM context: the cache of a long text becomes a few rows a sentence.",
       "gistkv");
   const std::string version = std::to_string(GISTKV_VERSION_MAJOR) + "." +
                               std::to_string(GISTKV_VERSION_MINOR) + "." +

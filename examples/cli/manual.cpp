@@ -63,8 +63,8 @@ std::string manual_page(const CLI::App& app, const std::string& version) {
            option_lines(*verb) + ".PP\n.nf\n" + troff(verb->get_footer()) + "\n.fi\n";
   }
   return out +
-         ".SH EXIT STATUS\n0: done; 1: failed at run time; 2: wrong usage. Every error is one "
-         "line on stderr.\n";
+         ".SH EXIT STATUS\n0: done; 1: failed at run time; 2: wrong usage. Every error is one line "
+         "on stderr.\n";
 }
 
 std::string bash_completion(const CLI::App& app) {

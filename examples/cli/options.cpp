@@ -10,6 +10,7 @@
 #include <limits>
 #include <string_view>
 
+#include <cli/backend.hpp>
 #include <cli/errors.hpp>
 #include <gistkv/core/error.hpp>
 
@@ -19,7 +20,6 @@ namespace {
 
 constexpr std::array<std::string_view, 4> methods = {"sag", "full", "window", "uniform"};
 constexpr std::array<std::string_view, 3> later_methods = {"gmsa", "separators", "evict"};
-constexpr std::array<std::string_view, 3> later_cache_types = {"bf16", "f16", "q8"};
 constexpr index_t most_gists = 1024;
 
 template <class List>
@@ -27,7 +27,7 @@ bool contains(const List& list, std::string_view item) {
   return std::find(list.begin(), list.end(), item) != list.end();
 }
 
-std::string in_quotes(std::string_view text) { return "'" + std::string(text) + "'"; }
+std::string in_quotes(std::string_view text) { return std::string("'").append(text).append("'"); }
 
 void check_range(const char* option, index_t value, index_t least, index_t most,
                  const std::string& hint = {}) {
@@ -71,104 +71,65 @@ std::string checked_method(const std::string& method) {
   return method;
 }
 
-void check_cache_type(const std::string& type) {
-  if (type == "f32") return;
-  throw usage_error(contains(later_cache_types, type)
-                        ? "--cache-type " + type + " is not part of this program yet, want f32"
-                        : "--cache-type is " + in_quotes(type) + ", want f32");
-}
-
 }  // namespace
 
 void add_model_options(CLI::App& verb, model_options& o) {
-  verb.add_option("--model", o.model,
-                  "Model: a GGUF file, or a directory with config.json, tokenizer.json and "
-                  "safetensors")
-      ->type_name("FILE|DIR");
-  verb.add_option("--adapter", o.adapter, "Trained gist rows (safetensors)")->type_name("FILE");
-  verb.add_option("--threads", o.threads, "Threads to compute with; 0: all that there are")
-      ->type_name("N");
+  add_option(verb, "--model", o.model,
+             "Model: a GGUF file, or a directory with config.json, tokenizer.json and safetensors",
+             "FILE|DIR");
+  add_option(verb, "--adapter", o.adapter, "Trained gist rows (safetensors)", "FILE");
+  add_option(verb, "--threads", o.threads, "Threads to compute with; 0: all that there are", "N");
 }
 
 void add_method_options(CLI::App& verb, method_options& o) {
-  verb.add_option("--method", o.method,
-                  "sag: gists at sentence ends; full: everything; window: sink and the last rows; "
-                  "uniform: gists every N tokens (default sag)")
-      ->type_name("NAME");
-  verb.add_option("--gists", o.gists, "Gists a sentence (default 4)")->type_name("N");
-  verb.add_option("--recent", o.recent, "Closed sentences that stay raw (default 0)")
-      ->type_name("K");
-  verb.add_option("--sink", o.sink, "First rows that stay for ever (default 1; 4 for window)")
-      ->type_name("S");
-  verb.add_option("--budget", o.budget,
-                  "Memory of a window: bytes (4M, 4MiB), or match: as much as sag holds behind the "
-                  "text")
-      ->type_name("BYTES|match");
-  verb.add_option("--max-anchors", o.max_anchors, "Most sink and gist rows; 0: no limit (default)")
-      ->type_name("N");
-  verb.add_option("--overflow", o.overflow,
-                  "What happens behind --max-anchors: drop the oldest sentences, or refuse")
-      ->type_name("drop|refuse");
-  verb.add_option("--segmenter", o.segmenter,
-                  "Sentence ends: paper, unicode, english or uniform:N; ,max_length:M cuts longer "
-                  "ones (default paper)")
-      ->type_name("RULE");
-  verb.add_option("--cache-type", o.cache_type, "Element type of the cache: f32")
-      ->type_name("TYPE");
-  verb.add_option("--chunk", o.chunk, "Tokens of one pass; results do not depend on it (256)")
-      ->type_name("N");
-  verb.add_flag("--past-context", o.past_context,
-                "Go on behind the positions that the model was trained for");
+  add_option(verb, "--method", o.method,
+             "sag: gists at sentence ends; full: everything; window: sink and the last rows; "
+             "uniform: gists every N tokens (default sag)",
+             "NAME");
+  add_option(verb, "--gists", o.gists, "Gists a sentence (default 4)", "N");
+  add_option(verb, "--recent", o.recent, "Closed sentences that stay raw (default 0)", "K");
+  add_option(verb, "--sink", o.sink, "First rows that stay for ever (default 1; 4 for window)",
+             "S");
+  add_option(verb, "--budget", o.budget,
+             "Memory of a window: bytes (4M, 4MiB), or match: as much as sag holds behind the text",
+             "BYTES|match");
+  add_option(verb, "--max-anchors", o.max_anchors, "Most sink and gist rows; 0: no limit (default)",
+             "N");
+  add_option(verb, "--overflow", o.overflow,
+             "What happens behind --max-anchors: drop the oldest sentences, or refuse",
+             "drop|refuse");
+  add_option(verb, "--segmenter", o.segmenter,
+             "Sentence ends: paper, unicode, english or uniform:N; ,max_length:M cuts longer ones "
+             "(default paper)",
+             "RULE");
+  std::string types = "Element type of the cache, and precision of products: ";
+  types += cache_types() + " (default " + default_cache_type() + ", or that of X.gkv)";
+  add_option(verb, "--cache-type", o.cache_type, types, "TYPE");
+  add_option(verb, "--chunk", o.chunk, "Tokens of one pass; changes no more than rounding (256)",
+             "N");
+  add_flag(verb, "--past-context", o.past_context,
+           "Go on behind the positions that the model was trained for");
 }
 
 void add_sampling_options(CLI::App& verb, sampling_options& o) {
-  verb.add_option("--temperature", o.sampler.temperature, "0: always the likeliest token (default)")
-      ->type_name("T");
-  verb.add_option("--top-k", o.sampler.top_k, "Only the K likeliest tokens; 0: all (default)")
-      ->type_name("K");
-  verb.add_option("--top-p", o.sampler.top_p, "Only the likeliest tokens that make up P (1)")
-      ->type_name("P");
-  verb.add_option("--repeat-penalty", o.sampler.repeat_penalty,
-                  "Divides the scores of tokens already written; 1: off (default)")
-      ->type_name("R");
-  verb.add_option("--max-tokens", o.max_tokens, "Most tokens to write, gists included (128)")
-      ->type_name("N");
-  verb.add_option("--stop", o.stop, "End in front of this text; may be repeated")
-      ->type_name("TEXT")
-      ->expected(1)
-      ->take_all();
-  verb.add_flag("--ignore-eos", o.ignore_eos, "Go on behind tokens that end a text");
+  add_option(verb, "--temperature", o.sampler.temperature,
+             "0: always the likeliest token (default)", "T");
+  add_option(verb, "--top-k", o.sampler.top_k, "Only the K likeliest tokens; 0: all (default)",
+             "K");
+  add_option(verb, "--top-p", o.sampler.top_p, "Only the likeliest tokens that make up P (1)", "P");
+  add_option(verb, "--repeat-penalty", o.sampler.repeat_penalty,
+             "Divides the scores of tokens already written; 1: off (default)", "R");
+  add_option(verb, "--max-tokens", o.max_tokens, "Most tokens to write, gists included (128)", "N");
+  add_option(verb, "--stop", o.stop, "End in front of this text; may be repeated", "TEXT");
+  add_flag(verb, "--ignore-eos", o.ignore_eos, "Go on behind tokens that end a text");
 }
 
 void add_seed(CLI::App& verb, std::uint64_t& seed) {
-  verb.add_option("--seed", seed, "Of untrained gist rows and of sampling (0)")->type_name("N");
+  add_option(verb, "--seed", seed, "Of untrained gist rows and of sampling (0)", "N");
 }
 
 void add_json(CLI::App& verb, bool& json) {
-  verb.add_flag("--json", json, "Print one JSON document");
-}
-
-void add_example(CLI::App& verb, const std::string& command) {
-  verb.footer("Example:\n  " + command);
-}
-
-constexpr char wrapper = '\x1f';
-
-std::string wrapped(const std::string& argument) {
-  const bool list = argument.size() > 1 && argument.front() == '[' && argument.back() == ']';
-  return list ? wrapper + argument : argument;
-}
-
-std::string unwrapped(const std::string& argument) {
-  return argument.starts_with(wrapper) ? argument.substr(1) : argument;
-}
-
-text::any_segmenter parse_rule(const std::string& rule) {
-  try {
-    return text::parse_segmenter_rule(rule);
-  } catch (const argument_error& failure) {
-    throw usage_error(std::string("--segmenter: ") + failure.what());
-  }
+  add_flag(verb, "--json", json, "Print one JSON document");
 }
 
 text::any_segmenter method_settings::segmenter() const { return parse_rule(rule); }
@@ -176,7 +137,7 @@ text::any_segmenter method_settings::segmenter() const { return parse_rule(rule)
 method_settings resolve(const method_options& o) {
   method_settings s;
   s.method = checked_method(o.method.value_or("sag"));
-  check_cache_type(o.cache_type);
+  if (o.cache_type) check_cache_type(*o.cache_type);
   const bool gists = s.method == "sag" || s.method == "uniform";
   const bool window = s.method == "window";
   auto refuse = [&](bool given, const char* option, bool applies) {
@@ -261,9 +222,9 @@ void require_model(const model_options& o) {
     throw usage_error(
         "--model is missing, want a GGUF file or a directory with config.json and safetensors");
   }
-  if (o.threads < 0 || o.threads > 4096) {
-    throw usage_error("--threads is " + std::to_string(o.threads) + ", want 0 to 4096");
-  }
+  check_threads(o.threads);
 }
+
+void check_threads(int n_threads) { check_range("--threads", n_threads, 0, 4096); }
 
 }  // namespace gistkv::cli

@@ -7,8 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
+#include <cli/arguments.hpp>
 #include <gistkv/cache/gist_cache.hpp>
 #include <gistkv/core/types.hpp>
 #include <gistkv/model/sampler.hpp>
@@ -33,7 +32,7 @@ struct method_options {
   std::optional<index_t> max_anchors;
   std::optional<std::string> overflow;
   std::optional<std::string> segmenter;
-  std::string cache_type = "f32";
+  std::optional<std::string> cache_type;
   index_t chunk = 256;
   bool past_context = false;
 };
@@ -50,14 +49,6 @@ void add_method_options(CLI::App& verb, method_options& o);
 void add_sampling_options(CLI::App& verb, sampling_options& o);
 void add_seed(CLI::App& verb, std::uint64_t& seed);
 void add_json(CLI::App& verb, bool& json);
-
-/// The last lines of a verb's help: a command that works.
-void add_example(CLI::App& verb, const std::string& command);
-
-/// What the tool that parses the command line would take apart, "[a,b]" as a list, is wrapped
-/// before and unwrapped behind it.
-std::string wrapped(const std::string& argument);
-std::string unwrapped(const std::string& argument);
 
 /// Memory that a cache may hold.
 struct budget {
@@ -91,5 +82,6 @@ method_settings with_method(const method_settings& from, const std::string& meth
 text::any_segmenter parse_rule(const std::string& rule);
 void check_sampling(const sampling_options& o);
 void require_model(const model_options& o);
+void check_threads(int n_threads);
 
 }  // namespace gistkv::cli

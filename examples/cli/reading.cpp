@@ -4,6 +4,7 @@
 #include <cli/reading.hpp>
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include <cli/errors.hpp>
@@ -37,11 +38,7 @@ index_t rows_read_next(const text::gist_layout& rows, const cache::cache_rule& r
   return static_cast<index_t>(books.anchors().size()) + books.local_end() - books.live_begin() + 1;
 }
 
-std::size_t row_bytes(const engine& e) {
-  const cache::cache_shape shape = e.model.cache_shape();
-  return 2 * sizeof(float) *
-         static_cast<std::size_t>(shape.n_layers * shape.n_kv_heads * shape.head_dim);
-}
+std::size_t row_bytes(const engine& e) { return e.model->make_cache({})->sizes().bytes_per_row; }
 
 void set_window(method_settings& settings, index_t rows, const std::string& of) {
   cache::cache_rule& rule = settings.cache.rule;
@@ -65,7 +62,7 @@ void set_window_in_bytes(const engine& e, method_settings& settings) {
 layout_writer::layout_writer(const engine& e, const method_settings& settings)
     : engine_(e),
       segmenter_(settings.segmenter()),
-      builder_(settings.n_gist, e.model.first_gist(),
+      builder_(settings.n_gist, e.model->first_gist(),
                [&e](token_t t) { return static_cast<index_t>(e.codec().piece(t).size()); }) {}
 
 void layout_writer::add_template(std::string_view text) {
@@ -92,27 +89,25 @@ void add_opening(const engine& e, layout_writer& writer, bool chat) {
   if (chat) writer.add_template(e.chat().user_opening());
 }
 
-cache_type make_cache(engine& e, const method_settings& settings) {
+cache_ptr make_cache(const engine& e, const method_settings& settings) {
   method_settings s = settings;
   if (s.budget && s.cache.rule.window == 0) {
     if (s.budget->match) {
       throw usage_error(
-          "--budget match needs a text that is known beforehand, want a number of "
-          "bytes");
+          "--budget match needs a text that is known beforehand, want a number of bytes");
     }
     set_window_in_bytes(e, s);
   }
-  return cache_type(e.be, e.model.cache_shape(), s.cache);
+  return e.model->make_cache(s.cache);
 }
 
-void read_rows(session& s, const text::gist_layout& rows, const std::string& label,
+void read_rows(sequence& s, const text::gist_layout& rows, const std::string& label,
                std::vector<index_t>* rows_after) {
   progress bar(label, rows.n_rows());
-  s.read(rows.ids, rows_after, bar);
+  s.read(rows.ids, rows_after, std::ref(bar));
 }
 
-index_t open_tokens(const cache_type& cache) {
-  const cache::row_ledger& books = cache.ledger();
+index_t open_tokens(const cache::row_ledger& books) {
   index_t n = 0;
   const auto count = [&](const cache::row& r) {
     if (r.kind != cache::row_kind::gist && r.sentence == books.n_closed()) ++n;
@@ -146,20 +141,21 @@ void note_sentences(const text::gist_layout& rows, const method_settings& settin
   }
 }
 
-json cache_report(const cache_type& cache) {
+json cache_report(const sequence_cache& cache) {
+  const cache_sizes n = cache.sizes();
   json report;
-  report["rows_held"] = cache.rows_held();
-  report["kv_bytes_row"] = cache.bytes_per_row();
-  report["kv_bytes_held"] = cache.bytes_held();
+  report["rows_held"] = n.rows_held;
+  report["kv_bytes_row"] = n.bytes_per_row;
+  report["kv_bytes_held"] = n.bytes_held;
   // A prefix that forks share is memory too.
-  const std::size_t shared = cache.bytes_per_row() * static_cast<std::size_t>(cache.n_shared());
-  report["kv_bytes_allocated"] = cache.bytes_allocated() + shared;
-  report["kv_bytes_held_peak"] = std::max(cache.peak_bytes_held(), cache.bytes_held());
-  report["kv_bytes_allocated_peak"] = cache.peak_bytes_allocated() + shared;
+  const std::size_t shared = n.bytes_per_row * static_cast<std::size_t>(n.n_shared);
+  report["kv_bytes_allocated"] = n.bytes_allocated + shared;
+  report["kv_bytes_held_peak"] = std::max(n.peak_bytes_held, n.bytes_held);
+  report["kv_bytes_allocated_peak"] = n.peak_bytes_allocated + shared;
   return report;
 }
 
-context read_context(engine& e, method_settings settings, std::string_view text,
+context read_context(const engine& e, method_settings settings, std::string_view text,
                      const std::string& name, bool chat, std::uint64_t seed) {
   if (text.empty()) throw argument_error(name + ": the text is empty");
   const stopwatch total;
@@ -187,12 +183,13 @@ context read_context(engine& e, method_settings settings, std::string_view text,
   if (settings.n_gist > 0) note_untrained(e, seed);
 
   const double seconds_layout = total.seconds();
-  session s(e.model, make_cache(e, settings), {settings.chunk, settings.past_context});
-  read_rows(s, rows, "reading " + settings.method);
+  const auto s = e.model->go_on(make_cache(e, settings), {settings.chunk, settings.past_context});
+  read_rows(*s, rows, "reading " + settings.method);
   const double seconds = total.seconds();
 
-  context c{std::move(s.cache()), stage::text, chat, std::string(text), e.decode(rows.ids), {}};
-  const double bytes_row = static_cast<double>(c.cache.bytes_per_row());
+  context c{s->take_cache(), stage::text, chat, std::string(text), e.decode(rows.ids), {}};
+  const cache_sizes sizes = c.cache->sizes();
+  const double bytes_row = static_cast<double>(sizes.bytes_per_row);
   const double bytes_full = bytes_row * static_cast<double>(n_full);
   json& r = c.report;
   r["method"] = settings.method;
@@ -213,15 +210,16 @@ context read_context(engine& e, method_settings settings, std::string_view text,
   r["ratio_tokens"] = ratio(static_cast<double>(n_text), static_cast<double>(rows.n_gist));
   r["rows_full"] = n_full;
   r["kv_bytes_full"] = static_cast<std::uint64_t>(bytes_full);
-  r.update(cache_report(c.cache));
+  r.update(cache_report(*c.cache));
   if (settings.cache.max_anchors == 0) {
     r["kv_bytes_held_mean"] =
         static_cast<std::uint64_t>(mean_rows(rows, settings.cache.rule, n_template) * bytes_row);
   }
-  r["ratio_bytes"] = ratio(bytes_full, static_cast<double>(c.cache.bytes_held()));
+  r["ratio_bytes"] = ratio(bytes_full, static_cast<double>(sizes.bytes_held));
   r["seconds"] = seconds;
   r["seconds_layout"] = seconds_layout;
   r["tokens_per_second"] = static_cast<double>(n_text) / std::max(seconds, 1e-9);
+  r.update(engine_report(e));
   r["peak_rss_bytes"] = peak_rss_bytes();
   return c;
 }

@@ -22,7 +22,7 @@ enum class stage {
 
 /// A cache and what is known of its past.
 struct context {
-  cache_type cache;
+  cache_ptr cache;
   cli::stage stage = stage::empty;
   bool chat = true;              ///< The model's template surrounds the turns.
   std::string text;              ///< The text as it was given; empty for a conversation.
@@ -53,25 +53,25 @@ void add_opening(const engine& e, layout_writer& writer, bool chat);
 /// Reads a text as the beginning of a user's turn.
 /// @param name  of the text, for messages
 /// @throws argument_error for an empty text or one that is too long.
-context read_context(engine& e, method_settings settings, std::string_view text,
+context read_context(const engine& e, method_settings settings, std::string_view text,
                      const std::string& name, bool chat, std::uint64_t seed);
 
 /// A new cache for a method. A budget in bytes becomes rows; one that is to match needs a text.
 /// @throws usage_error for `match`, or a budget with no room for a row behind the sink.
-cache_type make_cache(engine& e, const method_settings& settings);
+cache_ptr make_cache(const engine& e, const method_settings& settings);
 
 /// Reads rows into a session, with a bar.
-void read_rows(session& s, const text::gist_layout& rows, const std::string& label,
+void read_rows(sequence& s, const text::gist_layout& rows, const std::string& label,
                std::vector<index_t>* rows_after = nullptr);
 
 /// Regular rows of the sentence that is open.
-index_t open_tokens(const cache_type& cache);
+index_t open_tokens(const cache::row_ledger& books);
 
 /// Says what keeps a text from being compressed, if anything does.
 void note_sentences(const text::gist_layout& rows, const method_settings& settings,
                     const std::string& name);
 
 /// What a program reports of a cache: rows_held, kv_bytes_held and so on.
-json cache_report(const cache_type& cache);
+json cache_report(const sequence_cache& cache);
 
 }  // namespace gistkv::cli

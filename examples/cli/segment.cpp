@@ -33,9 +33,9 @@ std::vector<index_t> sentence_ends(const segment_options& o, const std::string& 
     return ends;
   }
   if (o.model.empty()) {
-    throw usage_error("--segmenter " + o.segmenter +
-                      " counts tokens: --model is missing, want a GGUF file or a directory with "
-                      "tokenizer.json");
+    throw usage_error(
+        "--segmenter " + o.segmenter +
+        " counts tokens: --model is missing, want a GGUF file or a directory with tokenizer.json");
   }
   const io::tokenizer tokens = load_tokenizer(o.model);
   const codec encoder{&tokens};
@@ -83,19 +83,26 @@ void segment(const segment_options& o) {
 
 }  // namespace
 
+text::any_segmenter parse_rule(const std::string& rule) {
+  try {
+    return text::parse_segmenter_rule(rule);
+  } catch (const argument_error& failure) {
+    throw usage_error(std::string("--segmenter: ") + failure.what());
+  }
+}
+
 void add_segment(CLI::App& app) {
   auto o = std::make_shared<segment_options>();
-  CLI::App* verb = app.add_subcommand("segment", "Split a text into sentences, one a line");
-  verb->add_option("FILE", o->file, "Text; - is stdin")->required();
-  verb->add_option("--segmenter", o->segmenter,
-                   "paper, unicode, english or uniform:N; ,max_length:M cuts longer ones (default "
-                   "paper)")
-      ->type_name("RULE");
-  verb->add_option("--model", o->model, "Whose tokenizer counts for uniform and max_length")
-      ->type_name("FILE|DIR");
-  add_json(*verb, o->json);
-  add_example(*verb, "gistkv segment /usr/share/common-licenses/GPL-2 --segmenter english");
-  verb->callback([o] { segment(*o); });
+  CLI::App& verb = add_verb(app, "segment", "Split a text into sentences, one a line");
+  add_required(verb, "FILE", o->file, "Text; - is stdin");
+  add_option(verb, "--segmenter", o->segmenter,
+             "paper, unicode, english or uniform:N; ,max_length:M cuts longer ones (default paper)",
+             "RULE");
+  add_option(verb, "--model", o->model, "Whose tokenizer counts for uniform and max_length",
+             "FILE|DIR");
+  add_json(verb, o->json);
+  add_example(verb, "gistkv segment /usr/share/common-licenses/GPL-2 --segmenter english");
+  on_run(verb, [o] { segment(*o); });
 }
 
 }  // namespace gistkv::cli

@@ -67,26 +67,22 @@ void tokenize(const tokenize_options& o) {
 
 void add_tokenize(CLI::App& app) {
   auto o = std::make_shared<tokenize_options>();
-  CLI::App* verb = app.add_subcommand("tokenize", "Print the token ids of a text, gists included");
-  verb->add_option("FILE", o->file, "Text; - is stdin")->required();
-  verb->add_option("--model", o->model.model,
-                   "Whose tokenizer: a GGUF file, or a directory with "
-                   "tokenizer.json")
-      ->type_name("FILE|DIR");
-  verb->add_option("--gists", o->gists, "Gists behind each sentence; 0: none (default)")
-      ->type_name("N");
-  verb->add_option("--segmenter", o->segmenter,
-                   "paper, unicode, english or uniform:N; ,max_length:M cuts longer ones (default "
-                   "paper)")
-      ->type_name("RULE");
-  verb->add_flag("--no-bos", o->no_bos, "Never put bos in front, whatever the model says");
-  verb->add_flag("--markers-as-text", o->as_text,
-                 "The text of a control token, <|im_end|> say, is text and not that token");
-  add_json(*verb, o->json);
-  add_example(*verb,
+  CLI::App& verb = add_verb(app, "tokenize", "Print the token ids of a text, gists included");
+  add_required(verb, "FILE", o->file, "Text; - is stdin");
+  add_option(verb, "--model", o->model.model,
+             "Whose tokenizer: a GGUF file, or a directory with tokenizer.json", "FILE|DIR");
+  add_option(verb, "--gists", o->gists, "Gists behind each sentence; 0: none (default)", "N");
+  add_option(verb, "--segmenter", o->segmenter,
+             "paper, unicode, english or uniform:N; ,max_length:M cuts longer ones (default paper)",
+             "RULE");
+  add_flag(verb, "--no-bos", o->no_bos, "Never put bos in front, whatever the model says");
+  add_flag(verb, "--markers-as-text", o->as_text,
+           "The text of a control token, <|im_end|> say, is text and not that token");
+  add_json(verb, o->json);
+  add_example(verb,
               "gistkv tokenize /usr/share/common-licenses/GPL-2 --gists 4 --model "
               "~/.cache/gistkv/SmolLM2-135M-Instruct.Q4_1.gguf");
-  verb->callback([o] { tokenize(*o); });
+  on_run(verb, [o] { tokenize(*o); });
 }
 
 }  // namespace gistkv::cli

@@ -15,7 +15,7 @@ text_sink shown_unless(bool quiet) {
   return [](std::string_view text) { print(text); };
 }
 
-written write(session& s, const engine& e, const method_settings& settings,
+written write(sequence& s, const engine& e, const method_settings& settings,
               const sampling_options& sampling, const text_sink& sink, std::string_view seen) {
   model::generate_options options;
   options.max_tokens = sampling.max_tokens;
@@ -24,7 +24,7 @@ written write(session& s, const engine& e, const method_settings& settings,
   options.stop_texts = sampling.stop;
   // Room for the pass behind the last token: white space in front of a boundary, and the gists.
   const index_t last_pass = settings.n_gist > 0 ? settings.n_gist + 3 : 0;
-  const index_t next = s.cache().next_position();
+  const index_t next = s.ledger().next_position();
   const index_t room = positions_left(e, next, settings.past_context) - last_pass;
   const bool short_of_room = room < options.max_tokens;
   if (room < 1) check_context(e, next + 1 + last_pass, settings.past_context);
@@ -33,19 +33,19 @@ written write(session& s, const engine& e, const method_settings& settings,
   text::any_segmenter segmenter = settings.segmenter();
   std::vector<text::boundary> known;
   segmenter.push(seen, known);
-  const codec tokens = e.codec();
-  model::generator generator(s, tokens, std::move(segmenter), options,
-                             static_cast<index_t>(seen.size()), open_tokens(s.cache()));
   model::sampler sampler(sampling.sampler);
   io::utf8_stream characters;
   const stopwatch watch;
   written w;
-  w.generation = generator.run(sampler, [&](std::string_view bytes) {
+  const auto on_text = [&](std::string_view bytes) {
     if (w.seconds_first_token == 0) w.seconds_first_token = watch.seconds();
     const std::string text = characters.push(bytes);
     w.shown += text;
     sink(text);
-  });
+  };
+  w.generation =
+      s.write(e.codec(), std::move(segmenter), options, static_cast<index_t>(seen.size()),
+              open_tokens(s.ledger()), sampler, on_text);
   const std::string rest = characters.flush();
   w.shown += rest;
   sink(rest);
@@ -56,7 +56,7 @@ written write(session& s, const engine& e, const method_settings& settings,
   return w;
 }
 
-answer ask(engine& e, context&& c, const method_settings& settings,
+answer ask(const engine& e, context c, const method_settings& settings,
            const sampling_options& sampling, const std::string& question, const text_sink& sink) {
   if (question.empty()) throw argument_error("ask: the question is empty");
   const stopwatch watch;
@@ -71,14 +71,13 @@ answer ask(engine& e, context&& c, const method_settings& settings,
     writer.add_verbatim("\n\n" + question + "\n");
   }
   const text::gist_layout rows = writer.take();
-  check_context(e, c.cache.next_position() + rows.n_rows(), settings.past_context);
-  session s(e.model, std::move(c.cache), {settings.chunk, settings.past_context});
-  s.read(rows.ids);
+  check_context(e, c.cache->ledger().next_position() + rows.n_rows(), settings.past_context);
+  const auto s = e.model->go_on(std::move(c.cache), {settings.chunk, settings.past_context});
+  s->read(rows.ids, nullptr, [](index_t) {});
   const double seconds_read = watch.seconds();
-  answer a{question, c.read + e.decode(rows.ids), write(s, e, settings, sampling, sink), 0};
+  answer a{question, c.read + e.decode(rows.ids), write(*s, e, settings, sampling, sink), 0};
   a.text.seconds_first_token += seconds_read;
   a.seconds = watch.seconds();
-  c.cache = std::move(s.cache());
   return a;
 }
 

@@ -30,7 +30,7 @@ struct written {
 
 /// Continues the text of a session to one of the model's end tokens, a stop text or the limit.
 /// @param seen  text in front, of which a sentence may be open; the segmenter gets it
-written write(session& s, const engine& e, const method_settings& settings,
+written write(sequence& s, const engine& e, const method_settings& settings,
               const sampling_options& sampling, const text_sink& sink, std::string_view seen = {});
 
 struct answer {
@@ -41,7 +41,7 @@ struct answer {
 };
 
 /// Puts a question behind a context and writes the answer. The context is used up.
-answer ask(engine& e, context&& c, const method_settings& settings,
+answer ask(const engine& e, context c, const method_settings& settings,
            const sampling_options& sampling, const std::string& question, const text_sink& sink);
 
 json answer_report(const answer& a);

@@ -1,0 +1,15 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cli/backend.hpp>
+
+namespace gistkv::cli {
+
+backend_ptr make_onednn_f32_bf16(int n_threads);
+backend_ptr make_onednn_f32(int n_threads);
+conformance::report check_onednn_f32_bf16(int n_threads, bool quick);
+conformance::report check_onednn_f32(int n_threads, bool quick);
+conformance::report check_onednn_bf16(int n_threads, bool quick);
+
+}  // namespace gistkv::cli

@@ -1,0 +1,32 @@
+# Copyright 2026 The gistkv authors
+# SPDX-License-Identifier: Apache-2.0
+
+# The program as a user sees it, for each backend: cli.usage, cli.usage.onednn. Included by
+# tests/CMakeLists.txt. A script gets the program, and after it the others that were built.
+
+file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.sh)
+list(FILTER scripts EXCLUDE REGEX "/common\\.sh$")
+set(programs eigen onednn)
+foreach(backend IN LISTS programs)
+  set(suffix "")
+  if(NOT backend STREQUAL eigen)
+    set(suffix .${backend})
+  endif()
+  set(others "")
+  foreach(other IN LISTS programs)
+    if(TARGET gistkv-${other} AND NOT other STREQUAL backend)
+      list(APPEND others $<TARGET_FILE:gistkv-${other}>)
+    endif()
+  endforeach()
+  foreach(script IN LISTS scripts)
+    get_filename_component(name ${script} NAME_WE)
+    if(TARGET gistkv-${backend})
+      gistkv_test(cli.${name}${suffix}
+        COMMAND sh ${script} $<TARGET_FILE:gistkv-${backend}> ${others} LABELS cli
+        ENVIRONMENT GISTKV_MODEL=${GISTKV_MODEL})
+    else()
+      gistkv_test(cli.${name}${suffix}
+        COMMAND sh -c "echo 'SKIPPED: gistkv-${backend} was not built'; exit 77" LABELS cli)
+    endif()
+  endforeach()
+endforeach()
