@@ -35,6 +35,13 @@ using packed_weight_t = typename B::packed_weight;
 template <class B>
 using element_t = typename B::element;
 
+/// One of several products with the same activations: o = x w^T.
+template <class B, class T>
+struct linear_output {
+  matrix_view<T, space_of<B>> o;
+  const packed_weight_t<B>* w = nullptr;
+};
+
 namespace detail {
 template <class B, class T>
 struct factor {
@@ -92,6 +99,8 @@ concept Backend = Storage<B> && Computes<B, element_t<B>>;
 /// Base of a backend: no fused path. A backend that has one sets its flag to true and defines the
 /// function; a wrong signature is then a compile error and never a silent slow path.
 struct no_native {
+  /// `linears(outputs, x)` as ops::linears.
+  static constexpr bool native_linears = false;
   /// `attention(o, q, kv, spans, scale, lse)` as ops::attention, without scratch.
   static constexpr bool native_attention = false;
   /// Caches of elements KV, another type than that of the activations: `attention` reads them and

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <gistkv/core/backend.hpp>
@@ -47,6 +49,20 @@ struct linear_map {
     ops::linear<B, T>(be, o, x, weight, bias.view({bias.size()}));
   }
 };
+
+/// Several maps of the same activations, in one call of the backend.
+template <class B, class T, std::size_t N>
+void apply(
+    B& be, matrix_view<const T, space_of<B>> x,
+    const std::array<std::pair<const linear_map<B, T>*, matrix_view<T, space_of<B>>>, N>& maps) {
+  std::array<linear_output<B, T>, N> outputs;
+  for (std::size_t i = 0; i < N; ++i) outputs[i] = {maps[i].second, &maps[i].first->weight};
+  ops::linears<B, T>(be, outputs, x);
+  for (const auto& [map, o] : maps) {
+    if (map->bias.size() == 0) continue;
+    ops::add<B, T>(be, o, o, repeat_rows(map->bias.view({map->bias.size()}), o.extent(0)));
+  }
+}
 
 /// What a block needs to know of one sequence of the batch: its rows in the packed batch, where
 /// their keys and values go, and what its queries see. Views are those of one layer.
@@ -133,9 +149,9 @@ class block {
     const auto k = scratch.template take<T>({n, c.n_kv_heads, c.head_dim});
     const auto v = scratch.template take<T>({n, c.n_kv_heads, c.head_dim});
     const auto o = scratch.template take<T>({n, c.n_heads, c.head_dim});
-    query_(be, joined_heads(q), x);
-    key_(be, joined_heads(k), x);
-    value_(be, joined_heads(v), x);
+    apply<B, T, 3>(
+        be, x,
+        {{{&query_, joined_heads(q)}, {&key_, joined_heads(k)}, {&value_, joined_heads(v)}}});
     if (query_norm_.size() > 0) norm_heads(be, c, q, query_norm_);
     if (key_norm_.size() > 0) norm_heads(be, c, k, key_norm_);
     ops::rope<B, T>(be, q, positions, frequencies, rope);
@@ -150,7 +166,7 @@ class block {
         ops::append_rows<B, T, KV>(be, s.local_values.at(h), values, s.local_rows);
       }
       ops::attention<B, T, KV>(be, o.rows(s.begin, s.count), q.rows(s.begin, s.count), s.visible,
-                           s.spans, scale_, scratch);
+                               s.spans, scale_, scratch);
     }
     output_(be, x, joined_heads(o));
   }
@@ -161,8 +177,7 @@ class block {
     const typename workspace<B>::scope scope(scratch);
     const auto gate = scratch.template take<T>({x.extent(0), c.d_ff});
     const auto up = scratch.template take<T>({x.extent(0), c.d_ff});
-    gate_(be, gate, x);
-    up_(be, up, x);
+    apply<B, T, 2>(be, x, {{{&gate_, gate}, {&up_, up}}});
     ops::activation<B, T>(be, gate, gate, up, c.activation);
     down_(be, x, gate);
   }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
 #include <type_traits>
 
 #include <gistkv/core/backend.hpp>
@@ -37,6 +38,27 @@ void linear(B& be, matrix_view<T, space_of<B>> o,
             std::type_identity_t<vector_view<const T, space_of<B>>> bias) {
   linear(be, o, x, w);
   if (!bias.empty()) add(be, o, o, repeat_rows(bias, o.extent(0)));
+}
+
+/// o = x w^T for every output: query, key and value of one layer, gate and up of another.
+///
+/// As `linear` for each; a backend with a native path reads and rounds x once, and hands the work
+/// out once.
+template <class B, class T>
+requires Computes<B, T>
+void linears(B& be, std::span<const linear_output<B, T>> outputs,
+             std::type_identity_t<matrix_view<const T, space_of<B>>> x) {
+  if constexpr (B::native_linears) {
+    expect_contiguous_rows("linears", "x", x);
+    for (const auto& to : outputs) {
+      expect_shape("linears", "x", x, {x.extent(0), to.w->cols()});
+      expect_shape("linears", "o", to.o, {x.extent(0), to.w->rows()});
+      expect_contiguous_rows("linears", "o", to.o);
+    }
+    if (!outputs.empty() && x.extent(0) > 0) be.linears(outputs, x);
+  } else {
+    for (const auto& to : outputs) linear<B, T>(be, to.o, x, *to.w);
+  }
 }
 
 }  // namespace gistkv::ops

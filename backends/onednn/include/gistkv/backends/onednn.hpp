@@ -57,6 +57,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   using element = T;
   using factor = F;
   static constexpr std::string_view name = "onednn";
+  static constexpr bool native_linears = true;
   static constexpr bool native_attention = true;
   template <class KV>
   static constexpr bool native_cache = std::same_as<KV, float> || std::same_as<KV, bf16>;
@@ -221,6 +222,20 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
 
   // Fused paths.
 
+  using output = linear_output<onednn, T>;
+
+  /// One round of tasks for weights in codes; else one product after the other.
+  void linears(std::span<const output> outputs, matrix_view<const T> x) {
+    const onednn_detail::code_matrix& first = outputs.front().w->codes_;
+    const bool together =
+        x.extent(0) < worth_widening &&
+        std::all_of(outputs.begin(), outputs.end(), [&](const output& to) {
+          return to.w->codes_.n_panels() > 0 && to.w->codes_.format() == first.format();
+        });
+    if (together) return linear_whole_numbers(outputs, x);
+    for (const output& to : outputs) linear(to.o, x, *to.w);
+  }
+
   template <class KV>
   void append_rows(matrix_view<KV> o, matrix_view<const T> x,
                    vector_view<const std::int32_t> rows) {
@@ -320,6 +335,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
 
  private:
   static constexpr std::align_val_t alignment{64};
+  /// Widening the codes costs about as much as multiplying so many rows by them.
+  static constexpr index_t worth_widening = 12;
 
   static instruction_set checked(instruction_set isa) {
     if (isa > best_instruction_set()) {
@@ -377,34 +394,41 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   }
 
   void linear_codes(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
-    // Widening the codes costs about as much as multiplying so many rows by them.
-    constexpr index_t worth_widening = 12;
     if (x.extent(0) >= worth_widening) {
       linear_widened(o, x, w);
     } else {
-      linear_whole_numbers(o, x, w);
+      const output to{o, &w};
+      linear_whole_numbers({&to, 1}, x);
     }
   }
 
-  /// Few rows: reading the weights is all that takes time.
-  void linear_whole_numbers(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
+  /// Few rows: reading the weights is all that takes time. All outputs have codes of one format.
+  void linear_whole_numbers(std::span<const output> outputs, matrix_view<const T> x) {
     using namespace onednn_detail;
     const index_t n = x.extent(0);
-    const code_matrix& codes = w.codes_;
+    const code_matrix& codes = outputs.front().w->codes_;
     const auto n_blocks = static_cast<std::size_t>(n * codes.n_blocks());
     auto* words = activations_.get<std::uint32_t>(n_blocks * (2 + code_block / 2));
     const quantized_rows rows{reinterpret_cast<std::int8_t*>(words + 2 * n_blocks),
-                              reinterpret_cast<float*>(words), words + n_blocks, w.cols_};
+                              reinterpret_cast<float*>(words), words + n_blocks, x.extent(1)};
     for (index_t i = 0; i < n; ++i) {
       code_kernels_->quantize(rows.from(i), row(x, i), codes.format());
     }
-    const index_t n_tasks = std::min<index_t>(codes.n_panels(), 4 * n_threads());
+    index_t n_panels = 0;
+    for (const output& to : outputs) n_panels += to.w->codes_.n_panels();
+    const index_t n_tasks = std::min<index_t>(n_panels, 2 * n_threads());
     pool_.for_tasks(n_tasks, [&](index_t t, int) {
-      const index_t end = codes.n_panels() * (t + 1) / n_tasks;
-      for (index_t p = codes.n_panels() * t / n_tasks; p < end; ++p) {
-        const index_t first = p * code_panel;
-        code_kernels_->product(o.data() + first, o.stride(0), rows, n, codes.panel(p),
-                               std::min(code_panel, w.rows_ - first), codes.format());
+      index_t begin = n_panels * t / n_tasks;
+      index_t end = n_panels * (t + 1) / n_tasks;
+      for (const output& to : outputs) {
+        const code_matrix& m = to.w->codes_;
+        for (index_t p = begin; p < std::min(end, m.n_panels()); ++p) {
+          const index_t first = p * code_panel;
+          code_kernels_->product(to.o.data() + first, to.o.stride(0), rows, n, m.panel(p),
+                                 std::min(code_panel, to.w->rows_ - first), m.format());
+        }
+        begin = std::max<index_t>(begin - m.n_panels(), 0);
+        end = std::max<index_t>(end - m.n_panels(), 0);
       }
     });
   }

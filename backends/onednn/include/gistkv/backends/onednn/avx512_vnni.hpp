@@ -144,15 +144,29 @@ void product_rows(T* o, index_t ldo, const quantized_rows& x, const std::byte* p
 template <int Bits, bool Minimum, class T>
 void product_of(T* o, index_t ldo, const quantized_rows& x, index_t n, const std::byte* panel,
                 __mmask16 lanes) {
+  // Every number of rows up to 6 in one pass: unpacking a panel costs as much as a row of products.
   index_t i = 0;
-  for (; i + 4 <= n; i += 4) {
+  for (; n - i > 6; i += 4) {
     product_rows<Bits, Minimum, 4>(o + i * ldo, ldo, x.from(i), panel, lanes);
   }
   const auto rest = x.from(i);
   T* to = o + i * ldo;
-  if (n - i == 1) product_rows<Bits, Minimum, 1>(to, ldo, rest, panel, lanes);
-  if (n - i == 2) product_rows<Bits, Minimum, 2>(to, ldo, rest, panel, lanes);
-  if (n - i == 3) product_rows<Bits, Minimum, 3>(to, ldo, rest, panel, lanes);
+  switch (n - i) {
+    case 1:
+      return product_rows<Bits, Minimum, 1>(to, ldo, rest, panel, lanes);
+    case 2:
+      return product_rows<Bits, Minimum, 2>(to, ldo, rest, panel, lanes);
+    case 3:
+      return product_rows<Bits, Minimum, 3>(to, ldo, rest, panel, lanes);
+    case 4:
+      return product_rows<Bits, Minimum, 4>(to, ldo, rest, panel, lanes);
+    case 5:
+      return product_rows<Bits, Minimum, 5>(to, ldo, rest, panel, lanes);
+    case 6:
+      return product_rows<Bits, Minimum, 6>(to, ldo, rest, panel, lanes);
+    default:
+      return;
+  }
 }
 
 template <class T>
