@@ -105,12 +105,11 @@ struct bench_options {
   index_t repeat = 1;  ///< Timed runs, each on a fresh session.
 };
 
-/// Times one model on one text.
-template <class B>
+/// Times one model on one text, with a cache of elements KV.
+template <class B, class KV>
 class bench {
  public:
-  using element = element_t<B>;
-  using session = model::session<B>;
+  using session = model::session<B, element_t<B>, KV>;
 
   bench(B& be, io::loaded_model source, const std::string& text, const io::tokenizer& tokens,
         bench_options o)
@@ -234,8 +233,7 @@ class bench {
       held = behind == end ? end : n_sink + std::count(first, first + end, 1) + behind;
     }
     const model::model_config& c = model_.config();
-    return static_cast<std::size_t>(held * 2 * c.n_layers * c.n_kv_heads * c.head_dim) *
-           sizeof(element);
+    return static_cast<std::size_t>(held * 2 * c.n_layers * c.n_kv_heads * c.head_dim) * sizeof(KV);
   }
 
   void describe(json& report, const session& s, index_t end) const {
@@ -258,7 +256,7 @@ class bench {
   index_t chunk_;
   index_t repeat_;
   weight_counts weights_;
-  model::transformer<B> model_;
+  model::transformer<B, element_t<B>, KV> model_;
   rows_of_text rows_;
   std::vector<std::string> types_;
   std::uint64_t rss_loaded_ = 0;

@@ -90,7 +90,7 @@ std::string read_text(const std::string& file) {
   return text;
 }
 
-/// Backends with their element types, as --backend and --type name them.
+/// Backends with the types of their caches, as --backend and --type name them; of products too.
 const std::vector<std::string> backends_built = {
     "eigen f32",
 #if defined(GISTKV_BENCH_ONEDNN)
@@ -129,7 +129,7 @@ json program() {
           {"backends", backends_built}};
 }
 
-template <class B>
+template <class KV, class B>
 json measure(const arguments& o, const std::string& text, const io::tokenizer& tokens, B& be) {
   json report;
   report["backend"] = B::name;
@@ -137,10 +137,10 @@ json measure(const arguments& o, const std::string& text, const io::tokenizer& t
   report["threads"] = o.number("--threads", 1);
   report["mode"] = o.text("--mode");
   report["chunk"] = o.number("--chunk", 1);
-  peers::bench<B> b(be, io::load_model(o.text("--model")), text, tokens,
-                    {.gists = o.text("--mode") == "sentence",
-                     .chunk = o.number("--chunk", 1),
-                     .repeat = o.number("--repeat", 1)});
+  peers::bench<B, KV> b(be, io::load_model(o.text("--model")), text, tokens,
+                        {.gists = o.text("--mode") == "sentence",
+                         .chunk = o.number("--chunk", 1),
+                         .repeat = o.number("--repeat", 1)});
   report.update(o.has("--prefill") ? b.prefill(o.number("--prefill", 1))
                                    : b.decode(o.number("--decode", 0), o.number("--tokens", 1)));
   return report;
@@ -168,16 +168,16 @@ json run(const arguments& o) {
   const auto threads = static_cast<int>(o.number("--threads", 1));
   if (kind == "eigen f32") {
     backends::eigen<float> be(threads);
-    return measure(o, text, tokens, be);
+    return measure<float>(o, text, tokens, be);
   }
 #if defined(GISTKV_BENCH_ONEDNN)
   if (kind == "onednn f32") {
     backends::onednn<float> be({.n_threads = threads});
-    return measure(o, text, tokens, be);
+    return measure<float>(o, text, tokens, be);
   }
   if (kind == "onednn bf16") {
-    backends::onednn<bf16> be({.n_threads = threads});
-    return measure(o, text, tokens, be);
+    backends::onednn<float, bf16> be({.n_threads = threads});
+    return measure<bf16>(o, text, tokens, be);
   }
 #endif
   std::string built;

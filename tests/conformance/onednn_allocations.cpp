@@ -6,6 +6,7 @@
 // affair, so callers outside this program's code do not count.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
@@ -73,6 +74,15 @@ struct counting : Base {
   void linear(Args&&... args) {
     const watch w(*this);
     base::linear(std::forward<Args>(args)...);
+  }
+  /// The base class knows outputs of its own type only.
+  void linears(std::span<const linear_output<counting, typename Base::element>> outputs,
+               matrix_view<const typename Base::element> x) {
+    std::array<linear_output<Base, typename Base::element>, 3> list;
+    REQUIRE(outputs.size() <= list.size());
+    for (std::size_t i = 0; i < outputs.size(); ++i) list[i] = {outputs[i].o, outputs[i].w};
+    const watch w(*this);
+    base::linears(std::span(list).first(outputs.size()), x);
   }
   template <class... Args>
   void matmul(Args&&... args) {

@@ -159,9 +159,9 @@ class code_matrix {
 };
 
 /// Rows of activations in 15 bits and a sign: x = scale (128 high + low) for 32 neighbours, whose
-/// 32 high parts stand before their 32 low ones. One part alone (8 bits, as other engines have it)
-/// costs a model whose activations have outliers about one in a hundred logits' digits; reading the
-/// weights takes longer than the second product. `extra` is what codes need of the sum:
+/// 32 high parts stand before their 32 low ones. One part alone, as
+/// other engines have it, moved the logits of one position in six of a small model by more than the
+/// rounding to bf16 moves any (docs/onednn.md). `extra` is what codes need of the sum:
 /// -offset sum (128 high + low) as an integer, or the sum of x for a minimum.
 struct quantized_rows {
   std::int8_t* parts = nullptr;  ///< [n, 2 d]
