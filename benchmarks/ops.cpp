@@ -1,28 +1,30 @@
 // Copyright 2026 The gistkv authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Times the cases of the conformance suite, and further shapes of a real model, on the eigen
-// backend. A case whose result is wrong is reported as an error and not timed.
+// Times the cases of the conformance suite, and further shapes of a real model, on every backend
+// that was built. A case whose result is wrong is reported as an error and not timed.
 //
-//   benchmark_ops --benchmark_filter=linear
+//   benchmark_ops --benchmark_filter=onednn/linear
 #include <benchmark/benchmark.h>
 
 #include <string>
 #include <vector>
 
 #include <gistkv/backends/eigen.hpp>
+#if defined(GISTKV_BENCH_ONEDNN)
+#include <gistkv/backends/onednn.hpp>
+#endif
 #include <gistkv/conformance/run.hpp>
 
 namespace {
 
 using namespace gistkv;
-using backend = backends::eigen<float>;
 
 /// The rates of GFLOP and GB count what the case needs at least (cases.hpp), whatever is done in
 /// fact.
-template <class Case>
-void time_case(benchmark::State& state, backend& be, const Case& c) {
-  conformance::trial<backend, float, Case> trial(be, c);
+template <class B, class Case>
+void time_case(benchmark::State& state, B& be, const Case& c) {
+  conformance::trial<B, float, Case> trial(be, c);
   trial();
   be.synchronize();
   conformance::result r{.op = Case::op, .dtype = "f32", .path = "", .case_text = c.text()};
@@ -42,11 +44,11 @@ void time_case(benchmark::State& state, backend& be, const Case& c) {
   state.counters["GB"] = rate(c.bytes(sizeof(float)));
 }
 
-template <class Case>
-void add(backend& be, const std::vector<Case>& cases) {
+template <class Case, class B>
+void add(B& be, const std::string& form, const std::vector<Case>& cases) {
   for (const Case& c : cases) {
     if (c.flops() == 0.0 && c.bytes(sizeof(float)) == 0.0) continue;
-    benchmark::RegisterBenchmark((std::string(Case::op) + "/" + c.text()).c_str(),
+    benchmark::RegisterBenchmark((form + "/" + Case::op + "/" + c.text()).c_str(),
                                  [&be, c](benchmark::State& s) { time_case(s, be, c); })
         ->UseRealTime()
         ->Unit(benchmark::kMicrosecond);
@@ -54,23 +56,48 @@ void add(backend& be, const std::vector<Case>& cases) {
 }
 
 /// One layer of SmolLM2-135M on 512 rows, the length of a prompt.
-void add_prompt(backend& be) {
+template <class B>
+void add_prompt(B& be, const std::string& form) {
   using namespace conformance;
-  add<linear_case>(be, {{.n = 512, .d_in = 576, .d_out = 576, .seed = 1},
-                        {.n = 512, .d_in = 576, .d_out = 1536, .seed = 2},
-                        {.n = 512, .d_in = 1536, .d_out = 576, .seed = 3}});
-  add<norm_case>(be, {{.n = 512, .d = 576, .seed = 4}});
-  add<rope_case>(be, {{.n = 512, .n_heads = 9, .head_dim = 64, .seed = 5}});
-  add<activation_case>(be, {{.n = 512, .d = 1536, .seed = 6}});
-  add<add_case>(be, {{.n = 512, .d = 576, .seed = 7}});
+  for (const weight_type type : {weight_type::bf16, weight_type::q8_0, weight_type::q4_1}) {
+    for (const index_t n : {1, 5, 512}) {
+      add<linear_case>(be, form,
+                       {{.n = n, .d_in = 576, .d_out = 576, .weight = type, .seed = 1},
+                        {.n = n, .d_in = 576, .d_out = 1536, .weight = type, .seed = 2},
+                        {.n = n, .d_in = 1536, .d_out = 576, .weight = type, .seed = 3}});
+    }
+  }
+  add<norm_case>(be, form, {{.n = 512, .d = 576, .seed = 4}});
+  add<rope_case>(be, form, {{.n = 512, .n_heads = 9, .head_dim = 64, .seed = 5}});
+  add<activation_case>(be, form, {{.n = 512, .d = 1536, .seed = 6}});
+  add<add_case>(be, form, {{.n = 512, .d = 576, .seed = 7}});
   add<attention_case>(
-      be, {{.n_q = 512,
-            .n_heads = 9,
-            .n_kv_heads = 3,
-            .n_local = 512,
-            .mask = mask_choice::causal,
-            .seed = 8},
-           {.n_q = 1, .n_heads = 9, .n_kv_heads = 3, .n_own = 512, .n_local = 64, .seed = 9}});
+      be, form,
+      {{.n_q = 512,
+        .n_heads = 9,
+        .n_kv_heads = 3,
+        .n_local = 512,
+        .mask = mask_choice::causal,
+        .seed = 8},
+       {.n_q = 512, .n_heads = 9, .n_kv_heads = 3, .n_own = 1280, .n_local = 512, .seed = 10},
+       {.n_q = 1, .n_heads = 9, .n_kv_heads = 3, .n_own = 512, .n_local = 64, .seed = 9}});
+}
+
+template <class B>
+void add_all(B& be, const std::string& form) {
+  using namespace conformance;
+  add_prompt(be, form);
+  add(be, form, model_linear_cases());
+  add(be, form, linear_cases());
+  add(be, form, matmul_cases());
+  add(be, form, norm_cases());
+  add(be, form, rope_cases());
+  add(be, form, activation_cases());
+  add(be, form, add_cases());
+  add(be, form, softmax_cases());
+  add(be, form, gather_cases());
+  add(be, form, scatter_cases());
+  add(be, form, attention_cases());
 }
 
 }  // namespace
@@ -78,22 +105,15 @@ void add_prompt(backend& be) {
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  backend be;
-  benchmark::AddCustomContext(
-      "backend", std::string(backend::name) + ", " + std::to_string(be.n_threads()) + " threads");
-  using namespace conformance;
-  add_prompt(be);
-  add(be, model_linear_cases());
-  add(be, linear_cases());
-  add(be, matmul_cases());
-  add(be, norm_cases());
-  add(be, rope_cases());
-  add(be, activation_cases());
-  add(be, add_cases());
-  add(be, softmax_cases());
-  add(be, gather_cases());
-  add(be, scatter_cases());
-  add(be, attention_cases());
+  backends::eigen<float> reference;
+  benchmark::AddCustomContext("threads", std::to_string(reference.n_threads()));
+  add_all(reference, "eigen f32");
+#if defined(GISTKV_BENCH_ONEDNN)
+  backends::onednn<float, bf16> fast;
+  backends::onednn<float> exact;
+  add_all(fast, "onednn f32*bf16");
+  add_all(exact, "onednn f32");
+#endif
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
 }

@@ -148,8 +148,7 @@ TEST_CASE_TEMPLATE("a decode step and a close step allocate nothing in the backe
   using KV = typename Base::factor;
   const auto source = test::random_model({.head_dim = 32, .d_model = 128, .d_ff = 192});
   const auto gists = model::untrained_gist_rows(source, 2, 3);
-  // With more threads, one that comes late makes room for its first task at any time.
-  B be({.n_threads = 1});
+  B be({.n_threads = 2});
   const model::transformer<B, T, KV> m(be, source, gists);
   model::session<B, T, KV> s(m, cache::cache_options{{2, 0, 1, 0}}, {.past_context = true});
   // Anchors and an open sentence long enough that the keys are split as far as they ever are.
@@ -187,7 +186,7 @@ TEST_CASE_TEMPLATE("a product with weights in codes allocates nothing the second
   using T = typename Base::element;
   using enum weight_type;
   for (const weight_type type : {q8_0, q4_0, q4_1}) {
-    B be({.n_threads = 1});
+    B be({.n_threads = 2});
     constexpr index_t d_out = 96, d_in = 256;
     const std::vector<float> row(static_cast<std::size_t>(d_in), 0.5F);
     std::vector<std::byte> stored(row_bytes(type, d_in) * static_cast<std::size_t>(d_out));

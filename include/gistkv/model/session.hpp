@@ -28,7 +28,8 @@ class session {
  public:
   using cache_type = cache::gist_cache<B, KV>;
 
-  session(const transformer<B, T, KV>& model, cache::cache_options cache, session_options options = {})
+  session(const transformer<B, T, KV>& model, cache::cache_options cache,
+          session_options options = {})
       : session(model, cache_type(model.backend(), model.cache_shape(), cache), options) {}
 
   /// Goes on from a cache that exists; its last token has no logits until the next is read.

@@ -228,7 +228,8 @@ class transformer {
     return to;
   }
 
-  static void set_layer(sequence_kv<KV, space>& kv, cache::gist_cache<B, KV>& cache, index_t layer) {
+  static void set_layer(sequence_kv<KV, space>& kv, cache::gist_cache<B, KV>& cache,
+                        index_t layer) {
     const auto views = cache.layer(layer);
     kv.anchor_keys = views.anchor_keys;
     kv.anchor_values = views.anchor_values;

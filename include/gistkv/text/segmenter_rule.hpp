@@ -30,10 +30,10 @@ class any_segmenter {
   /// @throws argument_error if max_length is negative.
   explicit any_segmenter(variant segmenter, index_t max_length = 0)
       : segmenter_(std::move(segmenter)), max_tokens_(inner_max_tokens()), rule_(inner_name()) {
-    if (max_tokens_ > 0) rule_ += ":" + std::to_string(max_tokens_);
+    if (max_tokens_ > 0) rule_.append(":").append(std::to_string(max_tokens_));
     if (max_length == 0) return;
     detail::checked_max_tokens("max_length", max_length);
-    rule_ += ",max_length:" + std::to_string(max_length);
+    rule_.append(",max_length:").append(std::to_string(max_length));
     if (max_tokens_ == 0 || max_length < max_tokens_) max_tokens_ = max_length;
   }
 

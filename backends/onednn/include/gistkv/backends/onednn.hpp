@@ -309,10 +309,11 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
         if (!lse.empty()) lse(i, h) = T(sum);
       }
     };
+    const std::size_t extra = attention_scratch_bytes(n_rows, d) / sizeof(float);
+    reserve_of_threads((extra + tile_floats) * sizeof(float));
     pool_.for_tasks(n_kv_heads * n_tiles * n_splits, [&](index_t task, int thread) {
       const index_t item = task / n_splits;
       attention_tile<T, KV> tile = tile_of(item);
-      const std::size_t extra = attention_scratch_bytes(n_rows, d) / sizeof(float);
       float* own =
           of_thread_[static_cast<std::size_t>(thread)].template get<float>(extra + tile_floats);
       if (n_splits == 1) {
@@ -365,6 +366,11 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
       throw shape_error("pack: '" + host.name + "' holds " + std::to_string(host.data.size()) +
                         " bytes, expected " + std::to_string(need));
     }
+  }
+
+  /// Before tasks are handed out: which threads get one is known when it is too late to allocate.
+  void reserve_of_threads(std::size_t n_bytes) {
+    for (onednn_detail::scratch& s : of_thread_) s.get<std::byte>(n_bytes);
   }
 
   template <class U>
@@ -446,6 +452,9 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     for (const index_t rows : {parts.length, parts.last()}) {
       product_.prepare({rows, w.cols_, slice, data_type::bf16, type_of<T>()});
     }
+    const auto words = static_cast<std::size_t>(w.cols_ / 2 * slice);
+    const auto results = static_cast<std::size_t>(w.rows_ % slice != 0 ? parts.length * slice : 0);
+    reserve_of_threads((words + results) * sizeof(std::uint32_t));
     pool_.for_tasks(n_slices * parts.count, [&](index_t i, int thread) {
       const index_t first = i / parts.count * slice;
       const index_t begin = i % parts.count * parts.length;
@@ -457,8 +466,6 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
         panels[p] = codes.panel(std::min(first / code_panel + p, codes.n_panels() - 1));
       }
       scratch& own = of_thread_[static_cast<std::size_t>(thread)];
-      const auto words = static_cast<std::size_t>(w.cols_ / 2 * slice);
-      const auto results = static_cast<std::size_t>(n_out < slice ? count * slice : 0);
       auto* weights = own.template get<std::uint32_t>(words + results);
       code_kernels_->widen(weights, panels, codes.n_blocks(), codes.format());
       const product_shape shape{count, w.cols_, slice, data_type::bf16, type_of<T>()};

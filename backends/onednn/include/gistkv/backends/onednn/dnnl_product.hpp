@@ -3,12 +3,12 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -134,7 +134,14 @@ class dnnl_product {
   /// Makes ready what `run` needs. Not from several threads. Without weights: for words of bf16
   /// pairs, [cols / 2][64], cols a multiple of 32 and rows 64.
   void prepare(const product_shape& shape, const dnnl::memory* weights = nullptr) {
-    if (primitives_.contains(shape)) return;
+    // For every thread: which of them get a task is known when it is too late to allocate.
+    for (scratch& s : results_) {
+      s.get<float>(static_cast<std::size_t>(shape.n > 1 ? shape.n * shape.rows : 0));
+    }
+    if (const auto found = primitives_.find(shape); found != primitives_.end()) {
+      for (scratch& s : scratch_) s.get<std::byte>(found->second.scratch_bytes);
+      return;
+    }
     const one_thread guard;
     checked([&] {
       const auto layout = weights != nullptr
@@ -147,14 +154,11 @@ class dnnl_product {
         const auto nowhere = [&](const dnnl::memory::desc& d) {
           return dnnl::memory(d, engine_, nullptr);
         };
-        arguments a{nowhere(description.src_desc()),
-                    nowhere(description.dst_desc()),
-                    nowhere(layout),
-                    nowhere(description.scratchpad_desc()),
-                    {}};
-        a.all = {{DNNL_ARG_SRC, a.x}, {DNNL_ARG_DST, a.o}, {DNNL_ARG_SCRATCHPAD, a.scratch}};
+        arguments a{nowhere(description.src_desc()), nowhere(description.dst_desc()),
+                    nowhere(layout), nowhere(description.scratchpad_desc())};
         p.of_thread.push_back(std::move(a));
       }
+      for (scratch& s : scratch_) s.get<std::byte>(p.scratch_bytes);
       primitives_.emplace(shape, std::move(p));
     });
   }
@@ -176,8 +180,15 @@ class dnnl_product {
       a.o.set_data_handle(result);
       a.scratch.set_data_handle(scratch_[t].get<std::byte>(p.scratch_bytes));
       if (weights == nullptr) a.words.set_data_handle(const_cast<void*>(words));
-      a.all.insert_or_assign(DNNL_ARG_WEIGHTS, weights != nullptr ? *weights : a.words);
-      p.primitive.execute(streams_[t], a.all);
+      // Through the C interface: that of C++ allocates a list of arguments a call.
+      const std::array<dnnl_exec_arg_t, 4> list{
+          {{DNNL_ARG_SRC, a.x.get()},
+           {DNNL_ARG_DST, a.o.get()},
+           {DNNL_ARG_SCRATCHPAD, a.scratch.get()},
+           {DNNL_ARG_WEIGHTS, weights != nullptr ? weights->get() : a.words.get()}}};
+      dnnl::error::wrap_c_api(dnnl_primitive_execute(p.primitive.get(), streams_[t].get(),
+                                                     static_cast<int>(list.size()), list.data()),
+                              "could not run a product");
       streams_[t].wait();
     });
     if (dense) return;
@@ -193,7 +204,6 @@ class dnnl_product {
     dnnl::memory o;
     dnnl::memory words;
     dnnl::memory scratch;
-    std::unordered_map<int, dnnl::memory> all;
   };
   struct prepared {
     dnnl::matmul primitive;

@@ -117,7 +117,7 @@ class code_matrix {
   index_t n_panels() const { return n_panels_; }
   index_t n_blocks() const { return n_blocks_; }
   std::size_t record_bytes() const {
-    return static_cast<std::size_t>(64 * format_.bits + 32 + (format_.has_minimum ? 32 : 0));
+    return 64 * static_cast<std::size_t>(format_.bits) + (format_.has_minimum ? 64U : 32U);
   }
   const std::byte* panel(index_t p) const {
     return front() + static_cast<std::size_t>(p * n_blocks_) * record_bytes();
@@ -140,7 +140,7 @@ class code_matrix {
           record[64 * (word % 4) + 4 * lane + i % 4] |= word < 4 ? code : code << 4;
         }
       }
-      std::byte* scales = record + 64 * format_.bits;
+      std::byte* scales = record + std::ptrdiff_t{64} * format_.bits;
       std::memcpy(scales + 2 * lane, &block.scale.bits, 2);
       if (format_.has_minimum) std::memcpy(scales + 32 + 2 * lane, &block.minimum.bits, 2);
     }
