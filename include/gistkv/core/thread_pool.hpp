@@ -18,9 +18,9 @@ namespace gistkv {
 
 /// A fixed set of threads that share out tasks. Each task goes to the next thread that is free, the
 /// calling one included, so a thread that a busy neighbour keeps off its core loses its tasks to
-/// the others and holds them up by the one task that it is in. What a task is depends on the call alone, never on who runs it,
-/// so results repeat. Workers spin for some ten microseconds, longer than the gaps between the
-/// operations of a model, and then sleep. One call at a time.
+/// the others and holds them up by the one task that it is in. What a task is depends on the call
+/// alone, never on who runs it, so results repeat. Workers spin for some ten microseconds, longer
+/// than the gaps between the operations of a model, and then sleep. One call at a time.
 class thread_pool {
  public:
   /// n_threads >= 1 counts the calling thread; 0: all that the machine has.
