@@ -66,10 +66,11 @@ class trial<B, T, rope_case> {
   buffer<float, B> device_frequencies_;
 };
 
-template <class B, class T, bool Scatter>
-class trial<B, T, rows_case<Scatter>> {
+/// Rows of T to rows of O: another type where they enter a cache.
+template <class B, class T, class O, bool Scatter>
+class rows_trial {
  public:
-  trial(B& be, const rows_case<Scatter>& c)
+  rows_trial(B& be, const rows_case<Scatter>& c)
       : be_(be),
         c_(c),
         random_(c.seed),
@@ -80,7 +81,9 @@ class trial<B, T, rows_case<Scatter>> {
 
   void operator()() {
     const auto rows = device_rows_.view({c_.n});
-    if constexpr (Scatter) {
+    if constexpr (!std::is_same_v<T, O>) {
+      ops::append_rows<B, T, O>(be_, o_.view(), x_.cview(), rows);
+    } else if constexpr (Scatter) {
       ops::scatter_rows(be_, o_.view(), x_.cview(), rows);
     } else {
       ops::gather_rows(be_, o_.view(), x_.cview(), rows);
@@ -93,16 +96,18 @@ class trial<B, T, rows_case<Scatter>> {
     const std::vector<double> x = x_.original();
     expected want;
     want.value = o_.original();
+    want.scale.assign(want.value.size(), 0.0);
     for (std::size_t i = 0; i < rows_.size(); ++i) {
       if (rows_[i] < 0) continue;
       const auto named = static_cast<std::size_t>(rows_[i]);
       const auto d = static_cast<std::size_t>(c_.d);
       for (std::size_t j = 0; j < d; ++j) {
-        want.value[(Scatter ? named : i) * d + j] = x[(Scatter ? i : named) * d + j];
+        const std::size_t at = (Scatter ? named : i) * d + j;
+        want.value[at] = x[(Scatter ? i : named) * d + j];
+        if constexpr (!std::is_same_v<T, O>) want.scale[at] = std::abs(want.value[at]);
       }
     }
-    want.scale.assign(want.value.size(), 0.0);
-    detail::expect_values<B, T>(r, "o", o_.values(), want);
+    detail::expect_values<B, O>(r, "o", o_.values(), want);
   }
 
  private:
@@ -112,7 +117,18 @@ class trial<B, T, rows_case<Scatter>> {
   std::vector<std::int32_t> rows_;
   buffer<std::int32_t, B> device_rows_;
   guarded<T, 2, B> x_;
-  guarded<T, 2, B> o_;
+  guarded<O, 2, B> o_;
+};
+
+template <class B, class T, bool Scatter>
+class trial<B, T, rows_case<Scatter>> : public rows_trial<B, T, T, Scatter> {
+ public:
+  using rows_trial<B, T, T, Scatter>::rows_trial;
+};
+template <class B, class T, class KV>
+class trial<B, T, append_case<KV>> : public rows_trial<B, T, KV, true> {
+ public:
+  using rows_trial<B, T, KV, true>::rows_trial;
 };
 
 template <class B, class T>
@@ -303,51 +319,6 @@ template <class B, class T, class KV>
 class trial<B, T, cached_attention_case<KV>> : public attention_trial<B, T, KV> {
  public:
   using attention_trial<B, T, KV>::attention_trial;
-};
-
-template <class B, class T, class KV>
-class trial<B, T, append_case<KV>> {
- public:
-  trial(B& be, const append_case<KV>& c)
-      : be_(be),
-        c_(c),
-        random_(c.seed),
-        rows_(scatter_indices(random_, c.n, c.m)),
-        device_rows_(be, rows_),
-        x_(be, placement<2>({c.n, c.d}, c.pad), normals(random_, c.n * c.d)),
-        o_(be, placement<2>({c.m, c.d}, c.pad), normals(random_, c.m * c.d)) {}
-
-  void operator()() {
-    ops::append_rows<B, T, KV>(be_, o_.view(), x_.cview(), device_rows_.view({c_.n}));
-  }
-  void verify(result& r) const {
-    detail::expect_guards(r, "o", o_);
-    detail::expect_unchanged(r, "x", x_);
-    detail::expect_unchanged(r, "rows", device_rows_, rows_);
-    const std::vector<double> x = x_.original();
-    expected want;
-    want.value = o_.original();
-    want.scale.assign(want.value.size(), 0.0);
-    for (std::size_t i = 0; i < rows_.size(); ++i) {
-      if (rows_[i] < 0) continue;
-      const auto d = static_cast<std::size_t>(c_.d);
-      for (std::size_t j = 0; j < d; ++j) {
-        const std::size_t at = static_cast<std::size_t>(rows_[i]) * d + j;
-        want.value[at] = x[i * d + j];
-        want.scale[at] = std::abs(x[i * d + j]);
-      }
-    }
-    detail::expect_values<B, KV>(r, "o", o_.values(), want);
-  }
-
- private:
-  B& be_;
-  append_case<KV> c_;
-  random_generator random_;
-  std::vector<std::int32_t> rows_;
-  buffer<std::int32_t, B> device_rows_;
-  guarded<T, 2, B> x_;
-  guarded<KV, 2, B> o_;
 };
 
 }  // namespace gistkv::conformance

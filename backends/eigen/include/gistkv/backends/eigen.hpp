@@ -7,7 +7,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <memory>
 #include <new>
@@ -19,6 +18,7 @@
 #include <gistkv/backends/eigen/kernels.hpp>
 #include <gistkv/core/backend.hpp>
 #include <gistkv/core/dequantize.hpp>
+#include <gistkv/core/host_storage.hpp>
 #include <gistkv/core/thread_pool.hpp>
 
 namespace gistkv::backends {
@@ -29,9 +29,10 @@ namespace gistkv::backends {
 /// Calls return when they are done. The bits of an output row depend on that row's inputs only, not
 /// on the number of rows in the call or of threads (eigen/kernels.hpp): a batch equals its singles.
 template <std::floating_point T = float>
-requires(std::same_as<T, float> || std::same_as<T, double>) class eigen : public no_native {
+requires(std::same_as<T, float> || std::same_as<T, double>) class eigen : public no_native,
+                                                                          public host_storage {
  public:
-  using space = host_space;
+  using space = host_storage::space;
   using element = T;
   static constexpr std::string_view name = "eigen";
   template <class U>
@@ -41,15 +42,6 @@ requires(std::same_as<T, float> || std::same_as<T, double>) class eigen : public
   explicit eigen(int n_threads = 0) : pool_(n_threads) {}
 
   int n_threads() const { return pool_.size(); }
-
-  // Storage.
-
-  void* allocate(std::size_t n_bytes) { return ::operator new(n_bytes, alignment); }
-  void deallocate(void* p, std::size_t) noexcept { ::operator delete(p, alignment); }
-  void upload(void* to, const void* from, std::size_t n_bytes) { std::memcpy(to, from, n_bytes); }
-  void download(void* to, const void* from, std::size_t n_bytes) { std::memcpy(to, from, n_bytes); }
-  void copy(void* to, const void* from, std::size_t n_bytes) { std::memcpy(to, from, n_bytes); }
-  void synchronize() {}
 
   /// A weight as T, row-major, 64-byte aligned, whatever its storage was.
   class packed_weight {
@@ -244,7 +236,6 @@ requires(std::same_as<T, float> || std::same_as<T, double>) class eigen : public
 
  private:
   using packet = typename eigen_detail::lanes<T>::packet;
-  static constexpr std::align_val_t alignment{64};
 
   /// f(begin, end) on parts of n items of `work` multiply-adds each, cut at multiples of grain.
   template <class F>

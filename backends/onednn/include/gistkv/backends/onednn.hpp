@@ -8,7 +8,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <new>
 #include <numbers>
@@ -26,6 +25,7 @@
 #include <gistkv/core/backend.hpp>
 #include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/error.hpp>
+#include <gistkv/core/host_storage.hpp>
 #include <gistkv/core/thread_pool.hpp>
 #include <gistkv/ops/kv_spans.hpp>
 
@@ -51,9 +51,10 @@ struct onednn_options {
 /// how many rows share its call.
 template <class T = float, class F = T>
 requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
-    (std::same_as<F, T> || std::same_as<F, bf16>)class onednn : public no_native {
+    (std::same_as<F, T> || std::same_as<F, bf16>)class onednn : public no_native,
+    public host_storage {
  public:
-  using space = host_space;
+  using space = host_storage::space;
   using element = T;
   using factor = F;
   static constexpr std::string_view name = "onednn";
@@ -76,15 +77,6 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
 
   int n_threads() const { return pool_.size(); }
   instruction_set isa() const { return isa_; }
-
-  // Storage.
-
-  void* allocate(std::size_t n_bytes) { return ::operator new(n_bytes, alignment); }
-  void deallocate(void* p, std::size_t) noexcept { ::operator delete(p, alignment); }
-  void upload(void* to, const void* from, std::size_t n_bytes) { std::memcpy(to, from, n_bytes); }
-  void download(void* to, const void* from, std::size_t n_bytes) { std::memcpy(to, from, n_bytes); }
-  void copy(void* to, const void* from, std::size_t n_bytes) { std::memcpy(to, from, n_bytes); }
-  void synchronize() {}
 
   /// A weight in codes, or in floats as oneDNN has laid them out.
   class packed_weight {
@@ -335,7 +327,6 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   }
 
  private:
-  static constexpr std::align_val_t alignment{64};
   /// Widening the codes costs about as much as multiplying so many rows by them.
   static constexpr index_t worth_widening = 12;
 
