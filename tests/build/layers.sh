@@ -18,7 +18,7 @@ allowed() {
     text | mask | ops) echo 'core text mask ops' ;;
     model | cache) echo 'core text mask ops model cache' ;;
     train | gmsa | eval) echo 'core text mask ops model cache train gmsa eval' ;;
-    io) echo 'core text mask ops model cache' ;;
+    io) echo 'core text mask ops model cache gmsa' ;;
     conformance) echo 'core text mask ops model cache' ;;
     backends) echo 'core mask ops' ;;
     *) echo '-' ;;

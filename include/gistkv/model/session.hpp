@@ -12,6 +12,7 @@
 #include <gistkv/cache/gist_cache.hpp>
 #include <gistkv/core/buffer.hpp>
 #include <gistkv/core/workspace.hpp>
+#include <gistkv/model/soft_prompt.hpp>
 #include <gistkv/model/transformer.hpp>
 
 namespace gistkv::model {
@@ -53,8 +54,8 @@ class session {
   template <class Progress>
   void read(std::span<const token_t> tokens, std::vector<index_t>* rows_after,
             Progress&& progress) {
-    check(tokens);
     const auto n = static_cast<index_t>(tokens.size());
+    check(n);
     std::vector<std::uint8_t> flags;
     for (const token_t t : tokens) flags.push_back(model_->is_gist(t) ? 1 : 0);
     for (index_t begin = 0; begin < n;) {
@@ -64,14 +65,31 @@ class session {
       const index_t count = cache_.max_append(rest);
       if (rows_after != nullptr)
         note_rows(rest.first(static_cast<std::size_t>(count)), *rows_after);
-      forward(tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)),
-              begin + count == n);
+      const auto piece =
+          tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
+      forward({&cache_, piece, {}}, count, begin + count == n);
       begin += count;
       progress(begin);
     }
   }
   void read(std::span<const token_t> tokens, std::vector<index_t>* rows_after = nullptr) {
     read(tokens, rows_after, [](index_t) {});
+  }
+
+  /// Reads vectors in place of tokens, chunk after chunk. @throws as read; shape_error for vectors
+  /// of another width than the model's.
+  void read(const soft_prompt& soft) {
+    const index_t n = soft.size();
+    check(n);
+    if (soft.d_model != model_->config().d_model) {
+      throw shape_error("session: soft tokens of width " + std::to_string(soft.d_model) +
+                        ", the model has " + std::to_string(model_->config().d_model));
+    }
+    for (index_t begin = 0; begin < n;) {
+      const index_t count = std::min(options_.chunk, n - begin);
+      forward({&cache_, {}, soft.part(begin, count)}, count, begin + count == n);
+      begin += count;
+    }
   }
 
   /// Logits behind the last token read, gists last. @throws argument_error if nothing was read.
@@ -92,9 +110,9 @@ class session {
   }
 
  private:
-  void check(std::span<const token_t> tokens) const {
-    if (tokens.empty()) throw argument_error("session: no tokens to read");
-    const index_t end = cache_.next_position() + static_cast<index_t>(tokens.size());
+  void check(index_t n) const {
+    if (n == 0) throw argument_error("session: no tokens to read");
+    const index_t end = cache_.next_position() + n;
     const index_t context = model_->config().n_context;
     if (!options_.past_context && context > 0 && end > context) {
       throw argument_error("session: " + std::to_string(end) +
@@ -111,11 +129,9 @@ class session {
     }
   }
 
-  void forward(std::span<const token_t> tokens, bool last) {
+  void forward(const sequence_step<B, KV>& step, index_t n, bool last) {
     B& be = model_->backend();
-    const auto n = static_cast<index_t>(tokens.size());
     const index_t d = model_->config().d_model;
-    const sequence_step<B, KV> step{&cache_, tokens, {}};
     const std::size_t need = model_->workspace_size({&step, 1});
     // A quarter more, so that a growing cache does not reallocate at every token.
     if (need > scratch_.bytes()) scratch_ = workspace<B>(be, need + need / 4);

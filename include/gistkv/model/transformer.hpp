@@ -41,7 +41,8 @@ class transformer {
   using space = space_of<B>;
   using step = sequence_step<B, KV>;
 
-  /// Packs the weights. `gists` may be empty (n_gist = 0): a plain model.
+  /// Packs the weights. `gists` may be empty (n_gist = 0): a plain model. So may the table: a stack
+  /// of layers that reads vectors only; and the head where it is not tied: no logits.
   /// @throws shape_error, argument_error, and what the backend throws.
   transformer(B& be, const host_model& source, const gist_rows& gists = {})
       : be_(&be), config_(source.config), n_gist_(gists.n_gist) {
@@ -51,14 +52,12 @@ class transformer {
       throw shape_error("transformer: " + std::to_string(source.blocks.size()) +
                         " blocks, expected " + std::to_string(config_.n_layers));
     }
-    load_table(source.token_embedding, gists);
+    if (!source.token_embedding.empty()) load_table(source.token_embedding, gists);
     for (const host_block& b : source.blocks) blocks_.emplace_back(be, config_, b);
     final_norm_ = load_vector<T>(be, source.final_norm);
-    if (config_.tied_head) {
-      head_.emplace(be, host_linear{source.token_embedding, {}});
-    } else {
-      head_.emplace(be, source.head);
-    }
+    const host_linear head =
+        config_.tied_head ? host_linear{source.token_embedding, {}} : source.head;
+    if (!head.weight.empty()) head_.emplace(be, head);
     if (n_gist_ > 0) {
       const std::vector<float>& rows = gists.head.empty() ? gists.input : gists.head;
       gist_head_.emplace(be.pack({"gist head", weight_type::f32, n_gist_, config_.d_model,
@@ -160,6 +159,7 @@ class transformer {
   /// @param[in]  hidden  [n, d_model]
   void logits(matrix_view<T, space> o, matrix_view<const T, space> hidden) const {
     ops::expect_shape("logits", "o", o, {hidden.extent(0), n_vocab()});
+    if (!head_) throw argument_error("logits: the model was loaded without a head");
     (*head_)(*be_, o.slice(1, 0, config_.n_vocab), hidden);
     if (n_gist_ > 0) {
       ops::linear<B, T>(*be_, o.slice(1, config_.n_vocab, n_gist_), hidden, *gist_head_);
@@ -177,6 +177,9 @@ class transformer {
         throw shape_error("forward: " + std::to_string(s.embeddings.size()) +
                           " embedding elements beside " + std::to_string(s.tokens.size()) +
                           " tokens, expected a multiple of " + std::to_string(d) + " beside none");
+      }
+      if (!s.tokens.empty() && table_.size() == 0) {
+        throw argument_error("forward: tokens for a model that was loaded without their table");
       }
       for (const token_t t : s.tokens) {
         if (t >= 0 && t < n_vocab()) continue;

@@ -1,0 +1,160 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <gistkv/core/dequantize.hpp>
+#include <gistkv/core/error.hpp>
+#include <gistkv/core/quantize.hpp>
+#include <gistkv/gmsa/weights.hpp>
+#include <gistkv/io/gmsa_layout.hpp>
+#include <gistkv/io/safetensors_writer.hpp>
+
+namespace gistkv::io {
+
+/// Tensors to be written, and the memory of those that had to be converted.
+class tensor_list {
+ public:
+  /// @throws argument_error unless the type is f32, bf16 or f16.
+  explicit tensor_list(weight_type type) : type_(type), stored_(stored_type(type)) {}
+
+  /// @param extents  empty: those of the matrix, [rows, cols]
+  void add(std::string name, const host_matrix& m, std::vector<index_t> extents = {}) {
+    if (extents.empty()) extents = {m.rows, m.cols};
+    std::span<const std::byte> data = m.data;
+    if (m.type != type_) {
+      std::vector<std::byte>& bytes = memory_.emplace_back();
+      const std::size_t stride = row_bytes(type_, m.cols);
+      bytes.resize(stride * static_cast<std::size_t>(m.rows));
+      std::vector<float> row(static_cast<std::size_t>(m.cols));
+      for (index_t r = 0; r < m.rows; ++r) {
+        dequantize_row(m, r, row.data());
+        quantize(type_, row.data(), m.cols, bytes.data() + static_cast<std::size_t>(r) * stride);
+      }
+      data = bytes;
+    }
+    tensors_.push_back({std::move(name), stored_, std::move(extents), data});
+  }
+  /// A vector: one extent. An empty one is nothing.
+  void add_vector(std::string name, const host_matrix& m) {
+    if (!m.empty()) add(std::move(name), m, {m.cols});
+  }
+
+  std::span<const safetensors_tensor> tensors() const { return tensors_; }
+
+ private:
+  static safetensors_type stored_type(weight_type type) {
+    switch (type) {
+      case weight_type::f32:
+        return safetensors_type::f32;
+      case weight_type::bf16:
+        return safetensors_type::bf16;
+      case weight_type::f16:
+        return safetensors_type::f16;
+      default:
+        throw argument_error("safetensors: a type to write is " + std::string(to_string(type)) +
+                             ", expected f32, bf16 or f16");
+    }
+  }
+
+  weight_type type_;
+  safetensors_type stored_;
+  std::vector<safetensors_tensor> tensors_;
+  std::deque<std::vector<std::byte>> memory_;
+};
+
+/// Adds a block with Hugging Face names behind `before`; maps keep their plain name + `stored`.
+inline void add_block(tensor_list& list, const std::string& before, const model::host_block& b,
+                      std::string_view stored = {}) {
+  const model::block_lora none;
+  for (const auto& [name, map, lora] : model::paired_maps(b, none)) {
+    const std::string full = before + std::string(name) + std::string(stored);
+    list.add(full + ".weight", map->weight);
+    list.add_vector(full + ".bias", map->bias);
+  }
+  const auto norm = [&](std::string_view part, const host_matrix& m) {
+    list.add_vector(before + std::string(part) + ".weight", m);
+  };
+  norm(hugging_face_names.query_norm, b.query_norm);
+  norm(hugging_face_names.key_norm, b.key_norm);
+  norm(hugging_face_names.attention_norm, b.attention_norm);
+  norm(hugging_face_names.feed_forward_norm, b.feed_forward_norm);
+}
+
+namespace detail {
+
+inline void add_model(tensor_list& list, std::string_view prefix, const model::host_model& m,
+                      const host_matrix& table, const host_matrix& head, std::string_view stored) {
+  const std::string before(prefix);
+  const tensor_names& n = hugging_face_names;
+  list.add(before + std::string(n.token_embedding), table);
+  for (std::size_t i = 0; i < m.blocks.size(); ++i) {
+    add_block(list, before + std::string(n.block_prefix) + std::to_string(i) + ".", m.blocks[i],
+              stored);
+  }
+  list.add_vector(before + std::string(n.final_norm), m.final_norm);
+  list.add(before + std::string(n.head), head);
+}
+
+}  // namespace detail
+
+/// Writes the layout that the official code saves and load_gmsa_checkpoint reads, whole or not at
+/// all. Tables and heads that encoder and alignment lack are the decoder's; a linear alignment that
+/// is lacking is written as zeros, since the layout always has one.
+/// @throws argument_error for parts without LoRA, which the layout cannot hold, and another type
+/// than f32, bf16 or f16; file_error.
+inline void write_gmsa_checkpoint(const std::filesystem::path& path, const gmsa::host_parts& parts,
+                                  weight_type type) {
+  if (parts.encoder_lora.size() != parts.encoder.blocks.size()) {
+    throw argument_error("gmsa checkpoint: LoRA for " + std::to_string(parts.encoder_lora.size()) +
+                         " of " + std::to_string(parts.encoder.blocks.size()) +
+                         " encoder layers, expected all");
+  }
+  tensor_list list(type);
+  const model::host_model& decoder = parts.decoder;
+  const auto add = [&](std::string_view prefix, const model::host_model& m,
+                       std::string_view stored) {
+    const host_matrix& table =
+        m.token_embedding.empty() ? decoder.token_embedding : m.token_embedding;
+    const host_matrix& base_head =
+        decoder.config.tied_head ? table : decoder.head.weight;
+    detail::add_model(list, prefix, m, table, m.head.weight.empty() ? base_head : m.head.weight,
+                      stored);
+  };
+  add(gmsa_names::encoder, parts.encoder, gmsa_names::base);
+  for (std::size_t i = 0; i < parts.encoder_lora.size(); ++i) {
+    const std::string before = std::string(gmsa_names::encoder) +
+                               std::string(hugging_face_names.block_prefix) + std::to_string(i) +
+                               ".";
+    for (const auto& [name, map, lora] :
+         model::paired_maps(parts.encoder.blocks[i], parts.encoder_lora[i])) {
+      list.add(before + std::string(name) + std::string(gmsa_names::lora_a), lora->a);
+      list.add(before + std::string(name) + std::string(gmsa_names::lora_b), lora->b);
+    }
+  }
+  add(gmsa_names::decoder, decoder, {});
+  if (!parts.alignment.blocks.empty()) add(gmsa_names::alignment, parts.alignment, {});
+  const index_t d = decoder.config.d_model;
+  const std::vector<float> zeros(static_cast<std::size_t>(d * d), 0.0F);
+  const auto bytes = std::as_bytes(std::span(zeros));
+  const auto zero = [&](index_t rows) {
+    return host_matrix{"zeros", weight_type::f32, rows, d,
+                       bytes.first(static_cast<std::size_t>(rows * d) * sizeof(float))};
+  };
+  const model::host_linear& linear = parts.linear;
+  list.add(std::string(gmsa_names::linear) + "weight",
+           linear.weight.empty() ? zero(d) : linear.weight);
+  list.add_vector(std::string(gmsa_names::linear) + "bias",
+                  linear.bias.empty() ? zero(1) : linear.bias);
+  write_safetensors(path, list.tensors());
+}
+
+}  // namespace gistkv::io

@@ -1,0 +1,163 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
+
+#include <gistkv/gmsa/compressor.hpp>
+#include <gistkv/model/session.hpp>
+
+#include "golden/support.hpp"
+
+/// What the tests of the GMSA goldens share.
+
+namespace gistkv::test {
+
+/// The folder of the GMSA goldens: JSON files, and arrays that a manifest lists.
+class gmsa_goldens {
+ public:
+  gmsa_goldens() : directory_(golden_dir() / "gmsa") {
+    arrays_ = json("manifest.json").at("arrays");
+  }
+
+  nlohmann::json json(const char* file) const { return read_json(directory_ / file); }
+  const std::filesystem::path& directory() const { return directory_; }
+  bool has(const std::string& name) const { return arrays_.contains(name); }
+  std::vector<float> floats(const std::string& name) const { return numbers<float>(name, "f32"); }
+  std::vector<std::int32_t> ints(const std::string& name) const {
+    return numbers<std::int32_t>(name, "i32");
+  }
+
+ private:
+  template <class T>
+  std::vector<T> numbers(const std::string& name, const char* dtype) const {
+    const auto& entry = arrays_.at(name);
+    if (entry.at("dtype") != dtype) throw std::runtime_error(name + " is no " + dtype);
+    std::size_t n = 1;
+    for (const std::size_t extent : entry.at("shape")) n *= extent;
+    return read_numbers<T>(read_file(directory_ / entry.at("file").get<std::string>()),
+                           entry.at("data_offset").get<std::size_t>(), n);
+  }
+
+  std::filesystem::path directory_;
+  nlohmann::json arrays_;
+};
+
+/// Largest difference; infinite for NaN, and for other lengths.
+inline double largest_difference(std::span<const float> found, std::span<const float> want) {
+  if (found.size() != want.size()) return INFINITY;
+  double largest = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    const double e = std::abs(static_cast<double>(found[i]) - static_cast<double>(want[i]));
+    largest = std::isnan(e) ? INFINITY : std::max(largest, e);
+  }
+  return largest;
+}
+
+inline double largest_entry(std::span<const float> x) {
+  double largest = 0;
+  for (const float e : x) largest = std::max(largest, std::abs(static_cast<double>(e)));
+  return largest;
+}
+
+/// The numbers that stand for trained weights in the goldens.
+inline std::vector<float> golden_rule(std::uint64_t t, std::size_t n, double scale) {
+  std::vector<float> numbers(n);
+  for (std::size_t e = 0; e < n; ++e) {
+    const double u = static_cast<double>(splitmix64(0x6d5a + 1000003 * t + e) >> 40) / 16777216.0;
+    numbers[e] = static_cast<float>(scale * (u - 0.5) * std::sqrt(12.0));
+  }
+  return numbers;
+}
+
+/// The compressor of the goldens on a model: 8 layers with LoRA of rank 128, one alignment layer.
+inline gmsa::host_compressor golden_compressor(const model::host_model& m) {
+  gmsa::host_parts parts = gmsa::untrained_parts(m);
+  auto memory = std::make_shared<std::vector<std::vector<float>>>();
+  parts.encoder_lora.resize(parts.encoder.blocks.size());
+  std::uint64_t t = 0;
+  constexpr index_t rank = 128;
+  const auto matrix = [&](index_t rows, index_t cols) {
+    memory->push_back(golden_rule(t++, static_cast<std::size_t>(rows * cols), 0.02));
+    return host_matrix{"lora", weight_type::f32, rows, cols,
+                       std::as_bytes(std::span<const float>(memory->back()))};
+  };
+  for (std::size_t i = 0; i < parts.encoder_lora.size(); ++i) {
+    for (const auto& [name, map, lora] :
+         model::paired_maps(parts.encoder.blocks[i], parts.encoder_lora[i])) {
+      *lora = {matrix(rank, map->weight.cols), matrix(map->weight.rows, rank), 0.25};
+    }
+  }
+  return gmsa::compressor_of(parts);
+}
+
+/// Hidden states behind the soft tokens and these tokens, read as a session reads them.
+template <class B>
+buffer<float, B> read_behind(const model::transformer<B>& m, const model::soft_prompt& soft,
+                             const std::vector<token_t>& tokens) {
+  using step = model::sequence_step<B, float>;
+  const index_t d = m.config().d_model;
+  const auto n_tokens = static_cast<index_t>(tokens.size());
+  const index_t n = soft.size() + n_tokens;
+  cache::gist_cache<B, float> cache(m.backend(), m.cache_shape());
+  buffer<float, B> hidden(m.backend(), n * d);
+  const auto read = [&](const step& s, index_t begin, index_t count) {
+    if (count == 0) return;
+    workspace<B> scratch(m.backend(), m.workspace_size({&s, 1}));
+    m.forward({&s, 1}, hidden.view({n, d}).rows(begin, count), scratch);
+  };
+  read({&cache, {}, soft.rows}, 0, soft.size());
+  read({&cache, tokens, {}}, soft.size(), n_tokens);
+  return hidden;
+}
+
+/// The prompt and the labels without their last, which is read and predicts nothing.
+inline std::vector<token_t> input_tokens(const nlohmann::json& c) {
+  auto tokens = c.at("prompt_ids").get<std::vector<token_t>>();
+  const auto labels = c.at("labels").get<std::vector<token_t>>();
+  tokens.insert(tokens.end(), labels.begin(), labels.end() - 1);
+  return tokens;
+}
+
+/// Greedy continuations of a case, with and without a penalty.
+/// @return how many steps were compared
+template <class B>
+index_t check_greedy_runs(const model::transformer<B>& m, const model::soft_prompt& soft,
+                          const nlohmann::json& c, token_t eos) {
+  index_t n_steps = 0;
+  if (!c.contains("greedy")) return 0;
+  const auto prompt = c.at("prompt_ids").get<std::vector<token_t>>();
+  for (const auto& run : c.at("greedy")) {
+    const double penalty = run.at("penalty");
+    CAPTURE(penalty);
+    const auto want = run.at("ids").get<std::vector<token_t>>();
+    const auto margins = run.at("margin").get<std::vector<double>>();
+    model::session<B> s(m, cache::cache_options{});
+    if (soft.size() > 0) s.read(soft);
+    s.read(prompt);
+    model::sampler greedy({.repeat_penalty = penalty});
+    std::vector<token_t> ids;
+    for (std::size_t i = 0; i < want.size() && margins[i] >= 5e-3; ++i) {
+      CAPTURE(i);
+      ids.push_back(greedy(s.logits(), ids));
+      ++n_steps;
+      REQUIRE(ids.back() == want[i]);
+      if (ids.back() == eos) break;
+      s.read({&ids.back(), 1});
+    }
+  }
+  return n_steps;
+}
+
+}  // namespace gistkv::test
