@@ -15,6 +15,7 @@
 #include <cli/options.hpp>
 #include <cli/output.hpp>
 #include <cli/reading.hpp>
+#include <cli/soft.hpp>
 #include <cli/verbs.hpp>
 #include <cli/writing.hpp>
 
@@ -130,9 +131,13 @@ void run(ask_options o) {
       throw usage_error("--compare " + method + " needs gists: give --method " + method +
                         " and compare that with " + settings.method);
     }
+    if (settings.method != "gmsa" && method == "gmsa") {
+      throw usage_error("--compare gmsa needs a compressor: give --method gmsa and compare that with " +
+                        settings.method);
+    }
   }
   const engine e(file ? file->be : make_backend(o.method.cache_type, o.model.threads), o.model,
-                 settings.n_gist, seed);
+                 settings, seed);
   const bool stream = !o.json && others.empty();
   const text_sink sink = shown_unless(!stream);
   const bool chat = !o.no_template && e.has_chat();
@@ -141,13 +146,16 @@ void run(ask_options o) {
     c = open_context(*std::move(file), o.file, e);
     if (c->stage == stage::text) text = c->text;
     if (settings.n_gist > 0) note_untrained(e, seed);
+    if (e.soft) note_untrained_compressor(e);
   } else {
     c = read_context(e, settings, text, o.file, chat, seed);
   }
   if (!others.empty() && text.empty()) {
     throw argument_error(o.file + ": is a conversation, --compare needs the context of a text");
   }
-  const bool in_chat = c->chat;
+  // Soft tokens stand in no template; what they are compared with does.
+  const bool in_chat = e.soft ? chat : c->chat;
+  settle(e, settings, *c);
   std::vector<outcome> outcomes;
   outcomes.push_back(answer_all(e, *std::move(c), settings, o, sink));
   for (const method_settings& other : others) {

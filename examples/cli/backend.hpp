@@ -16,9 +16,11 @@
 #include <gistkv/cache/gist_cache.hpp>
 #include <gistkv/cache/snapshot.hpp>
 #include <gistkv/conformance/report.hpp>
+#include <gistkv/gmsa/compressor.hpp>
 #include <gistkv/model/generate.hpp>
 #include <gistkv/model/gist_rows.hpp>
 #include <gistkv/model/host_model.hpp>
+#include <gistkv/model/soft_prompt.hpp>
 #include <gistkv/text/segmenter_rule.hpp>
 
 /// A backend with an element type as the program sees it. The library chooses both when it is
@@ -49,7 +51,8 @@ class sequence_cache {
   virtual const cache::cache_shape& shape() const = 0;
   virtual const cache::row_ledger& ledger() const = 0;
   virtual cache_sizes sizes() const = 0;
-  virtual std::vector<std::byte> snapshot(const cache::snapshot_info& info) const = 0;
+  virtual std::vector<std::byte> snapshot(const cache::snapshot_info& info,
+                                          const model::soft_prompt& soft) const = 0;
 };
 using cache_ptr = std::unique_ptr<sequence_cache>;
 
@@ -63,6 +66,7 @@ class sequence {
   virtual const cache::row_ledger& ledger() const = 0;
   virtual void read(std::span<const token_t> tokens, std::vector<index_t>* rows_after,
                     const progress_call& progress) = 0;
+  virtual void read_soft(const model::soft_prompt& soft) = 0;
   /// @param n_bytes  of text that the segmenter has seen
   /// @param n_open   regular tokens of the sentence that is open
   virtual model::generation write(const codec& tokens, text::any_segmenter segmenter,
@@ -88,6 +92,17 @@ class resident_model {
   bool is_gist(token_t t) const { return t >= first_gist(); }
 };
 
+/// What makes soft tokens of a text; see gmsa::compressor.
+class resident_compressor {
+ public:
+  using progress_call = std::function<void(index_t)>;
+
+  virtual ~resident_compressor() = default;
+  virtual model::soft_prompt compress(std::span<const token_t> tokens, index_t rate,
+                                      const gmsa::compress_options& options,
+                                      const progress_call& progress) const = 0;
+};
+
 /// How a program computes, for its reports.
 struct backend_info {
   std::string name;             ///< "eigen"
@@ -101,6 +116,7 @@ struct backend_info {
 struct loaded_cache {
   cache_ptr cache;
   cache::snapshot_info info;
+  model::soft_prompt soft;
 };
 
 class backend {
@@ -109,6 +125,8 @@ class backend {
   virtual const backend_info& info() const = 0;
   virtual std::unique_ptr<resident_model> load(const model::host_model& weights,
                                                const model::gist_rows& gists) = 0;
+  virtual std::unique_ptr<resident_compressor> load_compressor(
+      const gmsa::host_compressor& weights) = 0;
   /// Rows of another element type are converted. @throws format_error naming the file.
   virtual loaded_cache load_cache(std::span<const std::byte> bytes, const std::string& name) = 0;
 };

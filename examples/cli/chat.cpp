@@ -209,8 +209,11 @@ void run(chat_options o) {
   } else {
     settings = resolve(o.method, o.model);
   }
+  if (settings.method == "gmsa") {
+    throw usage_error("--method gmsa is for compress and ask: it was never trained on turns of a chat");
+  }
   const engine e(file ? file->be : make_backend(o.method.cache_type, o.model.threads), o.model,
-                 settings.n_gist, seed);
+                 settings, seed);
   context start = file ? open_context(*std::move(file), o.file, e)
                        : context{make_cache(e, settings),          stage::empty, true, {}, {},
                                  json{{"method", settings.method}}};

@@ -37,6 +37,10 @@ void print_report(const json& r, const engine& e) {
     print("sentences  " + n("n_sentences") + ", gists " + n("n_gist") + ": " +
           ratio_text(r["ratio_tokens"]) + " tokens of text a gist\n");
   }
+  if (r.contains("n_soft")) {
+    print("soft       " + n("n_soft") + " tokens, one for " + n("rate") + " of the text, " +
+          bytes("soft_bytes") + "\n");
+  }
   print("held       " + n("rows_held") + " rows, " + bytes("kv_bytes_held") +
         "; a full cache has " + n("rows_full") + " rows, " + bytes("kv_bytes_full") + ": " +
         ratio_text(r["ratio_bytes"]) + " times as much\n");
@@ -52,8 +56,7 @@ void compress(compress_options o) {
   const std::string text = read_text(o.file);
   if (text.empty()) throw argument_error(o.file + ": the text is empty");
   require_writable(o.output);
-  const engine e(make_backend(o.method.cache_type, o.model.threads), o.model, settings.n_gist,
-                 o.seed);
+  const engine e(make_backend(o.method.cache_type, o.model.threads), o.model, settings, o.seed);
   const bool chat = !o.no_template && e.has_chat();
   context c = read_context(e, settings, text, o.file, chat, o.seed);
   const stopwatch saving;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include <cli/errors.hpp>
+#include <cli/soft.hpp>
 #include <gistkv/io/atomic_file.hpp>
 #include <gistkv/io/mapped_file.hpp>
 
@@ -58,7 +59,7 @@ context_file load_context_file(backend_ptr be, const std::string& path) {
   std::string name = type != nullptr ? *type : "f32";  // Once there was no other.
   cache_type_bytes(name, path);
   return {std::move(be), std::move(loaded.cache), std::move(loaded.info), std::move(name),
-          file.bytes().size()};
+          file.bytes().size(), std::move(loaded.soft)};
 }
 
 context_file load_context_file(const std::string& path,
@@ -103,14 +104,23 @@ method_settings settings_of(const context_file& file, const std::string& path,
   s.n_gist = stored.rule.n_gist;
   s.rule = said.segmenter.value_or(entry(file, path, "segmenter"));
   parse_rule(s.rule);
-  if (s.n_gist == 0) return s;
-  const std::string& rows = entry(file, path, "gist_rows");
+  const bool soft = s.method == "gmsa";
+  if (soft) {
+    const std::string& rate = entry(file, path, "rate");
+    std::from_chars(rate.data(), rate.data() + rate.size(), s.rate);
+    agree("--rate", said.rate, s.rate, path);
+  } else if (s.n_gist == 0) {
+    return s;
+  }
+  const std::string& rows = entry(file, path, soft ? "compressor" : "gist_rows");
   if (rows == "trained" && model.adapter.empty()) {
-    throw usage_error("--adapter is missing: " + path + " was made with trained gist rows");
+    throw usage_error("--adapter is missing: " + path + " was made with " +
+                      (soft ? "a trained compressor" : "trained gist rows"));
   }
   if (rows == "untrained") {
     if (!model.adapter.empty()) {
-      throw usage_error(given("--adapter", model.adapter, path, "untrained gist rows"));
+      throw usage_error(given("--adapter", model.adapter, path,
+                              soft ? "an untrained compressor" : "untrained gist rows"));
     }
     const std::string& number = entry(file, path, "seed");
     std::from_chars(number.data(), number.data() + number.size(), seed);
@@ -126,7 +136,7 @@ void check_fingerprints(const context_file& file, const std::string& path, const
   };
   check("model", file.info.model, e.model_fingerprint());
   check("tokenizer", file.info.tokenizer, e.tokens.fingerprint());
-  if (file.info.adapter != 0) check("adapter", file.info.adapter, e.gists.fingerprint);
+  if (file.info.adapter != 0) check("adapter", file.info.adapter, e.adapter_fingerprint());
 }
 
 context open_context(context_file file, const std::string& path, const engine& e) {
@@ -142,7 +152,8 @@ context open_context(context_file file, const std::string& path, const engine& e
             entry(file, path, "chat") == "yes",
             entry(file, path, "text"),
             entry(file, path, "read"),
-            {}};
+            {},
+            std::move(file.soft)};
   const std::string& report = entry(file, path, "report");
   c.report = json::parse(report, nullptr, false);
   if (!c.report.is_object()) throw format_error(path + ": entry 'report' is no JSON object");
@@ -156,7 +167,7 @@ std::uint64_t save_context(const context& c, const std::string& path, const engi
   cache::snapshot_info info;
   info.model = e.model_fingerprint();
   info.tokenizer = e.tokens.fingerprint();
-  info.adapter = settings.n_gist > 0 ? e.gists.fingerprint : 0;
+  info.adapter = e.adapter_fingerprint();
   const std::string report = c.report.dump(-1, ' ', false, json::error_handler_t::replace);
   info.entries = {
       {"method", settings.method},
@@ -164,6 +175,10 @@ std::uint64_t save_context(const context& c, const std::string& path, const engi
       {"gist_rows", settings.n_gist == 0 ? "none"
                     : e.gists.trained    ? "trained"
                                          : "untrained"},
+      {"compressor", !e.soft             ? "none"
+                     : e.soft->trained ? "trained"
+                                       : "untrained"},
+      {"rate", std::to_string(settings.rate)},
       {"seed", std::to_string(seed)},
       {"cache_type", e.be->info().cache_type},
       {"chat", c.chat ? "yes" : "no"},
@@ -172,7 +187,7 @@ std::uint64_t save_context(const context& c, const std::string& path, const engi
       {"read", c.read},
       {"report", report},
   };
-  const std::vector<std::byte> bytes = c.cache->snapshot(info);
+  const std::vector<std::byte> bytes = c.cache->snapshot(info, c.soft);
   const signals_held held;
   io::write_file_atomically(path, std::span<const std::byte>(bytes));
   return bytes.size();

@@ -21,6 +21,7 @@ struct context_file {
   cache::snapshot_info info;
   std::string cache_type;  ///< That it was written from; `be` may have another.
   std::uint64_t file_bytes = 0;
+  model::soft_prompt soft;
 };
 
 /// Whether the file begins as a compressed context does.

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include <cli/errors.hpp>
+#include <cli/soft.hpp>
 #include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/hash.hpp>
 #include <gistkv/io/fingerprint.hpp>
@@ -117,6 +118,10 @@ method_settings resolve(method_options o, const model_options& model) {
   const std::string method = o.method.value_or("sag");
   const bool gists = method == "sag" || method == "uniform";
   if (gists && !o.gists && !model.adapter.empty()) o.gists = adapter_gists(model.adapter);
+  if (method == "gmsa" && !o.rate && !model.adapter.empty()) {
+    const std::vector<index_t> rates = adapter_rates(model.adapter);
+    if (!rates.empty()) o.rate = rates.front();
+  }
   return resolve(o);
 }
 
@@ -135,12 +140,16 @@ void codec::encode(std::string_view text, std::vector<token_t>& out) const {
   tokens->encode(text, out, io::special_tokens::as_text);
 }
 
-engine::engine(backend_ptr to, const model_options& o, index_t n_gist, std::uint64_t seed)
+engine::engine(backend_ptr to, const model_options& o, const method_settings& settings,
+               std::uint64_t seed)
     : be(std::move(to)),
       source(load_model(o.model)),
       tokens(load_tokenizer(o.model)),
-      gists(make_gists(o, source->weights, n_gist, seed)),
-      model(be->load(source->weights, gists.rows)) {
+      gists(make_gists(o, source->weights, settings.n_gist, seed)),
+      soft(settings.method == "gmsa"
+               ? std::make_unique<soft_source>(make_soft_source(o.adapter, source->weights))
+               : nullptr),
+      model(be->load(soft ? soft->parts.decoder : source->weights, gists.rows)) {
   const index_t n_vocab = model->config().n_vocab;
   if (tokens.vocab_size() > n_vocab) {
     throw format_error(o.model + ": the tokenizer has " + std::to_string(tokens.vocab_size()) +
@@ -170,6 +179,10 @@ std::string engine::decode(std::span<const token_t> ids) const {
 io::chat_template engine::chat() const { return io::chat_template::recognize(tokens); }
 
 std::uint64_t engine::model_fingerprint() const { return io::fingerprint(source->weights); }
+
+std::uint64_t engine::adapter_fingerprint() const {
+  return soft ? soft->fingerprint : gists.fingerprint;
+}
 
 json engine_report(const engine& e) {
   std::vector<std::pair<std::uint64_t, std::string>> weights;

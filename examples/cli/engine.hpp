@@ -46,6 +46,8 @@ model::gist_rows read_adapter(const std::string& path, index_t d_model);
 /// Hash of gist rows.
 std::uint64_t fingerprint_of(const model::gist_rows& rows);
 
+struct soft_source;
+
 /// A model ready to compute, with its tokenizer.
 struct engine {
   stopwatch since_start;
@@ -53,11 +55,13 @@ struct engine {
   std::unique_ptr<const io::loaded_model> source;  ///< Its header takes long to compile.
   io::tokenizer tokens;
   gist_source gists;
+  std::unique_ptr<const soft_source> soft;  ///< Of --method gmsa; null for others.
   std::unique_ptr<const resident_model> model;
   double seconds_load = 0;
 
-  /// @param n_gist  0: no gist rows, and the adapter is not read
-  engine(backend_ptr to, const model_options& o, index_t n_gist, std::uint64_t seed);
+  /// Reads the adapter where the method has a use for one.
+  engine(backend_ptr to, const model_options& o, const method_settings& settings,
+         std::uint64_t seed);
   ~engine();
   engine(const engine&) = delete;
   engine& operator=(const engine&) = delete;
@@ -72,6 +76,8 @@ struct engine {
   io::chat_template chat() const;
 
   std::uint64_t model_fingerprint() const;
+  /// Of gist rows or compressor; 0: the method has none, or it is an untrained compressor.
+  std::uint64_t adapter_fingerprint() const;
 };
 
 /// With what is computed: backend, cache_type, activation_type, factor_type, weight_types (largest

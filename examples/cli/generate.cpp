@@ -68,6 +68,7 @@ void run(generate_options o) {
   require_model(o.model);
   check_sampling(o.sampling);
   const method_settings settings = resolve(o.method, o.model);
+  if (settings.method == "gmsa") throw usage_error("--method gmsa is for compress and ask");
   if (o.prompt.has_value() == !o.file.empty()) {
     throw usage_error("generate: want either a PROMPT or -f FILE");
   }
@@ -76,8 +77,7 @@ void run(generate_options o) {
     throw argument_error((o.file.empty() ? "the prompt" : o.file + ": the prompt") + " is empty");
   }
   const std::uint64_t seed = o.sampling.sampler.seed;
-  const engine e(make_backend(o.method.cache_type, o.model.threads), o.model, settings.n_gist,
-                 seed);
+  const engine e(make_backend(o.method.cache_type, o.model.threads), o.model, settings, seed);
   const text::gist_layout rows = lay_out_prompt(e, settings, prompt, !o.no_bos);
   const auto s = e.model->go_on(make_cache(e, settings), {settings.chunk, settings.past_context});
   check_context(e, rows.n_rows() + 1, settings.past_context);

@@ -15,6 +15,7 @@
 #include <cli/errors.hpp>
 #include <cli/options.hpp>
 #include <cli/output.hpp>
+#include <cli/soft.hpp>
 #include <cli/verbs.hpp>
 #include <gistkv/io/fingerprint.hpp>
 #include <gistkv/io/gguf.hpp>
@@ -135,8 +136,10 @@ json inspect_model(const std::string& path) {
 json inspect_adapter(const std::string& path, const std::string& model) {
   const auto file = io::safetensors_file::open(path);
   json r;
+  const bool soft = is_soft_adapter(path);
   r["kind"] = "adapter";
-  r["n_gist"] = adapter_gists(path);
+  r["method"] = soft ? "gmsa" : "sag";
+  if (!soft) r["n_gist"] = adapter_gists(path);
   r["tensors"] = json::array();
   for (const io::safetensors_tensor& tensor : file.tensors()) {
     r["tensors"].push_back({{"name", tensor.name},
@@ -145,6 +148,12 @@ json inspect_adapter(const std::string& path, const std::string& model) {
   }
   r["metadata"] = json::object();
   for (const auto& [key, value] : file.metadata()) r["metadata"][key] = value;
+  if (soft) {
+    if (model.empty()) return r;
+    r["fingerprint"] = hex(make_soft_source(path, load_model(model)->weights).fingerprint);
+    r["fits_model"] = true;
+    return r;
+  }
   const index_t d_model = model.empty() ? file.tensor("gist.input").extents[1]
                                         : load_model(model)->weights.config.d_model;
   r["fingerprint"] = hex(fingerprint_of(read_adapter(path, d_model)));
@@ -177,6 +186,8 @@ json inspect_context(const std::string& path, const model_options& model) {
                {"max_anchors", options.max_anchors}};
   r["n_positions"] = books.next_position();
   r["n_sentences_closed"] = books.n_closed();
+  r["n_soft"] = file.soft.size();
+  r["d_soft"] = file.soft.d_model;
   r["n_anchors"] = n_anchors;
   r["n_local"] = n_local;
   r["rows_held"] = books.rows_held();
@@ -195,15 +206,16 @@ json inspect_context(const std::string& path, const model_options& model) {
   if (model.model.empty()) return r;
   std::uint64_t seed = 0;
   const method_settings settings = settings_of(file, path, {}, model, seed);
-  const engine e(file.be, model, settings.n_gist, seed);
+  const engine e(file.be, model, settings, seed);
   check_fingerprints(file, path, e);
   r["fits_model"] = true;
   return r;
 }
 
 bool is_adapter(const std::filesystem::path& path) {
-  return path.extension() == ".safetensors" &&
-         io::safetensors_file::open(path).find_tensor("gist.input") != nullptr;
+  if (path.extension() != ".safetensors") return false;
+  return io::safetensors_file::open(path).find_tensor("gist.input") != nullptr ||
+         is_soft_adapter(path.string());
 }
 
 /// A value on one line: strings without quotes, objects as "key value, key value".

@@ -18,8 +18,9 @@ namespace gistkv::cli {
 
 namespace {
 
-constexpr std::array<std::string_view, 4> methods = {"sag", "full", "window", "uniform"};
-constexpr std::array<std::string_view, 3> later_methods = {"gmsa", "separators", "evict"};
+constexpr std::array<std::string_view, 5> methods = {"sag", "gmsa", "full", "window", "uniform"};
+constexpr std::array<std::string_view, 2> later_methods = {"separators", "evict"};
+constexpr std::string_view want_methods = ", want sag, gmsa, full, window or uniform";
 constexpr index_t most_gists = 1024;
 
 template <class List>
@@ -63,10 +64,10 @@ budget parse_budget(const std::string& text) {
 std::string checked_method(const std::string& method) {
   if (contains(later_methods, method)) {
     throw usage_error("--method " + method +
-                      " is not part of this program yet, want sag, full, window or uniform");
+                      " is not part of this program yet" + std::string(want_methods));
   }
   if (!contains(methods, method)) {
-    throw usage_error("--method is " + in_quotes(method) + ", want sag, full, window or uniform");
+    throw usage_error("--method is " + in_quotes(method) + std::string(want_methods));
   }
   return method;
 }
@@ -77,16 +78,20 @@ void add_model_options(CLI::App& verb, model_options& o) {
   add_option(verb, "--model", o.model,
              "Model: a GGUF file, or a directory with config.json, tokenizer.json and safetensors",
              "FILE|DIR");
-  add_option(verb, "--adapter", o.adapter, "Trained gist rows (safetensors)", "FILE");
+  add_option(verb, "--adapter", o.adapter, "Trained gist rows, or compressor of gmsa (safetensors)", "FILE");
   add_option(verb, "--threads", o.threads, "Threads to compute with; 0: all that there are", "N");
 }
 
 void add_method_options(CLI::App& verb, method_options& o) {
   add_option(verb, "--method", o.method,
-             "sag: gists at sentence ends; full: everything; window: sink and the last rows; "
-             "uniform: gists every N tokens (default sag)",
+             "sag: gists at sentence ends; gmsa: soft tokens of groups of tokens; full: everything; "
+             "window: sink and the last rows; uniform: gists every N tokens (default sag)",
              "NAME");
   add_option(verb, "--gists", o.gists, "Gists a sentence (default 4)", "N");
+  add_option(verb, "--rate", o.rate,
+             "Of gmsa: tokens of the text a soft token (default 4, or what the adapter was trained "
+             "for)",
+             "N");
   add_option(verb, "--recent", o.recent, "Closed sentences that stay raw (default 0)", "K");
   add_option(verb, "--sink", o.sink, "First rows that stay for ever (default 1; 4 for window)",
              "S");
@@ -140,6 +145,7 @@ method_settings resolve(const method_options& o) {
   if (o.cache_type) check_cache_type(*o.cache_type);
   const bool gists = s.method == "sag" || s.method == "uniform";
   const bool window = s.method == "window";
+  const bool soft = s.method == "gmsa";
   auto refuse = [&](bool given, const char* option, bool applies) {
     if (given && !applies) {
       throw usage_error(std::string(option) + " has no meaning under --method " + s.method);
@@ -151,7 +157,12 @@ method_settings resolve(const method_options& o) {
   refuse(o.max_anchors.has_value(), "--max-anchors", gists);
   refuse(o.overflow.has_value(), "--overflow", gists);
   refuse(o.budget.has_value(), "--budget", window);
-  refuse(o.sink.has_value(), "--sink", s.method != "full");
+  refuse(o.sink.has_value(), "--sink", s.method != "full" && !soft);
+  refuse(o.rate.has_value(), "--rate", soft);
+  refuse(o.segmenter.has_value(), "--segmenter", !soft);
+
+  s.rate = o.rate.value_or(4);
+  check_range("--rate", s.rate, 1, no_limit);
 
   s.matched.n_gist = o.gists.value_or(4);
   check_range("--gists", s.matched.n_gist, 1, most_gists,
@@ -160,7 +171,7 @@ method_settings resolve(const method_options& o) {
   check_range("--recent", s.matched.recent, 0, no_limit);
   if (gists) s.cache.rule = s.matched;
   s.n_gist = s.cache.rule.n_gist;
-  s.cache.rule.n_sink = o.sink.value_or(window ? 4 : 1);
+  s.cache.rule.n_sink = soft ? 0 : o.sink.value_or(window ? 4 : 1);
   check_range("--sink", s.cache.rule.n_sink, 0, 1 << 20);
   s.cache.max_anchors = o.max_anchors.value_or(0);
   check_range("--max-anchors", s.cache.max_anchors, 0, no_limit);

@@ -26,6 +26,7 @@ struct model_options {
 struct method_options {
   std::optional<std::string> method;
   std::optional<index_t> gists;
+  std::optional<index_t> rate;
   std::optional<index_t> recent;
   std::optional<index_t> sink;
   std::optional<std::string> budget;
@@ -60,6 +61,7 @@ struct budget {
 struct method_settings {
   std::string method = "sag";
   index_t n_gist = 4;  ///< 0: no gists in the text.
+  index_t rate = 4;    ///< Of gmsa: tokens of the text that become one soft token.
   std::string rule = "paper";
   cache::cache_options cache;
   std::optional<cli::budget> budget;      ///< Of a window that still has to be counted in rows.
@@ -72,7 +74,7 @@ struct method_settings {
 
 /// @throws usage_error naming the option and what would be right.
 method_settings resolve(const method_options& o);
-/// The same, where the adapter says how many gists there are.
+/// The same, where the adapter says how many gists there are, or at what rate it compresses.
 method_settings resolve(method_options o, const model_options& model);
 
 /// The same settings under another method, as --compare and `match` need it.

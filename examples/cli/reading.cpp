@@ -8,6 +8,7 @@
 #include <utility>
 
 #include <cli/errors.hpp>
+#include <cli/soft.hpp>
 
 namespace gistkv::cli {
 
@@ -158,6 +159,7 @@ json cache_report(const sequence_cache& cache) {
 context read_context(const engine& e, method_settings settings, std::string_view text,
                      const std::string& name, bool chat, std::uint64_t seed) {
   if (text.empty()) throw argument_error(name + ": the text is empty");
+  if (settings.method == "gmsa") return read_soft_context(e, settings, text, name);
   const stopwatch total;
   layout_writer writer(e, settings);
   add_opening(e, writer, chat);

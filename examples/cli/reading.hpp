@@ -28,6 +28,7 @@ struct context {
   std::string text;              ///< The text as it was given; empty for a conversation.
   std::string read;              ///< The exact string of all that was read.
   json report = json::object();  ///< The fields of compress.
+  model::soft_prompt soft = {};  ///< What the decoder is still to read behind the cache.
 };
 
 /// Lays out texts and template parts for one engine and method.

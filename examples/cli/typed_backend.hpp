@@ -14,6 +14,7 @@
 #include <cli/backend.hpp>
 #include <gistkv/cache/snapshot.hpp>
 #include <gistkv/conformance/run.hpp>
+#include <gistkv/gmsa/compressor.hpp>
 #include <gistkv/model/generate.hpp>
 #include <gistkv/model/session.hpp>
 #include <gistkv/model/transformer.hpp>
@@ -39,8 +40,9 @@ class typed_cache final : public sequence_cache {
             rows_.bytes_held(),          rows_.bytes_allocated(), rows_.peak_bytes_held(),
             rows_.peak_bytes_allocated()};
   }
-  std::vector<std::byte> snapshot(const cache::snapshot_info& info) const override {
-    return cache::save_snapshot(rows_, info);
+  std::vector<std::byte> snapshot(const cache::snapshot_info& info,
+                                  const model::soft_prompt& soft) const override {
+    return cache::save_snapshot(rows_, info, soft);
   }
 
   rows_type& rows() { return rows_; }
@@ -63,6 +65,7 @@ class typed_sequence final : public sequence {
             const progress_call& progress) override {
     session_.read(tokens, rows_after, progress);
   }
+  void read_soft(const model::soft_prompt& soft) override { session_.read_soft(soft); }
   model::generation write(const codec& tokens, text::any_segmenter segmenter,
                           const model::generate_options& options, index_t n_bytes, index_t n_open,
                           model::sampler& sampler, const text_call& on_text) override {
@@ -104,6 +107,23 @@ class typed_model final : public resident_model {
 };
 
 template <Backend B, class KV>
+class typed_compressor final : public resident_compressor {
+ public:
+  typed_compressor(std::shared_ptr<B> be, const gmsa::host_compressor& weights)
+      : be_(std::move(be)), compressor_(*be_, weights) {}
+
+  model::soft_prompt compress(std::span<const token_t> tokens, index_t rate,
+                              const gmsa::compress_options& options,
+                              const progress_call& progress) const override {
+    return std::move(compressor_.compress({&tokens, 1}, {&rate, 1}, options, progress).front());
+  }
+
+ private:
+  std::shared_ptr<B> be_;
+  gmsa::compressor<B, element_t<B>, KV> compressor_;
+};
+
+template <Backend B, class KV>
 class typed_backend final : public backend {
  public:
   typed_backend(std::shared_ptr<B> be, std::string instruction_set)
@@ -120,10 +140,14 @@ class typed_backend final : public backend {
                                        const model::gist_rows& gists) override {
     return std::make_unique<typed_model<B, KV>>(be_, weights, gists);
   }
+  std::unique_ptr<resident_compressor> load_compressor(
+      const gmsa::host_compressor& weights) override {
+    return std::make_unique<typed_compressor<B, KV>>(be_, weights);
+  }
   loaded_cache load_cache(std::span<const std::byte> bytes, const std::string& name) override {
     auto loaded = cache::load_snapshot<KV>(*be_, bytes, name);
     return {std::make_unique<typed_cache<B, KV>>(be_, std::move(loaded.cache)),
-            std::move(loaded.info)};
+            std::move(loaded.info), std::move(loaded.soft)};
   }
 
  private:

@@ -67,6 +67,8 @@ answer ask(const engine& e, context c, const method_settings& settings,
     if (!in_text) writer.add_template(chat.next_user_opening());
     writer.add_verbatim((in_text ? "\n\n" : "") + question);
     writer.add_template(chat.user_closing_and_assistant_opening());
+  } else if (settings.method == "gmsa" && c.stage == stage::text) {
+    writer.add_verbatim(question);  // Soft tokens and prompt, as they are trained.
   } else {
     writer.add_verbatim("\n\n" + question + "\n");
   }

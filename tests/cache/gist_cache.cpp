@@ -334,7 +334,12 @@ TEST_CASE("a snapshot goes on as the cache would have, and shows every damage") 
   }
   session_type s(w.m, cache::cache_options{{2, 0, 1, 0}});
   s.read(ids);
-  const auto bytes = cache::save_snapshot(s.cache(), {});
+  const model::soft_prompt soft{3, {1.5F, -2.0F, 0.25F, 4.0F, 5.0F, 6.0F}};
+  const auto bytes = cache::save_snapshot(s.cache(), {}, soft);
+  const auto whole = cache::load_snapshot<double>(fresh.be, bytes, "whole");
+  CHECK(whole.soft.d_model == 3);
+  CHECK(whole.soft.size() == 2);
+  CHECK(whole.soft.rows == soft.rows);
   for (std::size_t n = 0; n < bytes.size(); ++n) {
     CHECK_THROWS_AS(cache::load_snapshot<double>(fresh.be, std::span(bytes).first(n), "cut"),
                     format_error);

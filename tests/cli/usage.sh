@@ -53,10 +53,22 @@ refuses 2 'gists' compress "$work/text" -o "$work/x.gkv" --model "$model" --gist
 refuses 2 'recent is -1' compress "$work/text" -o "$work/x.gkv" --model "$model" --recent -1
 refuses 2 'sink is -1' compress "$work/text" -o "$work/x.gkv" --model "$model" --sink -1
 refuses 2 'chunk is 0' compress "$work/text" -o "$work/x.gkv" --model "$model" --chunk 0
-refuses 2 "method is 'sgx', want sag, full, window or uniform" \
+refuses 2 "method is 'sgx', want sag, gmsa, full, window or uniform" \
   compress "$work/text" -o "$work/x.gkv" --model "$model" --method sgx
 refuses 2 'not part of this program' \
-  compress "$work/text" -o "$work/x.gkv" --model "$model" --method gmsa
+  compress "$work/text" -o "$work/x.gkv" --model "$model" --method evict
+refuses 2 'rate is 0, want 1 or more' \
+  compress "$work/text" -o "$work/x.gkv" --model "$model" --method gmsa --rate 0
+refuses 2 'rate is -4' \
+  compress "$work/text" -o "$work/x.gkv" --model "$model" --method gmsa --rate -4
+refuses 2 'rate has no meaning under --method sag' \
+  compress "$work/text" -o "$work/x.gkv" --model "$model" --rate 4
+refuses 2 'gists has no meaning under --method gmsa' \
+  compress "$work/text" -o "$work/x.gkv" --model "$model" --method gmsa --gists 2
+refuses 2 'segmenter has no meaning under --method gmsa' \
+  compress "$work/text" -o "$work/x.gkv" --model "$model" --method gmsa --segmenter english
+refuses 2 'gmsa is for compress and ask' generate Hello --model "$model" --method gmsa
+refuses 2 'gmsa is for compress and ask' chat --model "$model" --method gmsa
 refuses 2 'cache-type q8 is not part of this program' \
   compress "$work/text" -o "$work/x.gkv" --model "$model" --cache-type q8
 refuses 2 "cache-type is 'f99', want .*f32" \

@@ -144,7 +144,7 @@ index_t check_greedy_runs(const model::transformer<B>& m, const model::soft_prom
     const auto want = run.at("ids").get<std::vector<token_t>>();
     const auto margins = run.at("margin").get<std::vector<double>>();
     model::session<B> s(m, cache::cache_options{});
-    if (soft.size() > 0) s.read(soft);
+    if (soft.size() > 0) s.read_soft(soft);
     s.read(prompt);
     model::sampler greedy({.repeat_penalty = penalty});
     std::vector<token_t> ids;

@@ -1,130 +1,187 @@
 // Copyright 2026 The gistkv authors
 // SPDX-License-Identifier: Apache-2.0
 
-// The decoder of the tiny GMSA checkpoints: a model picked out of a file that holds three, read
-// with soft tokens in front of the prompt, gives the logits and losses of the official code.
+// Checkpoints as the official code of GMSA writes them: names and extents of their tensors, which
+// file of a folder is read, and tiny ones whose three parts differ, from the encoder to the answer.
 
-#include <algorithm>
-#include <cmath>
-#include <cstddef>
-#include <filesystem>
-#include <stdexcept>
-#include <string>
-#include <vector>
+#include <fstream>
 
 #include <doctest/doctest.h>
-#include <nlohmann/json.hpp>
 
-#include "golden/support.hpp"
+#include <gistkv/io/gmsa_checkpoint.hpp>
+#include <gistkv/io/gmsa_checkpoint_writer.hpp>
+#include <gistkv/io/model_config_json.hpp>
 
+#include "golden/forward_checks.hpp"
+#include "golden/gmsa_support.hpp"
+
+namespace gistkv::test {
 namespace {
-
-using namespace gistkv;
-
-/// The float32 array `name` of the manifest.
-std::vector<float> golden_floats(const nlohmann::json& manifest,
-                                 const std::filesystem::path& directory, const std::string& name) {
-  const auto& entry = manifest.at("arrays").at(name);
-  if (entry.at("dtype") != "f32") throw std::runtime_error(name + " is no f32");
-  std::size_t n = 1;
-  for (const std::size_t extent : entry.at("shape")) n *= extent;
-  return test::read_numbers<float>(test::read_file(directory / entry.at("file").get<std::string>()),
-                                   entry.at("data_offset").get<std::size_t>(), n);
-}
-
-/// Logits that predict each label, [labels, n_vocab], of the input
-/// [soft tokens][prompt][labels but the last].
-std::vector<float> label_logits(const model::transformer<test::reference>& m,
-                                const std::vector<float>& soft, std::vector<token_t> tokens,
-                                const std::vector<token_t>& labels) {
-  using step = model::sequence_step<test::reference, float>;
-  tokens.insert(tokens.end(), labels.begin(), labels.end() - 1);
-  const index_t d = m.config().d_model;
-  const index_t n_soft = static_cast<index_t>(soft.size()) / d;
-  const auto n_tokens = static_cast<index_t>(tokens.size());
-  const auto n_labels = static_cast<index_t>(labels.size());
-  const index_t n = n_soft + n_tokens;
-  cache::gist_cache<test::reference, float> cache(m.backend(), m.cache_shape());
-  buffer<float, test::reference> hidden(m.backend(), n * d);
-  auto read = [&](const step& s, index_t begin, index_t count) {
-    if (count == 0) return;
-    workspace<test::reference> scratch(m.backend(), m.workspace_size({&s, 1}));
-    m.forward({&s, 1}, hidden.view({n, d}).rows(begin, count), scratch);
-  };
-  read({&cache, {}, soft}, 0, n_soft);
-  read({&cache, tokens, {}}, n_soft, n_tokens);
-  return test::logits_of(m, hidden, n - n_labels, n_labels);
-}
-
-/// Mean of logsumexp - label logit.
-double loss_of(const std::vector<float>& logits, const std::vector<token_t>& labels) {
-  const std::size_t n_vocab = logits.size() / labels.size();
-  double total = 0;
-  for (std::size_t i = 0; i < labels.size(); ++i) {
-    const float* row = logits.data() + i * n_vocab;
-    const double most = static_cast<double>(*std::max_element(row, row + n_vocab));
-    double sum = 0;
-    for (std::size_t j = 0; j < n_vocab; ++j) sum += std::exp(static_cast<double>(row[j]) - most);
-    total += most + std::log(sum) - static_cast<double>(row[labels[i]]);
-  }
-  return total / static_cast<double>(labels.size());
-}
 
 TEST_SUITE_BEGIN("golden");
 
-TEST_CASE("GMSA: decoder of the tiny checkpoints") {
-  const auto directory = test::golden_dir() / "gmsa";
-  if (!test::require_file(directory / "tiny.json")) return;
-  const auto tiny = test::read_json(directory / "tiny.json");
-  const auto manifest = test::read_json(directory / "manifest.json");
+gmsa::host_parts load_tiny(const nlohmann::json& checkpoint, const std::filesystem::path& folder) {
+  const auto directory = folder / checkpoint.at("path").get<std::string>();
+  const auto config = io::parse_model_config(read_file(directory / "config.json"), "config.json");
+  return io::load_gmsa_checkpoint(*io::find_gmsa_checkpoint(directory), config.model, config.rules,
+                                  checkpoint.at("lora_alpha").get<double>());
+}
+
+TEST_CASE("GMSA: tiny official checkpoints") {
+  if (!require_file(golden_dir() / "gmsa" / "tiny.json")) return;
+  const gmsa_goldens g;
   constexpr double tolerance = 1e-4;  // The goldens' own, for every number of these checkpoints.
-  std::size_t n_cases = 0;
   double worst = 0;
-  double worst_loss = 0;
-  for (const auto& checkpoint : tiny.at("checkpoints")) {
+  index_t n_cases = 0;
+  index_t n_greedy = 0;
+  for (const auto& checkpoint : g.json("tiny.json").at("checkpoints")) {
     const std::string checkpoint_name = checkpoint.at("name");
     CAPTURE(checkpoint_name);
-    const auto loaded = io::load_model(directory / checkpoint.at("path").get<std::string>(),
-                                       {.prefix = "decoder."});
-    const model::transformer<test::reference> m(test::backend(), loaded.weights);
+    const gmsa::host_parts parts = load_tiny(checkpoint, g.directory());
+    CHECK(parts.encoder.config.n_layers == checkpoint.at("encoder_layers").get<index_t>());
+    CHECK(parts.alignment.config.n_layers == checkpoint.at("fusion_layers").get<index_t>());
+    CHECK(parts.encoder_lora[0].query.a.rows == checkpoint.at("lora_r").get<index_t>());
+    const gmsa::compressor<reference> compressor(backend(), gmsa::compressor_of(parts));
+    const model::transformer<reference> decoder(backend(), parts.decoder);
+    const auto compare = [&](std::span<const float> found, const std::string& array) {
+      CAPTURE(array);
+      const double error = largest_difference(found, g.floats(array));
+      CHECK(error <= tolerance);
+      worst = std::max(worst, error);
+    };
     for (const auto& c : checkpoint.at("cases")) {
       const std::string name = c.at("name");
       CAPTURE(name);
+      const auto ids = c.at("context_ids").get<std::vector<token_t>>();
+      const std::span<const token_t> tokens = ids;
+      const index_t rate = c.at("merge_size");
+      const auto merge = [&](index_t m) {
+        return compressor.merge({&tokens, 1}, {&m, 1}, {}, [](index_t) {});
+      };
+      const auto soft = compressor.align(merge(rate)).front();
+      if (!ids.empty()) {
+        compare(merge(1).front().rows, name + ".encoder");
+        compare(merge(rate).front().rows, name + ".pooled");
+        compare(soft.rows, name + ".soft");
+        CHECK(soft.size() == c.at("memory_len").get<index_t>());
+      }
       const auto labels = c.at("labels").get<std::vector<token_t>>();
-      // Without a context the official code appends one masked zero vector: as if there were none.
-      std::vector<float> soft;
-      if (!c.at("context_ids").empty()) {
-        soft = golden_floats(manifest, directory, name + ".soft");
-        CHECK(static_cast<index_t>(soft.size()) ==
-              c.at("memory_len").get<index_t>() * m.config().d_model);
+      const auto n = static_cast<index_t>(labels.size());
+      const auto hidden = read_behind(decoder, soft, input_tokens(c));
+      const auto logits =
+          logits_of(decoder, hidden, hidden.size() / decoder.config().d_model - n, n);
+      compare(logits, name + ".logits");
+      CHECK(largest_entry(logits) > 1.0);
+      double loss = 0;
+      for (index_t i = 0; i < n; ++i) {
+        const float* row = logits.data() + i * decoder.n_vocab();
+        loss += logsumexp(row, decoder.n_vocab()) -
+                static_cast<double>(row[labels[static_cast<std::size_t>(i)]]);
       }
-      const auto found =
-          label_logits(m, soft, c.at("prompt_ids").get<std::vector<token_t>>(), labels);
-      const auto want = golden_floats(manifest, directory, name + ".logits");
-      REQUIRE(found.size() == want.size());
-      double error = 0;
-      double largest = 0;
-      std::size_t n_wrong = 0;
-      for (std::size_t i = 0; i < want.size(); ++i) {
-        const double w = static_cast<double>(want[i]);
-        const double difference = std::abs(static_cast<double>(found[i]) - w);
-        if (!(difference <= tolerance)) ++n_wrong;  // NaN too.
-        error = std::max(error, difference);
-        largest = std::max(largest, std::abs(w));
-      }
-      CHECK(n_wrong == 0);
-      CHECK(largest > 1.0);
-      const double loss_error = std::abs(loss_of(found, labels) - c.at("loss").get<double>());
-      CHECK(loss_error <= tolerance);
-      worst = std::max(worst, error);
-      worst_loss = std::max(worst_loss, loss_error);
+      CHECK(std::abs(loss / static_cast<double>(n) - c.at("loss").get<double>()) <= tolerance);
+      n_greedy += check_greedy_runs(decoder, soft, c, 2);
       ++n_cases;
     }
   }
   CHECK(n_cases > 0);
-  MESSAGE(n_cases << " cases: largest logit error " << worst << ", loss error " << worst_loss);
+  MESSAGE(n_cases << " cases, " << n_greedy << " greedy steps, largest error " << worst);
+}
+
+TEST_CASE("GMSA: a checkpoint written here has the bytes of the official one") {
+  if (!require_file(golden_dir() / "gmsa" / "tiny.json")) return;
+  const gmsa_goldens g;
+  const auto path = std::filesystem::temp_directory_path() / "gistkv_gmsa_round.safetensors";
+  for (const auto& checkpoint : g.json("tiny.json").at("checkpoints")) {
+    CAPTURE(checkpoint.at("name").get<std::string>());
+    const gmsa::host_parts parts = load_tiny(checkpoint, g.directory());
+    io::write_gmsa_checkpoint(path, parts,
+                              checkpoint.at("dtype") == "float32" ? weight_type::f32
+                                                                  : weight_type::bf16);
+    const auto written = io::safetensors_file::open(path);
+    const auto official = io::safetensors_file::open(
+        g.directory() / checkpoint.at("path").get<std::string>() / "model.safetensors");
+    CHECK(written.tensors().size() == official.tensors().size());
+    for (const auto& want : official.tensors()) {
+      CAPTURE(want.name);
+      const auto& found = written.tensor(want.name);
+      CHECK(found.type == want.type);
+      CHECK(found.extents == want.extents);
+      CHECK(std::ranges::equal(found.data, want.data));
+    }
+  }
+  std::filesystem::remove(path);
+}
+
+/// What config.json would say of a layout of the goldens.
+io::gmsa_layout layout_of(const std::string& name, const nlohmann::json& layout) {
+  io::gmsa_layout l;
+  const auto extents = [&](const std::string& key) -> std::vector<index_t> {
+    for (const auto& k : layout.at("keys")) {
+      if (k.at("key") == key) return k.at("shape");
+    }
+    return {};
+  };
+  const auto has = [&](const char* part) {
+    return !extents("decoder.model.layers.0." + std::string(part)).empty();
+  };
+  const std::string first = "decoder.model.layers.0.";
+  model::model_config& c = l.config;
+  c.d_model = extents("decoder.model.norm.weight").at(0);
+  c.n_vocab = extents("decoder.model.embed_tokens.weight").at(0);
+  c.d_ff = extents(first + "mlp.gate_proj.weight").at(0);
+  c.head_dim = name == "qwen3_tied" ? 16 : name == "SmolLM2-135M-Instruct" ? 64 : 8;
+  c.n_heads = extents(first + "self_attn.q_proj.weight").at(0) / c.head_dim;
+  c.n_kv_heads = extents(first + "self_attn.k_proj.weight").at(0) / c.head_dim;
+  c.n_layers = layout.contains("layers") ? layout.at("layers").get<index_t>() : 30;
+  if (has("self_attn.q_proj.bias")) l.rules.query_key_value_bias = io::presence::required;
+  if (has("self_attn.q_norm.weight")) l.rules.query_key_norm = io::presence::required;
+  l.encoder_layers = 8;
+  l.lora_rank = layout.contains("lora_r") ? layout.at("lora_r").get<index_t>() : 4;
+  l.alignment_layers = name == "llama_linear_only" ? 0 : 1;
+  return l;
+}
+
+TEST_CASE("GMSA: names and extents of the official checkpoints, in their order") {
+  if (!require_file(golden_dir() / "gmsa" / "checkpoint_layout.json")) return;
+  const nlohmann::json layouts =
+      read_json(golden_dir() / "gmsa" / "checkpoint_layout.json").at("layouts");
+  CHECK(layouts.size() == 5);
+  for (const auto& [name, layout] : layouts.items()) {
+    CAPTURE(name);
+    const auto found = io::gmsa_tensors(layout_of(name, layout));
+    const auto& want = layout.at("keys");
+    REQUIRE(found.size() == want.size());
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      CHECK(found[i].name == want[i].at("key").get<std::string>());
+      CHECK(found[i].extents == want[i].at("shape").get<std::vector<index_t>>());
+    }
+  }
+}
+
+TEST_CASE("GMSA: which file of a folder is the checkpoint") {
+  if (!require_file(golden_dir() / "gmsa" / "checkpoint_layout.json")) return;
+  const auto root = std::filesystem::temp_directory_path() / "gistkv_gmsa_resolver";
+  for (const auto& c :
+       read_json(golden_dir() / "gmsa" / "checkpoint_layout.json").at("resolver")) {
+    CAPTURE(c.dump());
+    std::filesystem::remove_all(root);
+    std::filesystem::create_directories(root);
+    for (const std::string file : c.at("files")) {
+      std::filesystem::create_directories((root / file).parent_path());
+      std::ofstream(root / file) << "x";
+    }
+    const auto found = io::find_gmsa_checkpoint(root);
+    if (c.at("chosen").is_null()) {
+      CHECK(!found);
+    } else {
+      REQUIRE(found);
+      CHECK(std::filesystem::relative(*found, root) == c.at("chosen").get<std::string>());
+    }
+  }
+  std::filesystem::remove_all(root);
 }
 
 TEST_SUITE_END();
 
 }  // namespace
+}  // namespace gistkv::test

@@ -16,12 +16,14 @@
 #include <gistkv/cache/gist_cache.hpp>
 #include <gistkv/core/error.hpp>
 #include <gistkv/core/hash.hpp>
+#include <gistkv/model/soft_prompt.hpp>
 
-/// A gist cache as a sequence of bytes, version 1. Little-endian:
+/// A compressed context as a sequence of bytes, version 2. Little-endian:
 ///   8 bytes "GKVCACHE", u32 version, u32 0, u64 length and u64 XXH64 of the payload, payload.
-/// The payload is the fingerprints, the free entries, shape, rule and books of the cache, and then
-/// the rows in float32: per layer keys and values of the anchors [head][row][dim], then of the live
-/// local rows.
+/// The payload is the fingerprints, the free entries, soft tokens (width and number of their
+/// float32 elements, then these), shape, rule and books of the cache, and then the rows in float32:
+/// per layer keys and values of the anchors [head][row][dim], then of the live local rows.
+/// Version 1 had no soft tokens.
 
 namespace gistkv::cache {
 
@@ -47,7 +49,7 @@ struct snapshot_info {
 namespace detail {
 
 inline constexpr std::string_view snapshot_magic = "GKVCACHE";
-inline constexpr std::uint32_t snapshot_version = 1;
+inline constexpr std::uint32_t snapshot_version = 2;
 inline constexpr std::size_t snapshot_header = 32;
 
 class byte_writer {
@@ -153,8 +155,10 @@ void get_tensor(byte_source& s, B& be, const tensor_view<T, 3, space_of<B>>& x) 
 }  // namespace detail
 
 /// The cache with everything needed to go on from it elsewhere. A shared prefix is written out.
+/// @param soft  soft tokens that the model is to read behind the rows of the cache
 template <Storage B, class T>
-std::vector<std::byte> save_snapshot(const gist_cache<B, T>& cache, const snapshot_info& info) {
+std::vector<std::byte> save_snapshot(const gist_cache<B, T>& cache, const snapshot_info& info,
+                                     const model::soft_prompt& soft = {}) {
   detail::byte_writer w;
   for (const std::uint64_t f : {info.model, info.tokenizer, info.adapter}) w.put(f);
   w.put(static_cast<std::uint64_t>(info.entries.size()));
@@ -162,6 +166,9 @@ std::vector<std::byte> save_snapshot(const gist_cache<B, T>& cache, const snapsh
     w.put(key);
     w.put(value);
   }
+  w.put(soft.d_model);
+  w.put(static_cast<std::uint64_t>(soft.rows.size()));
+  w.put_bytes(std::as_bytes(std::span(soft.rows)));
   const cache_shape shape = cache.shape();
   for (const index_t n : {shape.n_layers, shape.n_kv_heads, shape.head_dim}) w.put(n);
   const cache_options& o = cache.options();
@@ -212,10 +219,11 @@ template <Storage B, class T>
 struct loaded_snapshot {
   gist_cache<B, T> cache;
   snapshot_info info;
+  model::soft_prompt soft;
 };
 
 /// @param name  what errors call the bytes, usually the file
-/// @throws format_error if the bytes are not a whole and unchanged snapshot of this version.
+/// @throws format_error if the bytes are not a whole and unchanged snapshot of a known version.
 template <class T, Storage B>
 loaded_snapshot<B, T> load_snapshot(B& be, std::span<const std::byte> bytes,
                                     std::string_view name) {
@@ -227,8 +235,8 @@ loaded_snapshot<B, T> load_snapshot(B& be, std::span<const std::byte> bytes,
   }
   detail::byte_source header(bytes.subspan(magic.size()), name);
   const auto version = header.get<std::uint32_t>("version");
-  if (version != detail::snapshot_version) {
-    fail("version " + std::to_string(version) + ", expected " +
+  if (version < 1 || version > detail::snapshot_version) {
+    fail("version " + std::to_string(version) + ", expected 1 or " +
          std::to_string(detail::snapshot_version));
   }
   if (header.get<std::uint32_t>("reserved field") != 0) fail("reserved field is not 0");
@@ -251,6 +259,18 @@ loaded_snapshot<B, T> load_snapshot(B& be, std::span<const std::byte> bytes,
   for (auto& [key, value] : info.entries) {
     key = s.get_text("entry");
     value = s.get_text("entry");
+  }
+  model::soft_prompt soft;
+  if (version > 1) {
+    soft.d_model = s.get<index_t>("width of soft tokens");
+    soft.rows.resize(s.get_count(sizeof(float), "soft tokens"));
+    const auto rows = s.take(soft.rows.size() * sizeof(float), "soft tokens");
+    if (!rows.empty()) std::memcpy(soft.rows.data(), rows.data(), rows.size());
+    const auto width = static_cast<std::uint64_t>(soft.d_model);
+    if (soft.d_model < 0 || (width == 0 ? !soft.rows.empty() : soft.rows.size() % width != 0)) {
+      fail("soft tokens of " + std::to_string(soft.rows.size()) + " elements and width " +
+           std::to_string(soft.d_model));
+    }
   }
   cache_shape shape;
   for (index_t* n : {&shape.n_layers, &shape.n_kv_heads, &shape.head_dim}) {
@@ -292,7 +312,7 @@ loaded_snapshot<B, T> load_snapshot(B& be, std::span<const std::byte> bytes,
     detail::get_tensor<B, T>(s, be, views.anchor_values);
     detail::get_tensor<B, T>(s, be, views.local_values);
   }
-  return {std::move(cache), std::move(info)};
+  return {std::move(cache), std::move(info), std::move(soft)};
 }
 
 }  // namespace gistkv::cache

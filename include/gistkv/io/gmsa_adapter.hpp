@@ -14,7 +14,7 @@
 #include <vector>
 
 #include <gistkv/core/error.hpp>
-#include <gistkv/gmsa/group_merge.hpp>
+#include <gistkv/gmsa/sample.hpp>
 #include <gistkv/gmsa/weights.hpp>
 #include <gistkv/io/fingerprint.hpp>
 #include <gistkv/io/gmsa_checkpoint.hpp>
@@ -55,25 +55,6 @@ Number metadata_number(const safetensors_file& file, std::string_view key) {
                      ", expected a number");
 }
 
-inline std::vector<index_t> parse_rates(const safetensors_file& file) {
-  const auto at = file.metadata().find("rates");
-  std::vector<index_t> rates;
-  if (at == file.metadata().end()) return rates;
-  const char* from = at->second.data();
-  const char* const last = from + at->second.size();
-  while (from != last) {
-    index_t rate = 0;
-    const auto [end, failure] = std::from_chars(from, last, rate);
-    if (failure != std::errc{} || rate < 1 || (end != last && *end != ',')) {
-      throw format_error(file.name() + ": metadata 'rates' is " + quote(at->second) +
-                         ", expected numbers above 0 with commas between");
-    }
-    rates.push_back(rate);
-    from = end == last ? end : end + 1;
-  }
-  return rates;
-}
-
 inline std::string base_text(std::uint64_t fingerprint) {
   constexpr std::string_view digits = "0123456789abcdef";
   std::string text;
@@ -104,6 +85,17 @@ inline std::string layer_name(const char* part, std::size_t i) {
 }
 
 }  // namespace detail
+
+/// Rates that an adapter was trained for. @throws format_error.
+inline std::vector<index_t> gmsa_adapter_rates(const safetensors_file& file) {
+  const auto at = file.metadata().find("rates");
+  if (at == file.metadata().end() || at->second.empty()) return {};
+  try {
+    return gmsa::parse_rates(at->second);
+  } catch (const argument_error& failure) {
+    throw format_error(file.name() + ": metadata 'rates': " + failure.what());
+  }
+}
 
 /// Whether a safetensors file says of itself that it is such an adapter.
 inline bool is_gmsa_adapter(const safetensors_file& file) {
@@ -237,7 +229,7 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
   }
 
   gmsa_adapter adapter;
-  adapter.rates = detail::parse_rates(file);
+  adapter.rates = gmsa_adapter_rates(file);
   gmsa::host_parts& parts = adapter.parts;
   parts = gmsa::untrained_parts(
       base, {shape.encoder_layers, std::max<index_t>(shape.alignment_layers, 1)});

@@ -78,7 +78,7 @@ class session {
 
   /// Reads vectors in place of tokens, chunk after chunk. @throws as read; shape_error for vectors
   /// of another width than the model's.
-  void read(const soft_prompt& soft) {
+  void read_soft(const soft_prompt& soft) {
     const index_t n = soft.size();
     check(n);
     if (soft.d_model != model_->config().d_model) {
