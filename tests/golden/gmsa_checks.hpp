@@ -17,7 +17,7 @@ template <class B>
 struct gmsa_world {
   gmsa_goldens goldens;
   nlohmann::json contexts = goldens.json("contexts.json");
-  gmsa::host_compressor weights = golden_compressor(smollm2());
+  gmsa::host_compressor weights = gmsa::compressor_of(golden_parts(smollm2()));
   gmsa::compressor<B> compressor{backend<B>(), weights};
   const model::transformer<B>& decoder = gisted_smollm2<B>(0);
   token_t eos = contexts.at("eos_id");

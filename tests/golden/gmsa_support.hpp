@@ -16,6 +16,7 @@
 #include <nlohmann/json.hpp>
 
 #include <gistkv/gmsa/compressor.hpp>
+#include <gistkv/model/sampler.hpp>
 #include <gistkv/model/session.hpp>
 
 #include "golden/support.hpp"
@@ -81,8 +82,8 @@ inline std::vector<float> golden_rule(std::uint64_t t, std::size_t n, double sca
   return numbers;
 }
 
-/// The compressor of the goldens on a model: 8 layers with LoRA of rank 128, one alignment layer.
-inline gmsa::host_compressor golden_compressor(const model::host_model& m) {
+/// The parts of the goldens on a model: 8 layers with LoRA of rank 128, one alignment layer.
+inline gmsa::host_parts golden_parts(const model::host_model& m) {
   gmsa::host_parts parts = gmsa::untrained_parts(m);
   auto memory = std::make_shared<std::vector<std::vector<float>>>();
   parts.encoder_lora.resize(parts.encoder.blocks.size());
@@ -99,7 +100,9 @@ inline gmsa::host_compressor golden_compressor(const model::host_model& m) {
       *lora = {matrix(rank, map->weight.cols), matrix(map->weight.rows, rank), 0.25};
     }
   }
-  return gmsa::compressor_of(parts);
+  parts.lora_alpha = 32;
+  parts.encoder.storage.push_back(memory);
+  return parts;
 }
 
 /// Hidden states behind the soft tokens and these tokens, read as a session reads them.

@@ -29,11 +29,40 @@ inline index_t merged_rows(index_t n, index_t merge_size) {
   return n / merge_size + (n % merge_size != 0 ? 1 : 0);
 }
 
-/// Bytes of scratch that group_merge takes.
+/// Bytes of scratch that group_merge and its derivative take.
 template <Storage B, class T>
 std::size_t group_merge_workspace_size(index_t merge_size) {
   return workspace<B>::template bytes_for<T>(merge_size);
 }
+
+namespace detail {
+
+/// The matrix whose every element is 1, as a row that the products below read with stride 0.
+template <class T, class B>
+vector_view<const T, space_of<B>> ones(B& be, index_t n, workspace<B>& scratch) {
+  const auto row = scratch.template take<T>({n});
+  const std::vector<T> host(static_cast<std::size_t>(n), static_cast<T>(1.0F));
+  be.upload(row.data(), host.data(), host.size() * sizeof(T));
+  return row;
+}
+
+/// Calls part(first group, groups, rows a group) for the whole groups of n rows and for the rest.
+template <class Part>
+void for_whole_and_rest(index_t n, index_t merge_size, Part&& part) {
+  const index_t whole = n / merge_size;
+  if (whole > 0) part(index_t{0}, whole, merge_size);
+  if (n % merge_size != 0) part(whole, index_t{1}, n % merge_size);
+}
+
+/// Rows [first * size, first * size + count * length) as [count, length, d].
+template <class T, MemorySpace Space>
+tensor_view<T, 3, Space> grouped(matrix_view<T, Space> x, index_t begin, index_t count,
+                                 index_t length) {
+  const index_t row = x.stride(0);
+  return {x.data() + begin * row, {count, length, x.extent(1)}, {length * row, row, 1}};
+}
+
+}  // namespace detail
 
 /// o[g, :] = mean of x[i, :], i in [g m, min((g + 1) m, n))
 ///
@@ -49,29 +78,40 @@ void group_merge(B& be, matrix_view<T, space_of<B>> o,
                  std::type_identity_t<matrix_view<const T, space_of<B>>> x, index_t merge_size,
                  workspace<B>& scratch) {
   const index_t n = x.extent(0);
-  const index_t d = x.extent(1);
-  const index_t n_groups = merged_rows(n, merge_size);
-  ops::expect_shape("group_merge", "o", o, {n_groups, d});
+  ops::expect_shape("group_merge", "o", o, {merged_rows(n, merge_size), x.extent(1)});
   if (n == 0) return;
   const typename workspace<B>::scope scope(scratch);
-  const index_t longest = std::min(merge_size, n);
-  const auto ones = scratch.template take<T>({longest});
-  const std::vector<T> host(static_cast<std::size_t>(longest), static_cast<T>(1.0F));
-  be.upload(ones.data(), host.data(), host.size() * sizeof(T));
-  using view = tensor_view<T, 3, space_of<B>>;
-  using const_view = tensor_view<const T, 3, space_of<B>>;
-  const auto merge = [&](index_t first, index_t count, index_t length) {
-    if (count == 0) return;
-    const auto to = o.rows(first, count);
-    const auto from = x.rows(first * merge_size, count * length);
-    const index_t row = from.stride(0);
-    ops::matmul<B, T>(be, view(to.data(), {count, 1, d}, {to.stride(0), d, 1}),
-                      const_view(ones.data(), {count, 1, length}, {0, length, 1}),
-                      const_view(from.data(), {count, length, d}, {length * row, row, 1}),
+  const auto ones = detail::ones<T>(be, std::min(merge_size, n), scratch);
+  detail::for_whole_and_rest(n, merge_size, [&](index_t first, index_t count, index_t length) {
+    ops::matmul<B, T>(be, detail::grouped(o, first, count, 1),
+                      {ones.data(), {count, 1, length}, {0, length, 1}},
+                      detail::grouped(x, first * merge_size, count, length),
                       {.alpha = 1.0 / static_cast<double>(length)});
-  };
-  merge(0, n / merge_size, merge_size);
-  merge(n / merge_size, n_groups - n / merge_size, n % merge_size);
+  });
+}
+
+/// dx[i, :] = d_o[g, :] / length of group g, where row i is in group g: the derivative of
+/// group_merge.
+/// @param[out] dx   [n, d]; must not alias d_o
+/// @param[in]  d_o  [merged_rows(n, m), d]
+/// Asynchronous. Allocates: no. @throws as group_merge.
+template <class B, class T>
+requires Computes<B, T>
+void group_merge_backward(B& be, matrix_view<T, space_of<B>> dx,
+                          std::type_identity_t<matrix_view<const T, space_of<B>>> d_o,
+                          index_t merge_size, workspace<B>& scratch) {
+  const index_t n = dx.extent(0);
+  ops::expect_shape("group_merge_backward", "d_o", d_o,
+                    {merged_rows(n, merge_size), dx.extent(1)});
+  if (n == 0) return;
+  const typename workspace<B>::scope scope(scratch);
+  const auto ones = detail::ones<T>(be, std::min(merge_size, n), scratch);
+  detail::for_whole_and_rest(n, merge_size, [&](index_t first, index_t count, index_t length) {
+    ops::matmul<B, T>(be, detail::grouped(dx, first * merge_size, count, length),
+                      {ones.data(), {count, length, 1}, {0, 1, 1}},
+                      detail::grouped(d_o, first, count, 1),
+                      {.alpha = 1.0 / static_cast<double>(length)});
+  });
 }
 
 }  // namespace gistkv::gmsa
