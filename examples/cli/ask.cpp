@@ -132,8 +132,9 @@ void run(ask_options o) {
                         " and compare that with " + settings.method);
     }
     if (settings.method != "gmsa" && method == "gmsa") {
-      throw usage_error("--compare gmsa needs a compressor: give --method gmsa and compare that with " +
-                        settings.method);
+      throw usage_error(
+          "--compare gmsa needs a compressor: give --method gmsa and compare that with " +
+          settings.method);
     }
   }
   const engine e(file ? file->be : make_backend(o.method.cache_type, o.model.threads), o.model,

@@ -210,7 +210,8 @@ void run(chat_options o) {
     settings = resolve(o.method, o.model);
   }
   if (settings.method == "gmsa") {
-    throw usage_error("--method gmsa is for compress and ask: it was never trained on turns of a chat");
+    throw usage_error(
+        "--method gmsa is for compress and ask: it was never trained on turns of a chat");
   }
   const engine e(file ? file->be : make_backend(o.method.cache_type, o.model.threads), o.model,
                  settings, seed);

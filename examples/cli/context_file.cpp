@@ -58,8 +58,8 @@ context_file load_context_file(backend_ptr be, const std::string& path) {
   const std::string* type = loaded.info.find("cache_type");
   std::string name = type != nullptr ? *type : "f32";  // Once there was no other.
   cache_type_bytes(name, path);
-  return {std::move(be), std::move(loaded.cache), std::move(loaded.info), std::move(name),
-          file.bytes().size(), std::move(loaded.soft)};
+  return {std::move(be),   std::move(loaded.cache), std::move(loaded.info),
+          std::move(name), file.bytes().size(),     std::move(loaded.soft)};
 }
 
 context_file load_context_file(const std::string& path,
@@ -175,7 +175,7 @@ std::uint64_t save_context(const context& c, const std::string& path, const engi
       {"gist_rows", settings.n_gist == 0 ? "none"
                     : e.gists.trained    ? "trained"
                                          : "untrained"},
-      {"compressor", !e.soft             ? "none"
+      {"compressor", !e.soft           ? "none"
                      : e.soft->trained ? "trained"
                                        : "untrained"},
       {"rate", std::to_string(settings.rate)},

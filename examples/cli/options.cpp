@@ -63,8 +63,8 @@ budget parse_budget(const std::string& text) {
 
 std::string checked_method(const std::string& method) {
   if (contains(later_methods, method)) {
-    throw usage_error("--method " + method +
-                      " is not part of this program yet" + std::string(want_methods));
+    throw usage_error("--method " + method + " is not part of this program yet" +
+                      std::string(want_methods));
   }
   if (!contains(methods, method)) {
     throw usage_error("--method is " + in_quotes(method) + std::string(want_methods));
@@ -78,15 +78,17 @@ void add_model_options(CLI::App& verb, model_options& o) {
   add_option(verb, "--model", o.model,
              "Model: a GGUF file, or a directory with config.json, tokenizer.json and safetensors",
              "FILE|DIR");
-  add_option(verb, "--adapter", o.adapter, "Trained gist rows, or compressor of gmsa (safetensors)", "FILE");
+  add_option(verb, "--adapter", o.adapter, "Trained gist rows, or compressor of gmsa (safetensors)",
+             "FILE");
   add_option(verb, "--threads", o.threads, "Threads to compute with; 0: all that there are", "N");
 }
 
 void add_method_options(CLI::App& verb, method_options& o) {
-  add_option(verb, "--method", o.method,
-             "sag: gists at sentence ends; gmsa: soft tokens of groups of tokens; full: everything; "
-             "window: sink and the last rows; uniform: gists every N tokens (default sag)",
-             "NAME");
+  add_option(
+      verb, "--method", o.method,
+      "sag: gists at sentence ends; gmsa: soft tokens of groups of tokens; full: everything; "
+      "window: sink and the last rows; uniform: gists every N tokens (default sag)",
+      "NAME");
   add_option(verb, "--gists", o.gists, "Gists a sentence (default 4)", "N");
   add_option(verb, "--rate", o.rate,
              "Of gmsa: tokens of the text a soft token (default 4, or what the adapter was trained "

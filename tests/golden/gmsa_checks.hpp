@@ -168,8 +168,10 @@ void check_gmsa_parts() {
   double worst = 0;
   const auto hidden = read_all(encoder, cache, ids, [&](index_t l, matrix_view<const float> x) {
     if (l == encoder.config().n_layers) return;  // The goldens have that row behind the norm only.
-    note(worst, largest_difference({x.data(), static_cast<std::size_t>(n * d)}, want(l)) /
-                    std::max(1.0, largest_entry(want(l))), 1e-4);
+    note(worst,
+         largest_difference({x.data(), static_cast<std::size_t>(n * d)}, want(l)) /
+             std::max(1.0, largest_entry(want(l))),
+         1e-4);
   });
   note(worst, largest_difference(hidden.to_host(), want(encoder.config().n_layers)), 1e-3);
 
@@ -182,9 +184,8 @@ void check_gmsa_parts() {
                      {"bias", weight_type::f32, 1, d, std::as_bytes(std::span(bias))}};
   const gmsa::compressor<B> by_line(backend<B>(), straight);
   CHECK(by_line.n_alignment_layers() == 0);
-  const double error =
-      largest_difference(by_line.compress(ids, linear.at("merge_size")).rows,
-                         w.goldens.floats(linear.at("array").get<std::string>()));
+  const double error = largest_difference(by_line.compress(ids, linear.at("merge_size")).rows,
+                                          w.goldens.floats(linear.at("array").get<std::string>()));
   CHECK(error <= 2e-4);
 
   const auto& full = forward.at("full_logits");
@@ -208,8 +209,8 @@ void check_gmsa_parts() {
     g.read({&written.back(), 1});
   }
   CHECK(written == run.at("ids").get<std::vector<token_t>>());
-  MESSAGE("largest errors: layers " << worst << ", linear alignment " << error << ", a row of logits "
-                                    << logits);
+  MESSAGE("largest errors: layers " << worst << ", linear alignment " << error
+                                    << ", a row of logits " << logits);
 }
 
 /// edge.json: no context, contexts shorter than a group and one row longer, no prompt.
@@ -223,8 +224,7 @@ void check_gmsa_edges() {
   for (const auto& c : edge.at("cases")) {
     const std::string name = c.at("name");
     CAPTURE(name);
-    const auto tokens =
-        std::span<const token_t>(all).first(c.at("context_len").get<std::size_t>());
+    const auto tokens = std::span<const token_t>(all).first(c.at("context_len").get<std::size_t>());
     const index_t m = c.at("merge_size");
     const auto merged = w.compressor.merge({&tokens, 1}, {&m, 1}, {}, [](index_t) {});
     const auto soft = w.compressor.align(merged).front();
@@ -310,8 +310,7 @@ void check_gmsa_batch() {
       note(worst.lse, difference(found, lse[j]), 1e-3);
       sum += found - static_cast<double>(row[labels[j]]);
     }
-    CHECK(std::abs(sum - rows[i].at("nll_sum").get<double>()) <=
-          2e-4 * static_cast<double>(count));
+    CHECK(std::abs(sum - rows[i].at("nll_sum").get<double>()) <= 2e-4 * static_cast<double>(count));
     nll += sum;
     n_labels += count;
     check_answer(w, soft[i], rows[i], worst);
@@ -362,9 +361,10 @@ void check_gmsa_pooling() {
       const auto found = o.to_host();
       for (index_t g = 0; g < n_groups; ++g) {
         const auto want = c.at("out")[at][static_cast<std::size_t>(g)].get<std::vector<float>>();
-        note(worst, largest_difference(std::span(found).subspan(static_cast<std::size_t>(g * d),
-                                                                static_cast<std::size_t>(d)),
-                                       want),
+        note(worst,
+             largest_difference(std::span(found).subspan(static_cast<std::size_t>(g * d),
+                                                         static_cast<std::size_t>(d)),
+                                want),
              1e-6);
         ++n_groups_seen;
       }

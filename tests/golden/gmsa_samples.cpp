@@ -34,7 +34,8 @@ ids first(const ids& all, index_t n) { return {all.begin(), all.begin() + n}; }
 TEST_SUITE_BEGIN("golden");
 
 TEST_CASE("GMSA: prompt and context cut to a length") {
-  if (!require_file(golden_dir() / "gmsa" / "truncation.json") || !require_file(model_path())) return;
+  if (!require_file(golden_dir() / "gmsa" / "truncation.json") || !require_file(model_path()))
+    return;
   const auto golden = read_json(golden_dir() / "gmsa" / "truncation.json");
   std::size_t n_cut = 0;
   for (const auto& c : golden.at("cases")) {
@@ -67,8 +68,8 @@ TEST_CASE("GMSA: what is to be restored") {
       if (s.at("name") == c.at("sample")) context = s.at("ids").get<ids>();
     }
     REQUIRE(!context.empty());
-    const auto s = gmsa::restoring_sample(context, prompt, eos, max_length,
-                                          gmsa::restoring_cut::official);
+    const auto s =
+        gmsa::restoring_sample(context, prompt, eos, max_length, gmsa::restoring_cut::official);
     const auto n_context = static_cast<index_t>(s.context.size());
     const auto n_labels = static_cast<index_t>(s.labels.size());
     const bool has_eos = s.labels.back() == eos;
@@ -92,7 +93,8 @@ TEST_CASE("GMSA: what is to be restored") {
 }
 
 TEST_CASE("GMSA: the answer that is learned") {
-  if (!require_file(golden_dir() / "gmsa" / "truncation.json") || !require_file(model_path())) return;
+  if (!require_file(golden_dir() / "gmsa" / "truncation.json") || !require_file(model_path()))
+    return;
   const auto golden = read_json(golden_dir() / "gmsa" / "truncation.json");
   for (const auto& c : golden.at("finetune_answers")) {
     CAPTURE(c.dump());

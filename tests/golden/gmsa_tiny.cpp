@@ -97,9 +97,8 @@ TEST_CASE("GMSA: a checkpoint written here has the bytes of the official one") {
   for (const auto& checkpoint : tiny.at("checkpoints")) {
     CAPTURE(checkpoint.at("name").get<std::string>());
     const gmsa::host_parts parts = load_tiny(checkpoint, g.directory());
-    io::write_gmsa_checkpoint(path, parts,
-                              checkpoint.at("dtype") == "float32" ? weight_type::f32
-                                                                  : weight_type::bf16);
+    io::write_gmsa_checkpoint(
+        path, parts, checkpoint.at("dtype") == "float32" ? weight_type::f32 : weight_type::bf16);
     const auto written = io::safetensors_file::open(path);
     const auto official = io::safetensors_file::open(
         g.directory() / checkpoint.at("path").get<std::string>() / "model.safetensors");

@@ -139,6 +139,16 @@ io::safetensors_tensor& tensor_of(tensors& all, const std::string& name) {
   throw argument_error("the test knows no tensor " + name);
 }
 
+/// Makes encoder and decoder those of the base; returns the encoder as it was.
+model::host_model put_on(gmsa::host_parts& parts, const model::host_model& base) {
+  const model::host_model other = parts.encoder;
+  parts.encoder = gmsa::first_layers(base, 2);
+  parts.encoder.storage.insert(parts.encoder.storage.end(), other.storage.begin(),
+                               other.storage.end());
+  parts.decoder = base;
+  return other;
+}
+
 test::random_model_options model_options(bool biases, bool norms, bool tied) {
   test::random_model_options o;
   o.n_layers = 3;
@@ -182,15 +192,15 @@ TEST_CASE("every fault of a checkpoint is named") {
     io::write_gmsa_checkpoint(file.path, parts, weight_type::f32);
     rewrite(file.path, change);
     return error_of([&] {
-      io::load_gmsa_checkpoint(file.path, parts.decoder.config, io::rules_of(parts.decoder),
-                               alpha);
+      io::load_gmsa_checkpoint(file.path, parts.decoder.config, io::rules_of(parts.decoder), alpha);
     });
   };
   CHECK(fault([](tensors&) {}) == "no error");
   // One of each kind, and all in one message.
   const std::string all = fault([&](tensors& t) {
     std::erase_if(t, [&](const auto& x) { return x.name == "decoder.model.norm.weight"; });
-    std::erase_if(t, [&](const auto& x) { return x.name == layer + "mlp.up_proj.lora_B.default.weight"; });
+    std::erase_if(
+        t, [&](const auto& x) { return x.name == layer + "mlp.up_proj.lora_B.default.weight"; });
     tensor_of(t, "decoder.model.layers.0.self_attn.q_proj.weight").extents = {12, 16};
     tensor_of(t, layer + "self_attn.k_proj.lora_A.default.weight").name =
         layer + "self_attn.k_proj.lora_A.other.weight";
@@ -214,7 +224,8 @@ TEST_CASE("every fault of a checkpoint is named") {
   // Half of an alignment is none of its layers, not a linear one.
   names(drop("memory_fusion_layer.model.layers"), "unknown: 'memory_fusion_layer");
   names(fault([](tensors& t) {
-          std::erase_if(t, [](const auto& x) { return x.name.find("lora_A") != std::string::npos; });
+          std::erase_if(t,
+                        [](const auto& x) { return x.name.find("lora_A") != std::string::npos; });
         }),
         "no matrix of LoRA");
   std::vector<std::byte> bytes;
@@ -266,10 +277,7 @@ TEST_CASE("an adapter holds what differs from the base, and comes back") {
       io::gmsa_adapter adapter{random_parts(model_options(norms, norms, true), n_alignment),
                                {4, 8}};
       // Encoder and decoder are the base but for LoRA and one map.
-      const auto other = adapter.parts.encoder;
-      const auto lora = adapter.parts.encoder_lora;
-      adapter.parts.encoder = gmsa::first_layers(base, 2);
-      adapter.parts.decoder = base;
+      const auto other = put_on(adapter.parts, base);
       adapter.parts.decoder.blocks[1].value.weight = other.blocks[1].value.weight;
       io::write_gmsa_adapter(file.path, adapter, base, weight_type::f32);
       CHECK(io::is_gmsa_adapter(io::safetensors_file::open(file.path)));
@@ -295,30 +303,33 @@ TEST_CASE("an adapter holds what differs from the base, and comes back") {
 
 TEST_CASE("every fault of an adapter is named") {
   const auto base = test::random_model(model_options(false, false, true));
-  const io::gmsa_adapter adapter{random_parts(model_options(false, false, true)), {4}};
-  const auto fault = [&](const std::function<void(tensors&)>& change,
-                         const std::function<void(std::map<std::string, std::string, std::less<>>&)>&
-                             metadata = {}) {
-    const scratch_file file;
-    io::write_gmsa_adapter(file.path, adapter, base, weight_type::f32);
-    auto said = io::safetensors_file::open(file.path).metadata();
-    if (metadata) metadata(said);
-    rewrite(file.path, change, said);
-    return error_of([&] { io::read_gmsa_adapter(file.path, base); });
-  };
+  io::gmsa_adapter adapter{random_parts(model_options(false, false, true)), {4}};
+  const auto another_encoder = put_on(adapter.parts, base);
+  const auto fault =
+      [&](const std::function<void(tensors&)>& change,
+          const std::function<void(std::map<std::string, std::string, std::less<>>&)>& metadata =
+              {}) {
+        const scratch_file file;
+        io::write_gmsa_adapter(file.path, adapter, base, weight_type::f32);
+        auto said = io::safetensors_file::open(file.path).metadata();
+        if (metadata) metadata(said);
+        rewrite(file.path, change, said);
+        return error_of([&] { io::read_gmsa_adapter(file.path, base); });
+      };
   const auto keep = [](tensors&) {};
   CHECK(fault(keep) == "no error");
-  names(fault([](tensors& t) {
-          std::erase_if(t, [](const auto& x) {
-            return x.name == "encoder.layers.1.mlp.up_proj.lora_B" ||
-                   x.name == "alignment.norm.weight";
-          });
-          tensor_of(t, "alignment.layers.0.mlp.gate_proj.weight").extents = {12, 20};
-          tensor_of(t, "alignment.layers.0.self_attn.k_proj.weight").name = "decoder.layers.7.x";
-        }),
-        "'alignment.layers.0.self_attn.k_proj.weight', 'alignment.norm.weight'; 1 of other extents: "
-        "'alignment.layers.0.mlp.gate_proj.weight' [12, 20], expected [20, 12]; 1 unknown: "
-        "'decoder.layers.7.x'");
+  names(
+      fault([](tensors& t) {
+        std::erase_if(t, [](const auto& x) {
+          return x.name == "encoder.layers.1.mlp.up_proj.lora_B" ||
+                 x.name == "alignment.norm.weight";
+        });
+        tensor_of(t, "alignment.layers.0.mlp.gate_proj.weight").extents = {12, 20};
+        tensor_of(t, "alignment.layers.0.self_attn.k_proj.weight").name = "decoder.layers.7.x";
+      }),
+      "'alignment.layers.0.self_attn.k_proj.weight', 'alignment.norm.weight'; 1 of other extents: "
+      "'alignment.layers.0.mlp.gate_proj.weight' [12, 20], expected [20, 12]; 1 unknown: "
+      "'decoder.layers.7.x'");
   const auto says = [&](const std::string& key, const std::string& value) {
     return fault(keep, [&](auto& m) { m[key] = value; });
   };
@@ -330,12 +341,28 @@ TEST_CASE("every fault of an adapter is named") {
   names(says("encoder_layers", "3"), "14 missing: 'encoder.layers.2.");
   names(says("lora_alpha", "0"), "'lora_alpha' is '0'");
   names(says("rates", "4;8"), "'rates': gmsa: rates are '4;8'");
-  names(fault(keep, [](auto& m) { m.erase("alignment_layers"); }),
-        "'alignment_layers' is missing");
+  names(fault(keep, [](auto& m) { m.erase("alignment_layers"); }), "'alignment_layers' is missing");
   const auto other = test::random_model({.n_layers = 3, .seed = 77});
   const scratch_file file;
   io::write_gmsa_adapter(file.path, adapter, base, weight_type::bf16);
   names(error_of([&] { io::read_gmsa_adapter(file.path, other); }), "another model");
+
+  // What the file has no place for is not left out in silence.
+  const auto write = [&](const io::gmsa_adapter& a) {
+    return error_of([&] { io::write_gmsa_adapter(file.path, a, base, weight_type::f32); });
+  };
+  auto wrong = adapter;
+  wrong.parts.encoder = another_encoder;
+  names(write(wrong), "of the encoder is not that of the base model");
+  wrong = adapter;
+  wrong.parts.decoder.final_norm = another_encoder.final_norm;
+  names(write(wrong), "the final norm of the decoder is not that of the base model");
+  wrong = adapter;
+  wrong.parts.decoder.token_embedding = another_encoder.token_embedding;
+  names(write(wrong), "the table of the decoder");
+  wrong = adapter;
+  wrong.parts.encoder_lora.pop_back();
+  names(write(wrong), "LoRA for 1 of 2 encoder layers");
 }
 
 TEST_CASE("LoRA adds scale B A, and its extents are checked") {
@@ -358,7 +385,8 @@ TEST_CASE("LoRA adds scale B A, and its extents are checked") {
   CHECK(!std::ranges::equal(sum.data, w.data));
   auto wrong = parts;
   std::swap(wrong.encoder_lora[0].down, wrong.encoder_lora[0].up);
-  names(error_of([&] { gmsa::compressor_of(wrong); }), "lora: A is [3, 12] and B is [20, 3]");
+  names(error_of([&] { gmsa::compressor_of(wrong); }),
+        "lora: A is [3, 20] and B is [12, 3], expected [r, 12] and [20, r] for 'up'");
   wrong = parts;
   wrong.encoder_lora.resize(3);
   names(error_of([&] { gmsa::compressor_of(wrong); }), "for 3 blocks, the model has 2");

@@ -26,8 +26,8 @@
 namespace gistkv::gmsa {
 
 struct compress_options {
-  index_t chunk = 512;        ///< Rows of a context in one pass at most, rounded up to whole groups;
-                              ///< results do not depend on it.
+  index_t chunk = 512;  ///< Rows of a context in one pass at most, rounded up to whole groups;
+                        ///< results do not depend on it.
   bool past_context = false;  ///< Go on behind the positions that the encoder was trained for.
 };
 
@@ -115,9 +115,9 @@ class compressor {
     stack_pass(
         *encoder_, lengths, pieces,
         [&](std::size_t i, index_t begin, index_t count) {
-          look_up(contexts[i].subspan(static_cast<std::size_t>(begin),
-                                      static_cast<std::size_t>(count)),
-                  embeddings[i]);
+          look_up(
+              contexts[i].subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)),
+              embeddings[i]);
           return std::span<const float>(embeddings[i]);
         },
         [&](std::size_t i, matrix_view<const T, space_of<B>> hidden) {

@@ -101,8 +101,7 @@ void group_merge_backward(B& be, matrix_view<T, space_of<B>> dx,
                           std::type_identity_t<matrix_view<const T, space_of<B>>> d_o,
                           index_t merge_size, workspace<B>& scratch) {
   const index_t n = dx.extent(0);
-  ops::expect_shape("group_merge_backward", "d_o", d_o,
-                    {merged_rows(n, merge_size), dx.extent(1)});
+  ops::expect_shape("group_merge_backward", "d_o", d_o, {merged_rows(n, merge_size), dx.extent(1)});
   if (n == 0) return;
   const typename workspace<B>::scope scope(scratch);
   const auto ones = detail::ones<T>(be, std::min(merge_size, n), scratch);

@@ -97,6 +97,48 @@ inline std::vector<index_t> gmsa_adapter_rates(const safetensors_file& file) {
   }
 }
 
+namespace detail {
+
+inline bool same_matrix(const host_matrix& a, const host_matrix& b) {
+  return a.type == b.type && a.rows == b.rows && std::ranges::equal(a.data, b.data);
+}
+
+/// An adapter has no place for anything else that differs from the base. @throws argument_error.
+inline void expect_base(const model::host_model& part, const model::host_model& base,
+                        const std::string& name, bool maps_may_differ) {
+  const auto expect = [&name](bool same, const std::string& what) {
+    if (same) return;
+    throw argument_error("gmsa adapter: " + what + " of the " + name +
+                         " is not that of the base model, which only a checkpoint can hold");
+  };
+  const auto missing_or_same = [](const host_matrix& a, const host_matrix& b) {
+    return a.empty() || same_matrix(a, b);
+  };
+  expect(missing_or_same(part.token_embedding, base.token_embedding), "the table");
+  expect(missing_or_same(part.head.weight, base.head.weight), "the head");
+  expect(same_matrix(part.final_norm, base.final_norm), "the final norm");
+  const model::block_lora none;
+  for (std::size_t i = 0; i < part.blocks.size(); ++i) {
+    const model::host_block& a = part.blocks[i];
+    const model::host_block& b = base.blocks[i];
+    const std::string layer = " in layer " + std::to_string(i);
+    expect(same_matrix(a.attention_norm, b.attention_norm) &&
+               same_matrix(a.feed_forward_norm, b.feed_forward_norm) &&
+               same_matrix(a.query_norm, b.query_norm) && same_matrix(a.key_norm, b.key_norm),
+           "a norm" + layer);
+    const auto found = model::paired_maps(a, none);
+    const auto want = model::paired_maps(b, none);
+    for (std::size_t j = 0; j < found.size(); ++j) {
+      expect(same_matrix(found[j].map->bias, want[j].map->bias),
+             std::string(found[j].name) + ".bias" + layer);
+      expect(maps_may_differ || same_matrix(found[j].map->weight, want[j].map->weight),
+             std::string(found[j].name) + layer);
+    }
+  }
+}
+
+}  // namespace detail
+
 /// Whether a safetensors file says of itself that it is such an adapter.
 inline bool is_gmsa_adapter(const safetensors_file& file) {
   const auto at = file.metadata().find("format");
@@ -104,7 +146,8 @@ inline bool is_gmsa_adapter(const safetensors_file& file) {
 }
 
 /// Writes what differs from the base model. @throws argument_error for another type than f32, bf16
-/// or f16, or LoRA for some encoder layers only; file_error.
+/// or f16, LoRA for some encoder layers only, or a difference that the file has no place for;
+/// file_error.
 inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_adapter& adapter,
                                const model::host_model& base, weight_type type) {
   const gmsa::host_parts& parts = adapter.parts;
@@ -113,6 +156,8 @@ inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_ada
                          " of " + std::to_string(parts.encoder.blocks.size()) +
                          " encoder layers, expected all or none");
   }
+  detail::expect_base(parts.encoder, base, "encoder", false);
+  detail::expect_base(parts.decoder, base, "decoder", true);
   tensor_list list(type);
   for (std::size_t i = 0; i < parts.encoder_lora.size(); ++i) {
     for (const auto& [name, map, lora] :
@@ -138,7 +183,7 @@ inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_ada
     for (std::size_t j = 0; j < now.size(); ++j) {
       const host_matrix& m = now[j].map->weight;
       const host_matrix& was = old[j].map->weight;
-      if (m.type == was.type && std::ranges::equal(m.data, was.data)) continue;
+      if (detail::same_matrix(m, was)) continue;
       list.add(detail::layer_name("decoder", i) + std::string(now[j].name) + ".weight", m);
     }
   }
@@ -156,8 +201,8 @@ inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_ada
 }
 
 /// Reads an adapter onto its base model; what it does not hold is the base's.
-/// @throws format_error naming every tensor that is missing, unknown or mis-shaped, metadata that is
-/// no good, another base model, or a number that is not finite; file_error.
+/// @throws format_error naming every tensor that is missing, unknown or mis-shaped, metadata that
+/// is no good, another base model, or a number that is not finite; file_error.
 inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
                                       const model::host_model& base) {
   const auto file = safetensors_file::open(path);
@@ -175,9 +220,8 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
                        quote(metadata("base")) + ", that of this model is '" + here + "')");
   }
   const model::model_config& c = base.config;
-  const gmsa::compressor_shape shape{
-      detail::metadata_number<index_t>(file, "encoder_layers"),
-      detail::metadata_number<index_t>(file, "alignment_layers")};
+  const gmsa::compressor_shape shape{detail::metadata_number<index_t>(file, "encoder_layers"),
+                                     detail::metadata_number<index_t>(file, "alignment_layers")};
   if (shape.encoder_layers < 1 || shape.encoder_layers > c.n_layers || shape.alignment_layers < 0 ||
       shape.alignment_layers > c.n_layers) {
     throw format_error(file.name() + ": metadata says " + std::to_string(shape.encoder_layers) +

@@ -23,9 +23,9 @@
 #include <gistkv/io/safetensors_set.hpp>
 #include <gistkv/io/stored_tensor.hpp>
 
-/// Checkpoints of the official code of GMSA (github.com/Twilightaaa/GMSA): one safetensors file with
-/// encoder (LoRA beside its maps), decoder and alignment. Its own loader lets wrong files pass; this
-/// one does not.
+/// Checkpoints of the official code of GMSA (github.com/Twilightaaa/GMSA): one safetensors file
+/// with encoder (LoRA beside its maps), decoder and alignment. Its own loader lets wrong files
+/// pass; this one does not.
 
 namespace gistkv::io {
 
@@ -37,7 +37,8 @@ inline std::optional<index_t> layer_of(std::string_view name) {
   index_t layer = 0;
   const std::string_view rest = name.substr(at + mark.size());
   const auto [end, failure] = std::from_chars(rest.data(), rest.data() + rest.size(), layer);
-  if (failure != std::errc{} || end == rest.data() + rest.size() || *end != '.') return std::nullopt;
+  if (failure != std::errc{} || end == rest.data() + rest.size() || *end != '.')
+    return std::nullopt;
   return layer;
 }
 
@@ -216,7 +217,8 @@ inline std::optional<std::filesystem::path> find_gmsa_checkpoint(
     const std::filesystem::path& directory) {
   const auto in = [](const std::filesystem::path& folder) -> std::optional<std::filesystem::path> {
     std::error_code ignored;
-    for (const char* name : {"model.safetensors", "adapter_model.safetensors", "pytorch_model.bin"}) {
+    for (const char* name :
+         {"model.safetensors", "adapter_model.safetensors", "pytorch_model.bin"}) {
       if (std::filesystem::is_regular_file(folder / name, ignored)) return folder / name;
     }
     return std::nullopt;

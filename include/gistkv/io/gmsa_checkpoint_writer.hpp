@@ -124,8 +124,7 @@ inline void write_gmsa_checkpoint(const std::filesystem::path& path, const gmsa:
                        std::string_view stored) {
     const host_matrix& table =
         m.token_embedding.empty() ? decoder.token_embedding : m.token_embedding;
-    const host_matrix& base_head =
-        decoder.config.tied_head ? table : decoder.head.weight;
+    const host_matrix& base_head = decoder.config.tied_head ? table : decoder.head.weight;
     detail::add_model(list, prefix, m, table, m.head.weight.empty() ? base_head : m.head.weight,
                       stored);
   };

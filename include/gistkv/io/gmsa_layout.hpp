@@ -116,8 +116,8 @@ inline std::string name_list(const std::vector<std::string>& names) {
 
 }  // namespace detail
 
-/// All tensors of such a checkpoint, in the order of the official code. Each of the three models has
-/// a table and a head of its own, whether the config ties them or not.
+/// All tensors of such a checkpoint, in the order of the official code. Each of the three models
+/// has a table and a head of its own, whether the config ties them or not.
 inline std::vector<named_extents> gmsa_tensors(const gmsa_layout& layout) {
   std::vector<named_extents> all;
   detail::add_model(all, gmsa_names::encoder, layout, layout.encoder_layers, layout.lora_rank);

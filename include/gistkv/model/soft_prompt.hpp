@@ -15,9 +15,7 @@ struct soft_prompt {
   index_t d_model = 0;
   std::vector<float> rows;  ///< [size(), d_model]
 
-  index_t size() const {
-    return d_model > 0 ? static_cast<index_t>(rows.size()) / d_model : 0;
-  }
+  index_t size() const { return d_model > 0 ? static_cast<index_t>(rows.size()) / d_model : 0; }
   /// Rows [begin, begin + count).
   std::span<const float> part(index_t begin, index_t count) const {
     return std::span<const float>(rows).subspan(static_cast<std::size_t>(begin * d_model),
