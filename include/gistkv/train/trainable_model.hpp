@@ -47,6 +47,30 @@ struct teacher {
   double mix = 1.0;  ///< Share of the divergence in the loss.
 };
 
+/// The teacher's view of sequences: what is no gist.
+/// @throws argument_error if a gist is a target: the teacher cannot say what it would be.
+inline std::vector<sequence> plain_sequences(std::span<const sequence> sequences,
+                                             token_t first_gist, std::vector<std::int32_t>& rows) {
+  std::vector<sequence> plain;
+  std::int32_t begin = 0;
+  for (const sequence& s : sequences) {
+    sequence& p = plain.emplace_back();
+    for (std::size_t i = 0; i < s.tokens.size(); ++i) {
+      const bool target = i > 0 && (s.weights.empty() || s.weights[i] != 0.0F);
+      if (s.tokens[i] >= first_gist) {
+        if (!target) continue;
+        throw argument_error("distillation: token " + std::to_string(s.tokens[i]) +
+                             ", a gist, is a target; want gists that are none");
+      }
+      p.tokens.push_back(s.tokens[i]);
+      p.weights.push_back(0.0F);
+      if (target) rows.push_back(begin + static_cast<std::int32_t>(p.tokens.size()) - 2);
+    }
+    begin += static_cast<std::int32_t>(p.tokens.size());
+  }
+  return plain;
+}
+
 /// A whole decoder with its backward pass, on the sentence mask in its two-span form: memory grows
 /// with the number of rows, never with its square, and logits exist for a few rows at a time.
 template <class B, class T = element_t<B>>

@@ -7,9 +7,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <gistkv/backends/onednn/attention_backward.hpp>
 #include <gistkv/backends/onednn/cpu.hpp>
 #include <gistkv/backends/onednn/scratch.hpp>
 #include <gistkv/core/host_training.hpp>
+#include <gistkv/ops/composed/attention_backward.hpp>
 
 namespace gistkv::backends::onednn_detail {
 
@@ -83,6 +85,20 @@ class training : public host_training<Backend, float> {
     });
   }
 
+  static constexpr bool native_attention_backward = true;
+
+  void attention_backward(tensor_view<float, 3> dq, const kv_gradient<float, host_space>& d_own,
+                          const kv_gradient<float, host_space>& d_local,
+                          tensor_view<const float, 3> d_o, tensor_view<const float, 3> q,
+                          tensor_view<const float, 3> o, matrix_view<const float> lse,
+                          const kv_spans<float, host_space>& kv, const span_list& spans,
+                          double scale) {
+    attention_.run(*kernels_,
+                   {dq, d_own.dk, d_own.dv, d_local.dk, d_local.dv, d_o, q, o, lse, kv.own,
+                    kv.local, spans.host, static_cast<float>(scale)},
+                   [this](index_t n, index_t work, const auto& f) { self().for_rows(n, work, f); });
+  }
+
  protected:
   /// Rows from which on a product is worth blocking (and b transposing).
   static constexpr index_t blocked_rows = 8;
@@ -143,6 +159,7 @@ class training : public host_training<Backend, float> {
 
   const training_kernels* kernels_;
   scratch transposed_;
+  attention_backward_pass attention_;
 };
 
 }  // namespace gistkv::backends::onednn_detail

@@ -22,6 +22,12 @@ struct training_kernels {
   /// A row of ops::norm_backward without the weight's derivative, and the row's statistics.
   void (*norm_backward)(float* dx, const float* dy, const float* x, const float* weight, index_t n,
                         bool centred, float eps, float* mean, float* factor);
+  /// Of one query over n keys, [anchors | ... | seen local rows [begin, end) | ...]: scores s
+  /// become probabilities e^(scale s - lse), and their derivatives dp those of the scores,
+  /// scale p (dp - along); what is not seen becomes 0 in both.
+  void (*attention_weights)(float* s, float* dp, index_t n, index_t anchors, index_t begin,
+                            index_t end, float scale, float lse, float along);
+  float (*dot)(const float* a, const float* b, index_t n);
 };
 
 }  // namespace gistkv::backends::onednn_detail
