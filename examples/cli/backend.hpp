@@ -28,7 +28,13 @@
 /// virtual calls, so that verbs are compiled once and know no backend. typed_backend.hpp has the
 /// other side.
 
+namespace gistkv::train {
+struct model_options;
+}
+
 namespace gistkv::cli {
+
+class trainer;
 
 /// What a cache takes up.
 struct cache_sizes {
@@ -174,12 +180,19 @@ struct checked_form {
   conformance::report (*check)(int n_threads, bool quick);  ///< quick: no shapes of a real model
 };
 
+/// Makes a model to train; see trainer.hpp.
+using make_trainer_call = std::unique_ptr<trainer> (*)(int n_threads,
+                                                       const model::host_model& weights,
+                                                       const model::gist_rows& gists,
+                                                       const train::model_options& options);
+
 /// The backend that a program was built with.
 struct built_backend {
   std::string_view name;              ///< "eigen"
   std::span<const cache_kind> kinds;  ///< The first is the default.
   std::span<const checked_form> forms;
   std::span<const type_support> support;  ///< In the order of element_types.
+  make_trainer_call make_trainer;
 };
 
 /// Defined once a program, by a file of backends/.
