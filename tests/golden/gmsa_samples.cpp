@@ -3,6 +3,8 @@
 
 // How samples of GMSA are cut and what they teach, against the official code.
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,6 +16,7 @@
 #include <gistkv/io/gguf.hpp>
 #include <gistkv/io/tokenizer.hpp>
 #include <gistkv/io/tokenizer_gguf.hpp>
+#include <gistkv/train/schedule.hpp>
 
 #include "support/data.hpp"
 #include "support/golden_arrays.hpp"
@@ -128,6 +131,26 @@ TEST_CASE("GMSA: lists of rates") {
     }
   }
   CHECK(n_errors > 2);
+}
+
+TEST_CASE("GMSA: learning rates of the official schedules") {
+  if (!require_file(golden_dir() / "gmsa" / "train.json")) return;
+  const auto golden = read_json(golden_dir() / "gmsa" / "train.json");
+  std::size_t n_values = 0;
+  for (const auto& c : golden.at("lr_schedules")) {
+    const train::schedule schedule{
+        c.at("schedule") == "linear" ? train::schedule_kind::linear : train::schedule_kind::cosine,
+        c.at("lr").get<double>(), 0.0, c.at("warmup").get<index_t>(), c.at("total").get<index_t>()};
+    CAPTURE(c.dump());
+    for (std::size_t i = 0; i < c.at("step").size(); ++i) {
+      const index_t step = c.at("step")[i];
+      if (step == 0) continue;  // Steps count from 1 here; the official first step is number 0.
+      const double want = c.at("value")[i];
+      CHECK(std::abs(schedule.rate(step) - want) <= 1e-12);
+      ++n_values;
+    }
+  }
+  CHECK(n_values > 30);
 }
 
 TEST_SUITE_END();

@@ -1,0 +1,315 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gistkv/core/buffer.hpp>
+#include <gistkv/core/error.hpp>
+#include <gistkv/core/workspace.hpp>
+#include <gistkv/gmsa/group_merge.hpp>
+#include <gistkv/gmsa/sample.hpp>
+#include <gistkv/gmsa/trainable_stack.hpp>
+#include <gistkv/gmsa/weights.hpp>
+#include <gistkv/train/batch.hpp>
+#include <gistkv/train/language_head.hpp>
+#include <gistkv/train/parameters.hpp>
+
+namespace gistkv::gmsa {
+
+/// What is learned.
+enum class stage {
+  restoring,  ///< Stage 1: LoRA of the encoder and the alignment's layers; the decoder is constant.
+  answering,  ///< Stage 2, KEFT: query, key and value weights of the decoder; all else is constant.
+  decoder     ///< Stage 2 as in the official code: all weights of the decoder.
+};
+
+struct training_options {
+  gmsa::stage stage = stage::restoring;
+  train::lora_options lora = {.rank = 128, .alpha = 32.0, .dropout = 0.05};  ///< Of the encoder.
+};
+
+/// Encoder, alignment and decoder with their backward pass. The loss is that of the labels alone;
+/// soft tokens and prompts are no targets. Samples of a batch are packed: each is what it is alone.
+template <class B, class T = element_t<B>>
+requires Trains<B, T>
+class trainable_gmsa {
+ public:
+  using space = space_of<B>;
+  using matrix = matrix_view<T, space>;
+
+  /// LoRA of the parts, where there is some, is where that of the encoder begins.
+  /// @throws argument_error for an alignment without layers, shape_error.
+  trainable_gmsa(B& be, const host_parts& parts, const training_options& options)
+      : be_(&be), options_(options), config_(parts.decoder.config), d_(config_.d_model), set_(be) {
+    if (parts.alignment.blocks.empty()) {
+      throw argument_error(
+          "gmsa training: the alignment has no layers, a linear one is not trained");
+    }
+    const bool restoring = options.stage == stage::restoring;
+    const model::host_model& decoder = parts.decoder;
+    n_vocab_ = decoder.token_embedding.rows;
+    encoder_table_ = table_of(parts.encoder.token_embedding);
+    train::parameter<B, T>* head = nullptr;
+    if (options.stage == stage::decoder) {
+      trained_table_ = &set_.add("decoder.table", train::parameter_kind::weight, n_vocab_, d_,
+                                 train::floats_of(decoder.token_embedding));
+      head = decoder.config.tied_head
+                 ? trained_table_
+                 : &set_.add("decoder.head", train::parameter_kind::weight, n_vocab_, d_,
+                             train::floats_of(decoder.head.weight));
+    } else {
+      table_ = table_of(decoder.token_embedding);
+    }
+    head_.emplace(be, decoder.config.tied_head ? decoder.token_embedding : decoder.head.weight,
+                  head, nullptr);
+    // LoRA that is not trained is merged.
+    encoder_.emplace(set_, restoring ? parts.encoder : compressor_of(parts).encoder, "encoder.",
+                     false, false, restoring ? &options_.lora : nullptr);
+    alignment_.emplace(set_, parts.alignment, "alignment.", restoring, false, nullptr);
+    decoder_.emplace(set_, decoder, "decoder.", !restoring, options.stage == stage::decoder,
+                     nullptr);
+    if (restoring && !parts.encoder_lora.empty()) encoder_->load(factors_of(parts.encoder_lora));
+  }
+
+  const model::model_config& config() const { return config_; }
+  const training_options& options() const { return options_; }
+  train::parameter_set<B, T>& parameters() { return set_; }
+  /// Whether the stage trains a parameter; others have a gradient too, where a block is trained as
+  /// a whole.
+  bool trains(const train::parameter<B, T>& p) const {
+    switch (options_.stage) {
+      case stage::restoring:
+        return !p.name.starts_with("decoder.");
+      case stage::answering:
+        return p.name.starts_with("decoder.") && p.name.ends_with(".query+key+value");
+      case stage::decoder:
+        break;
+    }
+    return p.name.starts_with("decoder.");
+  }
+
+  /// Euclidean norm of the gradients of what the stage trains.
+  double gradient_norm() {
+    double sum = 0;
+    for (std::size_t i = 0; i < set_.size(); ++i) {
+      if (trains(set_[i])) sum += ops::squared_norm<B, T>(*be_, set_[i].flat(set_[i].gradient));
+    }
+    return std::sqrt(sum);
+  }
+
+  /// Sum over the labels of scale times the loss of each; gradients are added to those there are.
+  /// @param seed  of dropout; a pass of its own wants a number of its own
+  double forward_backward(std::span<const sample> samples, std::span<const index_t> rates,
+                          double scale, std::uint64_t seed) {
+    return run(samples, rates, scale, {true, {}, true, seed}, true);
+  }
+  /// The same sum without gradients; nothing is dropped.
+  double loss(std::span<const sample> samples, std::span<const index_t> rates, double scale) {
+    return run(samples, rates, scale, {true, {}, false, 0}, false);
+  }
+
+  /// The factors of the encoder's LoRA.
+  std::vector<model::low_rank> lora() const { return encoder_->lora(); }
+
+  /// One step of AdamW on what the stage trains, number `step` from 1.
+  void update(const train::optimiser_options& o, double rate, double scale, index_t step) {
+    set_.make_moments();
+    for (std::size_t i = 0; i < set_.size(); ++i) {
+      auto& p = set_[i];
+      if (!trains(p)) continue;
+      const double decay = p.kind == train::parameter_kind::norm ? 0.0 : o.weight_decay;
+      ops::adamw<B, T>(*be_, p.flat(p.value), p.flat(p.gradient), p.flat(p.first), p.flat(p.second),
+                       {rate, o.beta1, o.beta2, o.eps, decay, scale, step});
+    }
+  }
+
+ private:
+  using sequences = std::vector<train::sequence>;
+
+  buffer<T, B> table_of(const host_matrix& source) {
+    const std::vector<float> values = train::floats_of(source);
+    const std::vector<T> converted(values.begin(), values.end());
+    return buffer<T, B>(*be_, std::span<const T>(converted));
+  }
+
+  static std::vector<model::low_rank> factors_of(const std::vector<model::block_lora>& loras) {
+    constexpr const char* targets[] = {"query", "key", "value", "output", "gate", "up", "down"};
+    std::vector<model::low_rank> factors;
+    for (std::size_t l = 0; l < loras.size(); ++l) {
+      const model::block_lora& b = loras[l];
+      std::size_t i = 0;
+      for (const model::host_lora* x :
+           {&b.query, &b.key, &b.value, &b.output, &b.gate, &b.up, &b.down}) {
+        factors.push_back({static_cast<index_t>(l), targets[i++], x->a.rows, x->b.rows, x->a.cols,
+                           train::floats_of(x->a), train::floats_of(x->b)});
+      }
+    }
+    return factors;
+  }
+
+  /// Rows of tokens, none of them a target.
+  static train::sequence untargeted(std::vector<token_t> tokens) {
+    std::vector<float> weights(tokens.size(), 0.0F);
+    return {std::move(tokens), std::move(weights)};
+  }
+  static std::vector<token_t> placeholders(index_t n) {
+    return std::vector<token_t>(static_cast<std::size_t>(n), 0);
+  }
+
+  void embed(matrix x, const train::batch<B>& b, const buffer<T, B>& table) {
+    ops::gather_rows<B, T>(*be_, x, table.view({n_vocab_, d_}), b.tokens.view({b.n}));
+  }
+
+  double run(std::span<const sample> samples, std::span<const index_t> rates, double scale,
+             const train::lora_rows<space>& lora, bool backward) {
+    if (samples.size() != rates.size()) {
+      throw shape_error("gmsa training: " + std::to_string(rates.size()) + " rates for " +
+                        std::to_string(samples.size()) + " samples");
+    }
+    sequences contexts;
+    sequences merged;
+    sequences answers;
+    std::vector<index_t> context_rates;
+    std::vector<std::int32_t> soft_rows;  // Of the decoder's batch.
+    std::vector<std::int32_t> table_rows;
+    index_t n_answers = 0;
+    for (std::size_t i = 0; i < samples.size(); ++i) {
+      const sample& s = samples[i];
+      const index_t n_soft = merged_rows(static_cast<index_t>(s.context.size()), rates[i]);
+      if (n_soft > 0) {
+        contexts.push_back(untargeted(s.context));
+        merged.push_back(untargeted(placeholders(n_soft)));
+        context_rates.push_back(rates[i]);
+      }
+      train::sequence& a = answers.emplace_back(untargeted(placeholders(n_soft)));
+      a.tokens.insert(a.tokens.end(), s.prompt.begin(), s.prompt.end());
+      a.weights.resize(a.tokens.size(), 0.0F);
+      a.tokens.insert(a.tokens.end(), s.labels.begin(), s.labels.end());
+      a.weights.resize(a.tokens.size(), 1.0F);
+      for (std::size_t r = 0; r < a.tokens.size(); ++r) {
+        const auto row = static_cast<std::int32_t>(n_answers++);
+        const bool soft = static_cast<index_t>(r) < n_soft;
+        if (soft) soft_rows.push_back(row);
+        table_rows.push_back(soft ? -1 : a.tokens[r]);
+      }
+    }
+    // No row is a gist: the rule is a causal one.
+    const train::batch<B> encoder_rows(*be_, contexts, {}, n_vocab_);
+    const train::batch<B> merged_batch(*be_, merged, {}, n_vocab_);
+    const train::batch<B> decoder_rows(*be_, answers, {}, n_vocab_);
+    const bool compressor_learns = backward && options_.stage == stage::restoring;
+    make_room(encoder_rows, merged_batch, decoder_rows, compressor_learns, backward,
+              rates.empty() ? 1 : std::ranges::max(rates));
+    const typename workspace<B>::scope scope(memory_);
+
+    // Soft tokens.
+    const index_t n_soft = merged_batch.n;
+    const buffer<std::int32_t, B> soft_at(*be_, std::span<const std::int32_t>(soft_rows));
+    typename trainable_stack<B, T>::kept_rows encoded;
+    typename trainable_stack<B, T>::kept_rows aligned;
+    const train::lora_rows<space> plain{true, {}, false, 0};
+    if (n_soft > 0) {
+      const matrix x = memory_.template take<T>({encoder_rows.n, d_});
+      embed(x, encoder_rows, encoder_table_);
+      encoded = encoder_->forward(x, encoder_rows, compressor_learns ? lora : plain,
+                                  compressor_learns, memory_);
+      const matrix means = memory_.template take<T>({n_soft, d_});
+      for (std::size_t i = 0; i < context_rates.size(); ++i) {
+        const auto& from = encoder_rows.parts[i];
+        const auto& to = merged_batch.parts[i];
+        group_merge<B, T>(*be_, means.rows(to.begin, to.count),
+                          encoded.hidden.rows(from.begin, from.count), context_rates[i], memory_);
+      }
+      aligned = alignment_->forward(means, merged_batch, plain, compressor_learns, memory_);
+    }
+
+    // The decoder.
+    const matrix x = memory_.template take<T>({decoder_rows.n, d_});
+    embed(x, decoder_rows, trained_table_ != nullptr ? trained_table_->value : table_);
+    if (n_soft > 0) ops::scatter_rows<B, T>(*be_, x, aligned.hidden, soft_at.view({n_soft}));
+    auto read = decoder_->forward(x, decoder_rows, plain, backward, memory_);
+    const std::vector<float> weights(decoder_rows.targets.size(), static_cast<float>(scale));
+    const train::head_targets targets{
+        decoder_rows.target_rows, decoder_rows.targets, weights, {}, 0.0};
+    matrix d;
+    if (backward) {
+      d = memory_.template take<T>({decoder_rows.n, d_});
+      zero(d);
+    }
+    const double sum = head_->loss(read.hidden, d, targets, {}, memory_);
+    if (!backward) return sum;
+    decoder_->backward(d, read, decoder_rows, plain, memory_);
+    if (trained_table_ != nullptr) {
+      const buffer<std::int32_t, B> rows(*be_, std::span<const std::int32_t>(table_rows));
+      ops::scatter_add_rows<B, T>(*be_, trained_table_->gradient_matrix(), d,
+                                  rows.view({decoder_rows.n}));
+    }
+    if (!compressor_learns || n_soft == 0) return sum;
+
+    // Back through alignment and encoder.
+    const matrix d_soft = memory_.template take<T>({n_soft, d_});
+    ops::gather_rows<B, T>(*be_, d_soft, d, soft_at.view({n_soft}));
+    alignment_->backward(d_soft, aligned, merged_batch, plain, memory_);
+    const matrix d_encoded = memory_.template take<T>({encoder_rows.n, d_});
+    for (std::size_t i = 0; i < context_rates.size(); ++i) {
+      const auto& to = encoder_rows.parts[i];
+      const auto& from = merged_batch.parts[i];
+      group_merge_backward<B, T>(*be_, d_encoded.rows(to.begin, to.count),
+                                 d_soft.rows(from.begin, from.count), context_rates[i], memory_);
+    }
+    encoder_->backward(d_encoded, encoded, encoder_rows, lora, memory_);
+    return sum;
+  }
+
+  void make_room(const train::batch<B>& encoder_rows, const train::batch<B>& merged,
+                 const train::batch<B>& decoder_rows, bool compressor_learns, bool backward,
+                 index_t most_rate) {
+    const auto rows = [this](index_t n) { return 3 * workspace<B>::template bytes_for<T>(n * d_); };
+    std::size_t need = rows(decoder_rows.n) + decoder_->kept_bytes(decoder_rows, backward);
+    std::size_t most =
+        std::max(decoder_->workspace_size(decoder_rows), head_->workspace_size(false));
+    if (merged.n > 0) {
+      need += rows(encoder_rows.n) + encoder_->kept_bytes(encoder_rows, compressor_learns) +
+              rows(merged.n) + alignment_->kept_bytes(merged, compressor_learns);
+      most = std::max({most, encoder_->workspace_size(encoder_rows),
+                       alignment_->workspace_size(merged),
+                       group_merge_workspace_size<B, T>(most_rate)});
+    }
+    if (memory_.bytes() >= need + most) return;
+    memory_ = {};
+    memory_ = workspace<B>(*be_, need + most);
+  }
+
+  void zero(matrix m) {
+    const tensor_view<const T, 3, space> left(m.data(), {1, m.extent(0), 0});
+    const tensor_view<const T, 3, space> right(m.data(), {1, 0, m.extent(1)});
+    ops::matmul<B, T>(*be_, {m.data(), {1, m.extent(0), m.extent(1)}}, left, right);
+  }
+
+  B* be_;
+  training_options options_;
+  model::model_config config_;
+  index_t d_;
+  index_t n_vocab_ = 0;
+  train::parameter_set<B, T> set_;
+  buffer<T, B> encoder_table_;
+  buffer<T, B> table_;
+  train::parameter<B, T>* trained_table_ = nullptr;
+  std::optional<train::language_head<B, T>> head_;
+  std::optional<trainable_stack<B, T>> encoder_;
+  std::optional<trainable_stack<B, T>> alignment_;
+  std::optional<trainable_stack<B, T>> decoder_;
+  workspace<B> memory_;
+};
+
+}  // namespace gistkv::gmsa

@@ -1,0 +1,202 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Training of GMSA: derivatives are those of differences, a batch is the sum of its samples, and
+// what was trained computes elsewhere what it computed here.
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include <gistkv/backends/eigen.hpp>
+#include <gistkv/gmsa/compressor.hpp>
+#include <gistkv/gmsa/trainable.hpp>
+#include <gistkv/gmsa/trained_parts.hpp>
+#include <gistkv/model/session.hpp>
+
+#include "support/random_model.hpp"
+
+namespace {
+
+using namespace gistkv;
+
+using backend = backends::eigen<double>;
+using trainer = gmsa::trainable_gmsa<backend, double>;
+
+backend& be() {
+  static backend b(1);
+  return b;
+}
+
+model::host_model base_model() {
+  test::random_model_options o;
+  o.n_layers = 3;
+  o.biases = true;
+  o.head_norms = true;
+  return test::random_model(o);
+}
+
+gmsa::training_options options_of(gmsa::stage stage) {
+  return {stage, {.rank = 2, .alpha = 3.0, .dropout = 0.0}};
+}
+
+constexpr gmsa::stage stages[] = {gmsa::stage::restoring, gmsa::stage::answering,
+                                  gmsa::stage::decoder};
+
+/// Ragged: a context of whole groups, one with a rest, none at all.
+struct samples {
+  std::vector<gmsa::sample> all;
+  std::vector<index_t> rates = {3, 4, 2};
+
+  explicit samples(index_t n_vocab) {
+    random_generator random(3);
+    const auto tokens = [&](index_t n) {
+      std::vector<token_t> ids;
+      for (index_t i = 0; i < n; ++i) ids.push_back(static_cast<token_t>(random.below(n_vocab)));
+      return ids;
+    };
+    all = {{tokens(6), tokens(2), tokens(3)},
+           {tokens(9), tokens(1), tokens(4)},
+           {{}, tokens(3), tokens(2)}};
+  }
+  double scale() const { return 1.0 / 9.0; }
+};
+
+/// LoRA's B is zero at first, where A has no derivative: one step makes it something.
+void move_off_zero(trainer& m, const samples& s) {
+  m.parameters().clear_gradients();
+  m.forward_backward(s.all, s.rates, s.scale(), 0);
+  m.update({0.9, 0.999, 1e-8, 0.0}, 0.05, 1.0, 1);
+  m.parameters().clear_gradients();
+}
+
+TEST_CASE("gradients are differences of the loss, in every stage") {
+  const auto base = base_model();
+  const samples s(base.config.n_vocab);
+  for (const gmsa::stage stage : stages) {
+    trainer m(be(), gmsa::untrained_parts(base, {2, 1}), options_of(stage));
+    move_off_zero(m, s);
+    m.forward_backward(s.all, s.rates, s.scale(), 0);
+    random_generator random(4);
+    index_t n_trained = 0;
+    double worst = 0;
+    for (std::size_t i = 0; i < m.parameters().size(); ++i) {
+      auto& p = m.parameters()[i];
+      CAPTURE(p.name);
+      if (!m.trains(p)) continue;
+      ++n_trained;
+      const auto gradient = p.gradient.to_host();
+      double largest = 0;
+      for (const double g : gradient) largest = std::max(largest, std::abs(g));
+      CHECK(largest > 0);
+      for (int trial = 0; trial < 4; ++trial) {
+        const index_t at = random.below(p.rows * p.cols);
+        const double value = p.value.to_host()[static_cast<std::size_t>(at)];
+        const auto loss_at = [&](double x) {
+          be().upload(p.value.data() + at, &x, sizeof x);
+          return m.loss(s.all, s.rates, s.scale());
+        };
+        const double h = 1e-5;
+        const double slope = (loss_at(value + h) - loss_at(value - h)) / (2 * h);
+        be().upload(p.value.data() + at, &value, sizeof value);
+        const double error = std::abs(slope - gradient[static_cast<std::size_t>(at)]) / largest;
+        CHECK(error <= 2e-3);  // Soft tokens and losses are summed in double, weights differ by h.
+        worst = std::max(worst, error);
+      }
+    }
+    CHECK(n_trained == (stage == gmsa::stage::answering ? 3 : n_trained));
+    CHECK(n_trained >= 3);
+    MESSAGE("stage " << static_cast<int>(stage) << ": " << n_trained
+                     << " parameters, largest error " << worst << " of the largest entry");
+  }
+}
+
+TEST_CASE("a batch is the sum of its samples") {
+  const auto base = base_model();
+  const samples s(base.config.n_vocab);
+  for (const gmsa::stage stage : stages) {
+    trainer m(be(), gmsa::untrained_parts(base, {2, 1}), options_of(stage));
+    move_off_zero(m, s);
+    const double together = m.forward_backward(s.all, s.rates, s.scale(), 0);
+    std::vector<std::vector<double>> gradients;
+    for (std::size_t i = 0; i < m.parameters().size(); ++i) {
+      gradients.push_back(m.parameters()[i].gradient.to_host());
+    }
+    m.parameters().clear_gradients();
+    double apart = 0;
+    for (std::size_t i = 0; i < s.all.size(); ++i) {
+      apart += m.forward_backward({&s.all[i], 1}, {&s.rates[i], 1}, s.scale(), 0);
+    }
+    CHECK(together == doctest::Approx(apart).epsilon(1e-12));
+    for (std::size_t i = 0; i < m.parameters().size(); ++i) {
+      if (!m.trains(m.parameters()[i])) continue;
+      const auto sum = m.parameters()[i].gradient.to_host();
+      for (std::size_t j = 0; j < sum.size(); ++j) {
+        CHECK(sum[j] == doctest::Approx(gradients[i][j]).epsilon(1e-9).scale(1e-3));
+      }
+    }
+  }
+}
+
+/// The loss of a sample by compressor and decoder as they are used.
+double used_loss(const gmsa::host_parts& parts, const gmsa::sample& s, index_t rate) {
+  const gmsa::compressor<backend, double> c(be(), gmsa::compressor_of(parts));
+  const model::transformer<backend, double> decoder(be(), parts.decoder);
+  model::session<backend, double> session(decoder, cache::cache_options{});
+  const auto soft = c.compress(s.context, rate);
+  if (soft.size() > 0) session.read_soft(soft);
+  session.read(s.prompt);
+  double sum = 0;
+  for (const token_t label : s.labels) {
+    double total = 0;
+    for (const float l : session.logits()) total += std::exp(static_cast<double>(l));
+    sum += std::log(total) - static_cast<double>(session.logits()[static_cast<std::size_t>(label)]);
+    session.read({&label, 1});
+  }
+  return sum;
+}
+
+TEST_CASE("steps lower the loss, and what was trained is what is used") {
+  const auto base = base_model();
+  const samples s(base.config.n_vocab);
+  for (const gmsa::stage stage : stages) {
+    const auto start = gmsa::untrained_parts(base, {2, 1});
+    trainer m(be(), start, options_of(stage));
+    const double before = m.loss(s.all, s.rates, 1.0);
+    for (index_t step = 1; step <= 8; ++step) {
+      m.parameters().clear_gradients();
+      m.forward_backward(s.all, s.rates, s.scale(), 0);
+      m.update({0.9, 0.999, 1e-8, 0.01}, 0.01, 1.0, step);
+    }
+    const double after = m.loss(s.all, s.rates, 1.0);
+    CHECK(after < before - 0.1);
+    const auto parts = gmsa::trained_parts(m, start);
+    double used = 0;
+    for (std::size_t i = 0; i < s.all.size(); ++i) used += used_loss(parts, s.all[i], s.rates[i]);
+    CHECK(used == doctest::Approx(after).epsilon(1e-4));  // Weights were rounded to float.
+    // And training goes on from there.
+    trainer again(be(), parts, options_of(stage));
+    CHECK(again.loss(s.all, s.rates, 1.0) == doctest::Approx(after).epsilon(1e-4));
+    MESSAGE("stage " << static_cast<int>(stage) << ": loss " << before << " to " << after
+                     << ", in use " << used);
+  }
+}
+
+TEST_CASE("what cannot be trained is refused") {
+  const auto base = base_model();
+  auto parts = gmsa::untrained_parts(base, {2, 1});
+  const samples s(base.config.n_vocab);
+  trainer m(be(), parts, options_of(gmsa::stage::restoring));
+  CHECK_THROWS_AS(m.loss(s.all, {}, 1.0), shape_error);
+  const index_t zero = 0;
+  CHECK_THROWS_AS(m.loss({&s.all[0], 1}, {&zero, 1}, 1.0), argument_error);
+  parts.alignment = {};
+  CHECK_THROWS_AS(trainer(be(), parts, options_of(gmsa::stage::restoring)), argument_error);
+}
+
+}  // namespace

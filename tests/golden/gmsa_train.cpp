@@ -1,0 +1,22 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Training of GMSA against the official code, on the reference backend.
+
+#include <doctest/doctest.h>
+
+#include "golden/gmsa_train_checks.hpp"
+
+namespace gistkv::test {
+namespace {
+
+TEST_SUITE_BEGIN("golden");
+
+TEST_CASE("GMSA: all gradients of tiny checkpoints") { check_gmsa_tiny_gradients<reference>(); }
+TEST_CASE("GMSA: gradients") { check_gmsa_gradients<reference>(); }
+TEST_CASE("GMSA: ten steps of each stage") { check_gmsa_training<reference>(); }
+
+TEST_SUITE_END();
+
+}  // namespace
+}  // namespace gistkv::test
