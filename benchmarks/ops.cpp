@@ -80,6 +80,7 @@ void add_prompt(B& be, const std::string& form) {
         .mask = mask_choice::causal,
         .seed = 8},
        {.n_q = 512, .n_heads = 9, .n_kv_heads = 3, .n_own = 1280, .n_local = 512, .seed = 10},
+       {.n_q = 256, .n_heads = 9, .n_kv_heads = 3, .n_own = 8192, .n_local = 256, .seed = 11},
        {.n_q = 1, .n_heads = 9, .n_kv_heads = 3, .n_own = 512, .n_local = 64, .seed = 9}});
 }
 

@@ -220,7 +220,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   void linears(std::span<const output> outputs, matrix_view<const T> x) {
     const onednn_detail::code_matrix& first = outputs.front().w->codes_;
     const bool together =
-        x.extent(0) < worth_widening &&
+        x.extent(0) < worth_expanding &&
         std::all_of(outputs.begin(), outputs.end(), [&](const output& to) {
           return to.w->codes_.n_panels() > 0 && to.w->codes_.format() == first.format();
         });
@@ -327,8 +327,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   }
 
  private:
-  /// Widening the codes costs about as much as multiplying so many rows by them.
-  static constexpr index_t worth_widening = 12;
+  /// Expanding the codes costs about as much as multiplying so many rows by them.
+  static constexpr index_t worth_expanding = 12;
 
   static instruction_set checked(instruction_set isa) {
     if (isa > best_instruction_set()) {
@@ -391,8 +391,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   }
 
   void linear_codes(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
-    if (x.extent(0) >= worth_widening) {
-      linear_widened(o, x, w);
+    if (x.extent(0) >= worth_expanding) {
+      linear_expanded(o, x, w);
     } else {
       const output to{o, &w};
       linear_whole_numbers({&to, 1}, x);
@@ -430,46 +430,42 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     });
   }
 
-  /// Many rows: four panels of codes at a time become the bf16 slice of 64 rows that oneDNN takes.
-  void linear_widened(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
+  /// Many rows: four panels of codes at a time are expanded to bf16, without their scales, which
+  /// would not fit: a scaled code rounded to bf16 moves logits more than the activations' rounding.
+  void linear_expanded(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
     using namespace onednn_detail;
-    constexpr index_t slice = 4 * code_panel;
+    constexpr index_t slice = expanded_panels::rows;
     const code_matrix& codes = w.codes_;
-    const bf16* factors = dense<bf16>(x);
     const index_t n = x.extent(0);
+    const index_t n_blocks = codes.n_blocks();
+    const bf16* factors = dense<bf16>(x);
+    const index_t n_sums = (n_blocks + 1) / 2;
+    auto* sums = results_.get<std::uint32_t>(static_cast<std::size_t>(n * n_sums));
+    if (codes.format().has_minimum) {
+      parallel(n, w.cols_, [&](index_t i) {
+        code_kernels_->sum_blocks(sums + i * n_sums, factors + i * w.cols_, n_blocks);
+      });
+    }
     const index_t n_slices = (w.rows_ + slice - 1) / slice;
     const row_parts parts(n, n_slices, n_threads());
-    product_.make_room();
-    for (const index_t rows : {parts.length, parts.last()}) {
-      product_.prepare({rows, w.cols_, slice, data_type::bf16, type_of<T>()});
-    }
-    const auto words = static_cast<std::size_t>(w.cols_ / 2 * slice);
-    const auto results = static_cast<std::size_t>(w.rows_ % slice != 0 ? parts.length * slice : 0);
-    reserve_of_threads((words + results) * sizeof(std::uint32_t));
+    const std::size_t words = expanded_panels::words_for(n_blocks);
+    reserve_of_threads(words * sizeof(std::uint32_t));
     pool_.for_tasks(n_slices * parts.count, [&](index_t i, int thread) {
       const index_t first = i / parts.count * slice;
       const index_t begin = i % parts.count * parts.length;
-      const index_t count = std::min(parts.length, n - begin);
-      const index_t n_out = std::min(slice, w.rows_ - first);
       const std::byte* panels[4];
       for (index_t p = 0; p < 4; ++p) {
         // Panels past the end stand for the last one, and their results are dropped.
         panels[p] = codes.panel(std::min(first / code_panel + p, codes.n_panels() - 1));
       }
-      scratch& own = of_thread_[static_cast<std::size_t>(thread)];
-      auto* weights = own.template get<std::uint32_t>(words + results);
-      code_kernels_->widen(weights, panels, codes.n_blocks(), codes.format());
-      const product_shape shape{count, w.cols_, slice, data_type::bf16, type_of<T>()};
-      const bf16* from = factors + begin * w.cols_;
-      T* to = o.data() + begin * o.stride(0) + first;
-      if (n_out == slice) {
-        product_.run(shape, nullptr, weights, to, o.stride(0), from, thread);
-        return;
-      }
-      T* wide = reinterpret_cast<T*>(weights + words);
-      product_.run(shape, nullptr, weights, wide, slice, from, thread);
-      for (index_t r = 0; r < count; ++r)
-        std::copy_n(wide + r * slice, n_out, to + r * o.stride(0));
+      auto* memory =
+          of_thread_[static_cast<std::size_t>(thread)].template get<std::uint32_t>(words);
+      const auto expanded = expanded_panels::in(memory, n_blocks);
+      code_kernels_->expand(expanded, panels, n_blocks, codes.format());
+      code_kernels_->multiply_expanded(o.data() + begin * o.stride(0) + first, o.stride(0),
+                                       factors + begin * w.cols_, sums + begin * n_sums,
+                                       std::min(parts.length, n - begin), n_blocks, expanded,
+                                       std::min(slice, w.rows_ - first), codes.format());
     });
   }
 

@@ -175,6 +175,24 @@ struct quantized_rows {
   }
 };
 
+/// Four panels with their codes in bf16, where whole numbers up to 256 are exact: a weight is
+/// scale code + minimum, of codes less their middle.
+struct expanded_panels {
+  std::uint32_t* words = nullptr;    ///< [d / 2][64], of two neighbours along a row
+  float* scale = nullptr;            ///< [d / 32][64]
+  std::uint32_t* minimum = nullptr;  ///< [blocks / 2][64], of two blocks; if the format has them
+
+  static constexpr index_t rows = 4 * code_panel;
+  static constexpr std::size_t words_for(index_t n_blocks) {
+    return static_cast<std::size_t>(rows * (n_blocks * (code_block / 2 + 1) + (n_blocks + 1) / 2));
+  }
+  /// In the memory of words_for(n_blocks) words.
+  static expanded_panels in(std::uint32_t* memory, index_t n_blocks) {
+    std::uint32_t* scale = memory + n_blocks * rows * (code_block / 2);
+    return {memory, reinterpret_cast<float*>(scale), scale + n_blocks * rows};
+  }
+};
+
 template <class T>
 struct code_kernels {
   /// Quantises one row.
@@ -182,9 +200,15 @@ struct code_kernels {
   /// o[i, :n_out] of n rows i for one panel; n_out <= 16 of its outputs exist.
   void (*product)(T* o, index_t ldo, const quantized_rows& x, index_t n, const std::byte* panel,
                   index_t n_out, code_format format);
-  /// Four panels as bf16, two neighbours along a row side by side: [d / 2][64] words.
-  void (*widen)(std::uint32_t* o, const std::byte* const (&panels)[4], index_t n_blocks,
-                code_format format);
+  void (*expand)(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
+                 code_format format);
+  /// o[b / 2] = the sums of blocks b, b + 1 of x as a pair of bf16.
+  void (*sum_blocks)(std::uint32_t* o, const bf16* x, index_t n_blocks);
+  /// o[i, :n_out] of n dense rows x, whose blocks have the sums [n, n_blocks / 2] (read for formats
+  /// with a minimum); n_out <= 64 of the outputs exist.
+  void (*multiply_expanded)(T* o, index_t ldo, const bf16* x, const std::uint32_t* sums, index_t n,
+                            index_t n_blocks, const expanded_panels& w, index_t n_out,
+                            code_format format);
 };
 
 }  // namespace gistkv::backends::onednn_detail
