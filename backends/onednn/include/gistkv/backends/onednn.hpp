@@ -404,13 +404,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     using namespace onednn_detail;
     const index_t n = x.extent(0);
     const code_matrix& codes = outputs.front().w->codes_;
-    const auto n_blocks = static_cast<std::size_t>(n * codes.n_blocks());
-    auto* words = activations_.get<std::uint32_t>(n_blocks * (2 + code_block / 2));
-    const quantized_rows rows{reinterpret_cast<std::int8_t*>(words + 2 * n_blocks),
-                              reinterpret_cast<float*>(words), words + n_blocks, x.extent(1)};
-    for (index_t i = 0; i < n; ++i) {
-      code_kernels_->quantize(rows.from(i), row(x, i), codes.format());
-    }
+    const quantized_rows rows = quantized(x, codes.format());
     index_t n_panels = 0;
     for (const output& to : outputs) n_panels += to.w->codes_.n_panels();
     const index_t n_tasks = std::min<index_t>(n_panels, 2 * n_threads());
@@ -430,25 +424,19 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     });
   }
 
-  /// Many rows: four panels of codes at a time are expanded to bf16, without their scales, which
-  /// would not fit: a scaled code rounded to bf16 moves logits more than the activations' rounding.
+  /// Many rows: four panels of codes at a time are unpacked for all of them.
   void linear_expanded(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
     using namespace onednn_detail;
     constexpr index_t slice = expanded_panels::rows;
     const code_matrix& codes = w.codes_;
     const index_t n = x.extent(0);
-    const index_t n_blocks = codes.n_blocks();
-    const bf16* factors = dense<bf16>(x);
-    const index_t n_sums = (n_blocks + 1) / 2;
-    auto* sums = results_.get<std::uint32_t>(static_cast<std::size_t>(n * n_sums));
+    const quantized_rows rows = quantized(x, codes.format());
     if (codes.format().has_minimum) {
-      parallel(n, w.cols_, [&](index_t i) {
-        code_kernels_->sum_blocks(sums + i * n_sums, factors + i * w.cols_, n_blocks);
-      });
+      parallel(n, w.cols_ / 4, [&](index_t i) { code_kernels_->pair_sums(rows.from(i)); });
     }
     const index_t n_slices = (w.rows_ + slice - 1) / slice;
     const row_parts parts(n, n_slices, n_threads());
-    const std::size_t words = expanded_panels::words_for(n_blocks);
+    const std::size_t words = expanded_panels::words_for(codes.n_blocks());
     reserve_of_threads(words * sizeof(std::uint32_t));
     pool_.for_tasks(n_slices * parts.count, [&](index_t i, int thread) {
       const index_t first = i / parts.count * slice;
@@ -460,13 +448,25 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
       }
       auto* memory =
           of_thread_[static_cast<std::size_t>(thread)].template get<std::uint32_t>(words);
-      const auto expanded = expanded_panels::in(memory, n_blocks);
-      code_kernels_->expand(expanded, panels, n_blocks, codes.format());
+      const auto expanded = expanded_panels::in(memory, codes.n_blocks());
+      code_kernels_->expand(expanded, panels, codes.n_blocks(), codes.format());
       code_kernels_->multiply_expanded(o.data() + begin * o.stride(0) + first, o.stride(0),
-                                       factors + begin * w.cols_, sums + begin * n_sums,
-                                       std::min(parts.length, n - begin), n_blocks, expanded,
-                                       std::min(slice, w.rows_ - first), codes.format());
+                                       rows.from(begin), std::min(parts.length, n - begin),
+                                       expanded, std::min(slice, w.rows_ - first), codes.format());
     });
+  }
+
+  /// The rows of x in whole numbers.
+  onednn_detail::quantized_rows quantized(matrix_view<const T> x,
+                                          onednn_detail::code_format format) {
+    using onednn_detail::quantized_rows;
+    const index_t n = x.extent(0);
+    const index_t d = x.extent(1);
+    auto* memory = activations_.get<std::uint32_t>(quantized_rows::words_for(n, d));
+    const quantized_rows rows = quantized_rows::in(memory, n, d);
+    parallel(n, 4 * d,
+             [&](index_t i) { code_kernels_->quantize(rows.from(i), row(x, i), format); });
+    return rows;
   }
 
   void linear_floats(matrix_view<T> o, matrix_view<const T> x,
@@ -495,17 +495,17 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     };
     product_.make_room();
     for (const auto& s : w.slices) {
-      product_.prepare(shape_of(parts.length, s), &s.memory);
-      product_.prepare(shape_of(parts.last(), s), &s.memory);
+      product_.prepare(shape_of(parts.length, s), s.memory);
+      product_.prepare(shape_of(parts.last(), s), s.memory);
     }
-    pool_.for_tasks(static_cast<index_t>(w.slices.size()) * parts.count, [&](index_t i,
-                                                                             int thread) {
-      const auto& s = w.slices[static_cast<std::size_t>(i / parts.count)];
-      const index_t begin = i % parts.count * parts.length;
-      const index_t count = std::min(parts.length, n - begin);
-      product_.run(shape_of(count, s), &s.memory, nullptr, o.data() + begin * o.stride(0) + s.begin,
-                   o.stride(0), factors + begin * w.cols, thread);
-    });
+    pool_.for_tasks(
+        static_cast<index_t>(w.slices.size()) * parts.count, [&](index_t i, int thread) {
+          const auto& s = w.slices[static_cast<std::size_t>(i / parts.count)];
+          const index_t begin = i % parts.count * parts.length;
+          const index_t count = std::min(parts.length, n - begin);
+          product_.run(shape_of(count, s), s.memory, o.data() + begin * o.stride(0) + s.begin,
+                       o.stride(0), factors + begin * w.cols, thread);
+        });
   }
 
   /// How rows of a product with `n_slices` of the weights are cut to give every thread enough

@@ -9,8 +9,8 @@
 
 #include <gistkv/backends/onednn/quantized.hpp>
 
-/// Products of weights in codes: few rows with activations in whole numbers (AVX512-VNNI), where
-/// the sum over a block of 32 is exact; many rows with activations in bf16 (AVX512-BF16).
+/// Products of weights in codes with activations in 16 bits (AVX512-VNNI). The sum over a block of
+/// 32 is exact in integers; blocks add up in float.
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                                     \
@@ -42,49 +42,77 @@ inline void store(bf16* p, __m512 v, __mmask16 lanes) {
   _mm256_mask_storeu_epi16(p, lanes, _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
 }
 
-/// q = round(127 * 128 x / max |x|) over 32 neighbours, as 128 high + low.
+/// See quantized_rows.
 template <class T>
 void quantize(const quantized_rows& to, const T* x, code_format format) {
-  constexpr float largest = 127.0F * 128.0F;
-  for (index_t b = 0; b < to.d / code_block; ++b) {
-    const __m512 left = load(x + b * code_block);
-    const __m512 right = load(x + b * code_block + 16);
-    const float most =
-        _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(left), _mm512_abs_ps(right)));
-    const __m512 inverse = _mm512_set1_ps(most > 0.0F ? largest / most : 0.0F);
-    const __m512i q[2] = {_mm512_cvtps_epi32(_mm512_mul_ps(left, inverse)),
-                          _mm512_cvtps_epi32(_mm512_mul_ps(right, inverse))};
-    auto* parts = reinterpret_cast<__m128i*>(to.parts + b * 2 * code_block);
-    for (int i = 0; i < 2; ++i) {
-      const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(q[i], _mm512_set1_epi32(64)), 7);
-      const __m512i low = _mm512_sub_epi32(q[i], _mm512_slli_epi32(high, 7));
-      _mm_storeu_si128(parts + i, _mm512_cvtepi32_epi8(high));
-      _mm_storeu_si128(parts + 2 + i, _mm512_cvtepi32_epi8(low));
-    }
-    const int sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q[0], q[1]));
-    const float scale = most / largest;
-    to.scale[b] = scale;
+  const index_t n_blocks = to.d / code_block;
+  // The exponent of the largest element of each block, and of the row: |x| < 2^(exponent - 126).
+  std::int32_t most_of_row = 0;
+  for (index_t b = 0; b < n_blocks; ++b) {
+    const __m512 most = _mm512_max_ps(_mm512_abs_ps(load(x + b * code_block)),
+                                      _mm512_abs_ps(load(x + b * code_block + 16)));
+    to.shift[b] = _mm512_reduce_max_epi32(_mm512_castps_si512(most)) >> 23;
+    most_of_row = to.shift[b] > most_of_row ? to.shift[b] : most_of_row;
+  }
+  // Blocks that are smaller still vanish beside the largest one.
+  constexpr std::int32_t widest = 24;
+  std::int32_t base = most_of_row;
+  for (index_t b = 0; b < n_blocks; ++b) base = to.shift[b] < base ? to.shift[b] : base;
+  base = base > most_of_row - widest ? base : most_of_row - widest;
+  base = base > 1 ? base : 1;
+  // Where an element is not a number or infinite, neither is any result.
+  *to.scale = most_of_row == 255 ? __builtin_nanf("") : __builtin_ldexpf(1.0F, base - 126 - 15);
+
+  const __m512i order = _mm512_set_epi16(31, 29, 30, 28, 27, 25, 26, 24, 23, 21, 22, 20, 19, 17, 18,
+                                         16, 15, 13, 14, 12, 11, 9, 10, 8, 7, 5, 6, 4, 3, 1, 2, 0);
+  for (index_t b = 0; b < n_blocks; ++b) {
+    const std::int32_t exponent = to.shift[b] > base ? to.shift[b] : base;
+    const __m512 power = _mm512_set1_ps(static_cast<float>(126 + 15 - exponent));
+    const __m512i left = _mm512_cvtps_epi32(_mm512_scalef_ps(load(x + b * code_block), power));
+    const __m512i right =
+        _mm512_cvtps_epi32(_mm512_scalef_ps(load(x + b * code_block + 16), power));
+    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtsepi32_epi16(left)),
+                                            _mm512_cvtsepi32_epi16(right), 1);
+    _mm512_storeu_si512(to.values + b * code_block, _mm512_permutexvar_epi16(order, both));
+    // The sum of what is stored, which may be one less than what was rounded.
+    const std::int32_t sum = _mm512_reduce_add_epi32(_mm512_madd_epi16(both, _mm512_set1_epi16(1)));
+    to.shift[b] = (exponent - base) << 23;
     to.extra[b] = format.has_minimum
-                      ? __builtin_bit_cast(std::uint32_t, scale * static_cast<float>(sum))
+                      ? __builtin_bit_cast(std::uint32_t, __builtin_ldexpf(static_cast<float>(sum),
+                                                                           exponent - base))
                       : static_cast<std::uint32_t>(-format.offset * sum);
   }
 }
 
-/// The eight words of one record: codes of four columns for each of 16 rows.
+/// The 64 bytes number `w` of a record, in a register: the compiler would read them again for each
+/// of the words in them, and reading is what a product of one row waits for.
+inline __m512i load_bytes(const std::byte* record, int w) {
+  __m512i bytes = _mm512_loadu_si512(record + 64 * w);
+  __asm__("" : "+v"(bytes));
+  return bytes;
+}
+/// Words of two codes in 16 bits that are in so many bytes.
 template <int Bits>
-inline void load_words(__m512i (&words)[8], const std::byte* record) {
-  if constexpr (Bits == 8) {
-#pragma GCC unroll 8
-    for (int w = 0; w < 8; ++w) words[w] = _mm512_loadu_si512(record + 64 * w);
-  } else {
-    const __m512i low = _mm512_set1_epi8(15);
-#pragma GCC unroll 8
-    for (int w = 0; w < 4; ++w) {
-      const __m512i pairs = _mm512_loadu_si512(record + 64 * w);
-      words[w] = _mm512_and_si512(pairs, low);
-      words[w + 4] = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), low);
-    }
-  }
+inline constexpr int parts_of_bytes = 16 / Bits;
+/// Part `j` of bytes number w is word number word_of(w, j) of 16 of the record: codes of two
+/// columns for each of 16 rows. Number 2 i has columns 4 i, 4 i + 2; the next 4 i + 1, 4 i + 3.
+constexpr int word_of(int w, int j) { return 2 * w + j / 2 * 8 + j % 2; }
+template <int Bits>
+inline __m512i part(__m512i bytes, int j) {
+  const __m512i shifted = j == 0   ? bytes
+                          : j == 1 ? _mm512_srli_epi16(bytes, 8)
+                          : j == 2 ? _mm512_srli_epi16(bytes, 4)
+                                   : _mm512_srli_epi16(bytes, 12);
+  if (j == parts_of_bytes<Bits> - 1) return shifted;  // Nothing is left above.
+  return _mm512_and_si512(shifted, _mm512_set1_epi16(static_cast<std::int16_t>((1 << Bits) - 1)));
+}
+
+/// The same for 4 bits, times 16^place_of(j): one instruction and not two.
+constexpr int place_of(int j) { return j == 1 ? 2 : j == 2 ? 1 : 0; }
+inline __m512i part_in_place(__m512i bytes, int j) {
+  if (j == 3) return _mm512_srli_epi16(bytes, 12);  // Nothing is left above.
+  return _mm512_and_si512(bytes,
+                          _mm512_set1_epi16(static_cast<std::int16_t>(15 << (4 * place_of(j)))));
 }
 template <int Bits>
 inline __m512 load_scale(const std::byte* record) {
@@ -99,6 +127,20 @@ inline __m512 load_minimum(const std::byte* record) {
 template <int Bits, bool Minimum>
 inline constexpr std::size_t record_size = 64 * Bits + (Minimum ? 64 : 32);
 
+/// Two neighbours of a row, for all lanes.
+inline __m512i load_pair(const std::int16_t* x) {
+  std::int32_t pair;
+  __builtin_memcpy(&pair, x, 4);
+  return _mm512_set1_epi32(pair);
+}
+
+/// sum + 2^(shift / 2^23) scale dot. The shift goes to the exponent of the scale, which is no
+/// multiplication: those are what the processor has too few of.
+inline __m512 add_block(__m512 sum, __m512i dot, __m512 scale, std::int32_t shift) {
+  const __m512i factor = _mm512_add_epi32(_mm512_castps_si512(scale), _mm512_set1_epi32(shift));
+  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_castsi512_ps(factor), sum);
+}
+
 /// Asks for a record that is needed some blocks later: several rows are so much work a block that
 /// the CPU does not look ahead far enough by itself.
 template <int Bits, bool Minimum>
@@ -110,38 +152,56 @@ inline void prefetch_record(const std::byte* record) {
   }
 }
 
-/// R rows with one panel. The words of a block of weights stay in registers for all R rows.
+/// R rows with one panel: each word of weights is unpacked once for all of them.
 template <int Bits, bool Minimum, int R, class T>
 void product_rows(T* o, index_t ldo, const quantized_rows& x, const std::byte* panel,
                   __mmask16 lanes) {
+  // Few rows leave codes of 4 bits where they are in 16 and move the sums instead: as many sums as
+  // there are places.
+  constexpr bool in_place = R <= 2 && Bits == 4;
+  constexpr int chains = in_place ? 3 : 2;
   const index_t n_blocks = x.d / code_block;
   __m512 sum[std::size_t{R}];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) sum[r] = _mm512_setzero_ps();
   for (index_t b = 0; b < n_blocks; ++b) {
     if constexpr (R > 1) prefetch_record<Bits, Minimum>(panel);
-    __m512i words[8];
-    load_words<Bits>(words, panel);
+    __m512i dot[std::size_t{R}][std::size_t{chains}];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int c = 0; c < chains; ++c) dot[r][c] = _mm512_setzero_si512();
+      if constexpr (!Minimum) {
+        dot[r][0] = _mm512_set1_epi32(static_cast<std::int32_t>(x.extra[r * n_blocks + b]));
+      }
+    }
+#pragma GCC unroll 8
+    for (int w = 0; w < Bits; ++w) {
+      const __m512i bytes = load_bytes(panel, w);
+#pragma GCC unroll 4
+      for (int j = 0; j < parts_of_bytes<Bits>; ++j) {
+        const __m512i word = in_place ? part_in_place(bytes, j) : part<Bits>(bytes, j);
+        const int chain = in_place ? place_of(j) : j % chains;
+        const index_t column = b * code_block + 2 * word_of(w, j);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          dot[r][chain] =
+              _mm512_dpwssd_epi32(dot[r][chain], word, load_pair(x.values + r * x.d + column));
+        }
+      }
+    }
     const __m512 scale = load_scale<Bits>(panel);
     const __m512 minimum = load_minimum<Bits, Minimum>(panel);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const std::int8_t* parts = x.parts + 2 * (r * x.d + b * code_block);
-      const index_t at = r * n_blocks + b;
-      __m512i high = _mm512_setzero_si512();
-      __m512i low = Minimum ? _mm512_setzero_si512()
-                            : _mm512_set1_epi32(static_cast<std::int32_t>(x.extra[at]));
-#pragma GCC unroll 8
-      for (int w = 0; w < 8; ++w) {
-        std::int32_t four[2];
-        __builtin_memcpy(&four[0], parts + 4 * w, 4);
-        __builtin_memcpy(&four[1], parts + code_block + 4 * w, 4);
-        high = _mm512_dpbusd_epi32(high, words[w], _mm512_set1_epi32(four[0]));
-        low = _mm512_dpbusd_epi32(low, words[w], _mm512_set1_epi32(four[1]));
+#pragma GCC unroll 4
+      for (int c = 1; c < chains; ++c) {
+        const __m512i moved =
+            in_place ? _mm512_srai_epi32(dot[r][c], static_cast<unsigned>(4 * c)) : dot[r][c];
+        dot[r][0] = _mm512_add_epi32(dot[r][0], moved);
       }
-      const __m512i dot = _mm512_add_epi32(_mm512_slli_epi32(high, 7), low);
-      const __m512 scaled = _mm512_mul_ps(scale, _mm512_set1_ps(x.scale[at]));
-      sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scaled, sum[r]);
+      const index_t at = r * n_blocks + b;
+      sum[r] = add_block(sum[r], dot[r][0], scale, x.shift[at]);
       if constexpr (Minimum) {
         const float of_x = __builtin_bit_cast(float, x.extra[at]);
         sum[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(of_x), sum[r]);
@@ -150,7 +210,9 @@ void product_rows(T* o, index_t ldo, const quantized_rows& x, const std::byte* p
     panel += record_size<Bits, Minimum>;
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) store(o + r * ldo, sum[r], lanes);
+  for (int r = 0; r < R; ++r) {
+    store(o + r * ldo, _mm512_mul_ps(sum[r], _mm512_set1_ps(x.scale[r])), lanes);
+  }
 }
 
 template <int Bits, bool Minimum, class T>
@@ -194,48 +256,33 @@ void product(T* o, index_t ldo, const quantized_rows& x, index_t n, const std::b
   }
 }
 
-/// The upper halves of floats, rounded.
-inline __m512i to_bf16(__m512 x) {
-  return _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000)), 16);
-}
-
-/// Four panels as words of two codes each, less the centre, in bf16, which holds them exactly.
 template <int Bits, bool Minimum>
 void expand_panels(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
                    int centre) {
-  const __m512i byte = _mm512_set1_epi32(255);
-  const __m512i upper = _mm512_set1_epi32(static_cast<std::int32_t>(0xffff0000U));
+  const __m512i middle = _mm512_set1_epi16(static_cast<std::int16_t>(centre));
   for (index_t b = 0; b < n_blocks; ++b) {
     for (int p = 0; p < 4; ++p) {
       const std::byte* record =
           panels[p] + static_cast<std::size_t>(b) * record_size<Bits, Minimum>;
-      __m512i words[8];
-      load_words<Bits>(words, record);
       const __m512 scale = load_scale<Bits>(record);
       _mm512_storeu_ps(o.scale + b * 64 + 16 * p, scale);
       if constexpr (Minimum) {
-        const __m512i rest =
-            to_bf16(_mm512_fmadd_ps(scale, _mm512_set1_ps(static_cast<float>(centre)),
-                                    load_minimum<Bits, Minimum>(record)));
+        const __m512 rest = _mm512_fmadd_ps(scale, _mm512_set1_ps(static_cast<float>(centre)),
+                                            load_minimum<Bits, Minimum>(record));
+        const __m512i half = _mm512_srli_epi32(
+            _mm512_add_epi32(_mm512_castps_si512(rest), _mm512_set1_epi32(0x8000)), 16);
         std::uint32_t* to = o.minimum + b / 2 * 64 + 16 * p;
         _mm512_storeu_si512(
-            to, b % 2 == 0 ? rest
-                           : _mm512_or_si512(_mm512_loadu_si512(to), _mm512_slli_epi32(rest, 16)));
+            to, b % 2 == 0 ? half
+                           : _mm512_or_si512(_mm512_loadu_si512(to), _mm512_slli_epi32(half, 16)));
       }
 #pragma GCC unroll 8
-      for (int w = 0; w < 8; ++w) {
-        __m512i code[4];
+      for (int w = 0; w < Bits; ++w) {
+        const __m512i bytes = load_bytes(record, w);
 #pragma GCC unroll 4
-        for (unsigned i = 0; i < 4; ++i) {
-          const __m512i plain = _mm512_and_si512(_mm512_srli_epi32(words[w], 8 * i), byte);
-          code[i] = _mm512_castps_si512(
-              _mm512_cvtepi32_ps(_mm512_sub_epi32(plain, _mm512_set1_epi32(centre))));
-        }
-        std::uint32_t* to = o.words + ((b * 16 + 2 * w) * 64 + 16 * p);
-        for (int i = 0; i < 2; ++i) {
-          _mm512_storeu_si512(to + 64 * i,
-                              _mm512_or_si512(_mm512_srli_epi32(code[2 * i], 16),
-                                              _mm512_and_si512(code[2 * i + 1], upper)));
+        for (int j = 0; j < parts_of_bytes<Bits>; ++j) {
+          _mm512_storeu_si512(o.words + ((b * 16 + word_of(w, j)) * 64 + 16 * p),
+                              _mm512_sub_epi16(part<Bits>(bytes, j), middle));
         }
       }
     }
@@ -254,85 +301,83 @@ inline void expand(const expanded_panels& o, const std::byte* const (&panels)[4]
   }
 }
 
-/// o[b / 2] = the sums of two blocks of 32 neighbours, as a pair of bf16.
-inline void sum_blocks(std::uint32_t* o, const bf16* x, index_t n_blocks) {
+/// The sums of a row's blocks as pairs of bf16, in their own place: 2 blocks a word.
+inline void pair_sums(const quantized_rows& x) {
+  const index_t n_blocks = x.d / code_block;
   for (index_t b = 0; b < n_blocks; ++b) {
-    const bf16 sum(_mm512_reduce_add_ps(
-        _mm512_add_ps(load(x + b * code_block), load(x + b * code_block + 16))));
-    if (b % 2 == 0) o[b / 2] = 0;
-    o[b / 2] |= static_cast<std::uint32_t>(sum.bits) << (b % 2 == 0 ? 0 : 16);
+    const bf16 sum(__builtin_bit_cast(float, x.extra[b]));
+    const std::uint32_t before = b % 2 == 0 ? 0 : x.extra[b / 2];
+    x.extra[b / 2] = before | static_cast<std::uint32_t>(sum.bits) << (b % 2 == 0 ? 0 : 16);
   }
 }
 
-/// R rows with two panels, 32 outputs of the 64: codes with bf16 add up over a block, blocks with
-/// their scales. Sums of both kinds stay in registers.
+/// R rows with two panels, 32 outputs of the 64. Sums over a block and over the row stay in
+/// registers.
 template <bool Minimum, int R, class T>
-void expanded_rows(T* o, index_t ldo, const bf16* x, const std::uint32_t* sums, index_t n_blocks,
-                   const expanded_panels& w, const __mmask16 (&lanes)[2]) {
+void expanded_rows(T* o, index_t ldo, const quantized_rows& x, const expanded_panels& w,
+                   const __mmask16 (&lanes)[2]) {
+  const index_t n_blocks = x.d / code_block;
   __m512 sum[std::size_t{R}][2];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
-  const index_t n_pairs = (n_blocks + 1) / 2;
-  for (index_t b = 0; Minimum && b < n_pairs; ++b) {
+  // By themselves: in the loop below there is no register for them.
+  for (index_t b = 0; Minimum && b < (n_blocks + 1) / 2; ++b) {
     const auto left = __builtin_bit_cast(__m512bh, _mm512_loadu_si512(w.minimum + b * 64));
     const auto right = __builtin_bit_cast(__m512bh, _mm512_loadu_si512(w.minimum + b * 64 + 16));
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const auto of_x = __builtin_bit_cast(
-          __m512bh, _mm512_set1_epi32(static_cast<std::int32_t>(sums[r * n_pairs + b])));
+          __m512bh, _mm512_set1_epi32(static_cast<std::int32_t>(x.extra[r * n_blocks + b])));
       sum[r][0] = _mm512_dpbf16_ps(sum[r][0], left, of_x);
       sum[r][1] = _mm512_dpbf16_ps(sum[r][1], right, of_x);
     }
   }
-  const index_t d = n_blocks * code_block;
   for (index_t b = 0; b < n_blocks; ++b) {
-    __m512 dot[std::size_t{R}][2];
+    __m512i dot[std::size_t{R}][2];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm512_setzero_ps();
+    for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm512_setzero_si512();
 #pragma GCC unroll 4
-    for (int k = 0; k < code_block / 2; ++k) {
-      const std::uint32_t* at = w.words + (b * (code_block / 2) + k) * 64;
-      const auto left = __builtin_bit_cast(__m512bh, _mm512_loadu_si512(at));
-      const auto right = __builtin_bit_cast(__m512bh, _mm512_loadu_si512(at + 16));
+    for (int u = 0; u < 16; ++u) {
+      const std::uint32_t* at = w.words + (b * 16 + u) * 64;
+      const __m512i left = _mm512_loadu_si512(at);
+      const __m512i right = _mm512_loadu_si512(at + 16);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        std::int32_t pair;
-        __builtin_memcpy(&pair, x + r * d + b * code_block + 2 * k, 4);
-        const auto factor = __builtin_bit_cast(__m512bh, _mm512_set1_epi32(pair));
-        dot[r][0] = _mm512_dpbf16_ps(dot[r][0], left, factor);
-        dot[r][1] = _mm512_dpbf16_ps(dot[r][1], right, factor);
+        const __m512i pair = load_pair(x.values + r * x.d + b * code_block + 2 * u);
+        dot[r][0] = _mm512_dpwssd_epi32(dot[r][0], left, pair);
+        dot[r][1] = _mm512_dpwssd_epi32(dot[r][1], right, pair);
       }
     }
-    const __m512 scale[2] = {_mm512_loadu_ps(w.scale + b * 64),
-                             _mm512_loadu_ps(w.scale + b * 64 + 16)};
+    const __m512 left = _mm512_loadu_ps(w.scale + b * 64);
+    const __m512 right = _mm512_loadu_ps(w.scale + b * 64 + 16);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      sum[r][0] = _mm512_fmadd_ps(dot[r][0], scale[0], sum[r][0]);
-      sum[r][1] = _mm512_fmadd_ps(dot[r][1], scale[1], sum[r][1]);
+      const std::int32_t shift = x.shift[r * n_blocks + b];
+      sum[r][0] = add_block(sum[r][0], dot[r][0], left, shift);
+      sum[r][1] = add_block(sum[r][1], dot[r][1], right, shift);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    store(o + r * ldo, sum[r][0], lanes[0]);
-    store(o + r * ldo + 16, sum[r][1], lanes[1]);
+    const __m512 scale = _mm512_set1_ps(x.scale[r]);
+    store(o + r * ldo, _mm512_mul_ps(sum[r][0], scale), lanes[0]);
+    store(o + r * ldo + 16, _mm512_mul_ps(sum[r][1], scale), lanes[1]);
   }
 }
 
 /// Rows from i on, R at a time; returns the first that is left.
 template <bool Minimum, int R, class T>
-index_t expanded_tile(T* o, index_t ldo, const bf16* x, const std::uint32_t* sums, index_t i,
-                      index_t n, index_t n_blocks, const expanded_panels& w,
-                      const __mmask16 (&lanes)[2]) {
+index_t expanded_tiles(T* o, index_t ldo, const quantized_rows& x, index_t i, index_t n,
+                       const expanded_panels& w, const __mmask16 (&lanes)[2]) {
   for (; i + R <= n; i += R) {
-    expanded_rows<Minimum, R>(o + i * ldo, ldo, x + i * n_blocks * code_block,
-                              sums + i * ((n_blocks + 1) / 2), n_blocks, w, lanes);
+    expanded_rows<Minimum, R>(o + i * ldo, ldo, x.from(i), w, lanes);
   }
   return i;
 }
 
 template <bool Minimum, class T>
-void expanded_product(T* o, index_t ldo, const bf16* x, const std::uint32_t* sums, index_t n,
-                      index_t n_blocks, const expanded_panels& w, index_t n_out) {
+void expanded_product(T* o, index_t ldo, const quantized_rows& x, index_t n,
+                      const expanded_panels& w, index_t n_out) {
   for (index_t first = 0; first < n_out; first += 32) {
     const expanded_panels part{w.words + first, w.scale + first, w.minimum + first};
     __mmask16 lanes[2];
@@ -341,21 +386,19 @@ void expanded_product(T* o, index_t ldo, const bf16* x, const std::uint32_t* sum
       lanes[i] = static_cast<__mmask16>(left >= 16 ? 0xffff : left > 0 ? (1U << left) - 1U : 0);
     }
     T* to = o + first;
-    index_t i = 0;
-    i = expanded_tile<Minimum, 6>(to, ldo, x, sums, i, n, n_blocks, part, lanes);
-    i = expanded_tile<Minimum, 3>(to, ldo, x, sums, i, n, n_blocks, part, lanes);
-    expanded_tile<Minimum, 1>(to, ldo, x, sums, i, n, n_blocks, part, lanes);
+    index_t i = expanded_tiles<Minimum, 6>(to, ldo, x, 0, n, part, lanes);
+    i = expanded_tiles<Minimum, 3>(to, ldo, x, i, n, part, lanes);
+    expanded_tiles<Minimum, 1>(to, ldo, x, i, n, part, lanes);
   }
 }
 
 template <class T>
-void multiply_expanded(T* o, index_t ldo, const bf16* x, const std::uint32_t* sums, index_t n,
-                       index_t n_blocks, const expanded_panels& w, index_t n_out,
-                       code_format format) {
+void multiply_expanded(T* o, index_t ldo, const quantized_rows& x, index_t n,
+                       const expanded_panels& w, index_t n_out, code_format format) {
   if (format.has_minimum) {
-    expanded_product<true>(o, ldo, x, sums, n, n_blocks, w, n_out);
+    expanded_product<true>(o, ldo, x, n, w, n_out);
   } else {
-    expanded_product<false>(o, ldo, x, sums, n, n_blocks, w, n_out);
+    expanded_product<false>(o, ldo, x, n, w, n_out);
   }
 }
 
@@ -363,7 +406,7 @@ template <class T>
 inline constexpr code_kernels<T> table{.quantize = quantize<T>,
                                        .product = product<T>,
                                        .expand = expand,
-                                       .sum_blocks = sum_blocks,
+                                       .pair_sums = pair_sums,
                                        .multiply_expanded = multiply_expanded<T>};
 
 }  // namespace gistkv::backends::onednn_detail::avx512_vnni
