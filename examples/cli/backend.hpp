@@ -16,6 +16,7 @@
 #include <gistkv/cache/gist_cache.hpp>
 #include <gistkv/cache/snapshot.hpp>
 #include <gistkv/conformance/report.hpp>
+#include <gistkv/model/adapter.hpp>
 #include <gistkv/model/generate.hpp>
 #include <gistkv/model/gist_rows.hpp>
 #include <gistkv/model/host_model.hpp>
@@ -26,7 +27,13 @@
 /// virtual calls, so that verbs are compiled once and know no backend. typed_backend.hpp has the
 /// other side.
 
+namespace gistkv::train {
+struct model_options;
+}
+
 namespace gistkv::cli {
+
+class trainer;
 
 /// What a cache takes up.
 struct cache_sizes {
@@ -77,6 +84,8 @@ class sequence {
 class resident_model {
  public:
   virtual ~resident_model() = default;
+  /// Adds LoRA for the rows of gist tokens; see model::transformer::adapt.
+  virtual void adapt(const model::adapter& a) = 0;
   virtual const model::model_config& config() const = 0;
   virtual cache::cache_shape cache_shape() const = 0;
   virtual token_t first_gist() const = 0;
@@ -156,12 +165,19 @@ struct checked_form {
   conformance::report (*check)(int n_threads, bool quick);  ///< quick: no shapes of a real model
 };
 
+/// Makes a model to train; see trainer.hpp.
+using make_trainer_call = std::unique_ptr<trainer> (*)(int n_threads,
+                                                       const model::host_model& weights,
+                                                       const model::gist_rows& gists,
+                                                       const train::model_options& options);
+
 /// The backend that a program was built with.
 struct built_backend {
   std::string_view name;              ///< "eigen"
   std::span<const cache_kind> kinds;  ///< The first is the default.
   std::span<const checked_form> forms;
   std::span<const type_support> support;  ///< In the order of element_types.
+  make_trainer_call make_trainer;
 };
 
 /// Defined once a program, by a file of backends/.

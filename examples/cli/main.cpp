@@ -130,6 +130,7 @@ int run(const std::vector<std::string>& arguments) {
   add_ask(app);
   add_generate(app);
   add_chat(app);
+  add_train(app);
   add_inspect(app);
   add_verify(app);
   try {

@@ -13,6 +13,7 @@ void add_compress(CLI::App& app);
 void add_ask(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_chat(CLI::App& app);
+void add_train(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_verify(CLI::App& app);
 

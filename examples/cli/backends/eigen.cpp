@@ -3,6 +3,7 @@
 
 #include <cli/backends/eigen.hpp>
 
+#include <cli/trainer.hpp>
 #include <cli/typed_backend.hpp>
 #include <gistkv/backends/eigen.hpp>
 
@@ -12,7 +13,8 @@ built_backend this_backend() {
   using backends::eigen;
   static constexpr cache_kind kinds[] = {{"f32", make_eigen_f32}};
   static constexpr checked_form forms[] = {{"f32", "f32", check_eigen_f32}};
-  return {eigen<float>::name, kinds, forms, support_table<eigen<double>, eigen<float>>};
+  return {eigen<float>::name, kinds, forms, support_table<eigen<double>, eigen<float>>,
+          train_eigen};
 }
 
 }  // namespace gistkv::cli

@@ -3,6 +3,7 @@
 
 #include <cli/backends/onednn.hpp>
 
+#include <cli/trainer.hpp>
 #include <cli/typed_backend.hpp>
 #include <gistkv/backends/onednn.hpp>
 
@@ -15,7 +16,7 @@ built_backend this_backend() {
                                            {"f32", "f32", check_onednn_f32},
                                            {"bf16", "bf16", check_onednn_bf16}};
   return {onednn<float>::name, kinds, forms,
-          support_table<onednn<float>, onednn<float, bf16>, onednn<bf16>>};
+          support_table<onednn<float>, onednn<float, bf16>, onednn<bf16>>, train_onednn};
 }
 
 }  // namespace gistkv::cli

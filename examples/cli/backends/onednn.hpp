@@ -12,4 +12,8 @@ conformance::report check_onednn_f32_bf16(int n_threads, bool quick);
 conformance::report check_onednn_f32(int n_threads, bool quick);
 conformance::report check_onednn_bf16(int n_threads, bool quick);
 
+std::unique_ptr<trainer> train_onednn(int n_threads, const model::host_model& weights,
+                                      const model::gist_rows& gists,
+                                      const train::model_options& options);
+
 }  // namespace gistkv::cli

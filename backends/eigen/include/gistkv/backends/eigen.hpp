@@ -19,6 +19,7 @@
 #include <gistkv/core/backend.hpp>
 #include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/host_storage.hpp>
+#include <gistkv/core/host_training.hpp>
 #include <gistkv/core/thread_pool.hpp>
 
 namespace gistkv::backends {
@@ -29,8 +30,10 @@ namespace gistkv::backends {
 /// Calls return when they are done. The bits of an output row depend on that row's inputs only, not
 /// on the number of rows in the call or of threads (eigen/kernels.hpp): a batch equals its singles.
 template <std::floating_point T = float>
-requires(std::same_as<T, float> || std::same_as<T, double>) class eigen : public no_native,
-                                                                          public host_storage {
+requires(std::same_as<T, float> || std::same_as<T, double>) class eigen
+    : public no_native,
+      public host_storage,
+      public host_training<eigen<T>, T> {
  public:
   using space = host_storage::space;
   using element = T;
@@ -42,6 +45,14 @@ requires(std::same_as<T, float> || std::same_as<T, double>) class eigen : public
   explicit eigen(int n_threads = 0) : pool_(n_threads) {}
 
   int n_threads() const { return pool_.size(); }
+
+  /// Calls f(i) for i < n on the threads, each of about `work` multiply-adds.
+  template <class F>
+  void for_rows(index_t n, index_t work, F&& f) {
+    parallel(n, 1, work, [&f](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i) f(i);
+    });
+  }
 
   /// A weight as T, row-major, 64-byte aligned, whatever its storage was.
   class packed_weight {
@@ -332,5 +343,7 @@ requires(std::same_as<T, float> || std::same_as<T, double>) class eigen : public
 
 static_assert(Backend<eigen<float>>);
 static_assert(Backend<eigen<double>>);
+static_assert(Trains<eigen<float>, float>);
+static_assert(Trains<eigen<double>, double>);
 
 }  // namespace gistkv::backends

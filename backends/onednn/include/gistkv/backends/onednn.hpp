@@ -14,6 +14,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,7 @@
 #include <gistkv/backends/onednn/kernels.hpp>
 #include <gistkv/backends/onednn/quantized.hpp>
 #include <gistkv/backends/onednn/scratch.hpp>
+#include <gistkv/backends/onednn/training.hpp>
 #include <gistkv/core/backend.hpp>
 #include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/error.hpp>
@@ -52,7 +54,13 @@ struct onednn_options {
 template <class T = float, class F = T>
 requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     (std::same_as<F, T> || std::same_as<F, bf16>)class onednn : public no_native,
-    public host_storage {
+    public host_storage,
+    public std::conditional_t<std::same_as<T, float>, onednn_detail::training<onednn<T, F>>,
+                              onednn_detail::no_training<onednn<T, F>>> {
+  using training_tier =
+      std::conditional_t<std::same_as<T, float>, onednn_detail::training<onednn<T, F>>,
+                         onednn_detail::no_training<onednn<T, F>>>;
+
  public:
   using space = host_storage::space;
   using element = T;
@@ -67,7 +75,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
 
   /// @throws argument_error for an instruction set that the CPU does not have; backend_error.
   explicit onednn(onednn_options options = {})
-      : isa_(checked(options.isa)),
+      : training_tier(checked(options.isa)),
+        isa_(options.isa),
         kernels_(&onednn_detail::kernels_for<T>(isa_)),
         narrow_(&onednn_detail::kernels_for<bf16>(isa_)),
         code_kernels_(codes_for(isa_)),
@@ -77,6 +86,12 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
 
   int n_threads() const { return pool_.size(); }
   instruction_set isa() const { return isa_; }
+
+  /// Calls f(i) for i < n on the threads, each of about `work` multiply-adds.
+  template <class Function>
+  void for_rows(index_t n, index_t work, Function&& f) {
+    parallel(n, work, std::forward<Function>(f));
+  }
 
   /// A weight in codes, or in floats as oneDNN has laid them out.
   class packed_weight {
@@ -138,6 +153,9 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
               const matmul_options& options) {
     const index_t m = o.extent(1);
     const index_t k = a.extent(2);
+    if constexpr (std::same_as<T, float>) {
+      if (m >= training_tier::blocked_rows) return this->multiply_blocked(o, a, b, options);
+    }
     parallel(o.extent(0) * m, o.extent(2) * k, [&](index_t i) {
       const index_t h = i / m;
       kernels_->product(o.data() + o.offset(h, i % m, 0), a.data() + a.offset(h, i % m, 0),
@@ -653,5 +671,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
 static_assert(Backend<onednn<float>>);
 static_assert(Backend<onednn<float, bf16>>);
 static_assert(Backend<onednn<bf16>>);
+static_assert(Trains<onednn<float>, float>);
+static_assert(Trains<onednn<float, bf16>, float>);
 
 }  // namespace gistkv::backends

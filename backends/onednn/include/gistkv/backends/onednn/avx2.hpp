@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include <gistkv/backends/onednn/kernels.hpp>
+#include <gistkv/backends/onednn/training_kernels.hpp>
 
 /// The kernels for x86-64 with AVX2 and FMA.
 
@@ -31,6 +32,7 @@ inline constexpr int width = 8;
 #include <gistkv/backends/onednn/simd/dot_f32.inc>
 #include <gistkv/backends/onednn/simd/attention.inc>
 #include <gistkv/backends/onednn/simd/table.inc>
+#include <gistkv/backends/onednn/simd/training.inc>
 // clang-format on
 
 }  // namespace gistkv::backends::onednn_detail::avx2

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include <gistkv/backends/onednn/kernels.hpp>
+#include <gistkv/backends/onednn/training_kernels.hpp>
 
 /// The kernels for x86-64 with AVX-512.
 
@@ -45,6 +46,7 @@ inline __m256i narrowed(__m512 v) {
 #include <gistkv/backends/onednn/simd/dot_f32.inc>
 #include <gistkv/backends/onednn/simd/attention.inc>
 #include <gistkv/backends/onednn/simd/table.inc>
+#include <gistkv/backends/onednn/simd/training.inc>
 // clang-format on
 
 }  // namespace gistkv::backends::onednn_detail::avx512

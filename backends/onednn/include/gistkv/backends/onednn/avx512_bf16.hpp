@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include <gistkv/backends/onednn/kernels.hpp>
+#include <gistkv/backends/onednn/training_kernels.hpp>
 
 /// The kernels for x86-64 with AVX-512 and its products of bf16 pairs.
 
@@ -39,6 +40,7 @@ inline __m256i narrowed(__m512 v) { return __builtin_bit_cast(__m256i, _mm512_cv
 #include <gistkv/backends/onednn/simd/dot_bf16.inc>
 #include <gistkv/backends/onednn/simd/attention.inc>
 #include <gistkv/backends/onednn/simd/table.inc>
+#include <gistkv/backends/onednn/simd/training.inc>
 // clang-format on
 
 }  // namespace gistkv::backends::onednn_detail::avx512_bf16

@@ -69,6 +69,23 @@ const kernels<T>& kernels_for(instruction_set set) {
   return portable::table<T>;
 }
 
+inline const training_kernels& training_kernels_for(instruction_set set) {
+#if defined(__x86_64__)
+  switch (set) {
+    case instruction_set::avx512_bf16:
+      return avx512_bf16::training_table;
+    case instruction_set::avx512:
+      return avx512::training_table;
+    case instruction_set::avx2:
+      return avx2::training_table;
+    case instruction_set::portable:
+      break;
+  }
+#endif
+  (void)set;
+  return portable::training_table;
+}
+
 /// Attention whose products have factors of F where the CPU multiplies those, else floats.
 template <class T, class KV, class F>
 attend_function<T, KV> attend_for(instruction_set set) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include <gistkv/backends/onednn/kernels.hpp>
+#include <gistkv/backends/onednn/training_kernels.hpp>
 
 /// The kernels for any CPU: the compiler's registers of four floats.
 
@@ -22,6 +23,7 @@ inline constexpr int width = 4;
 #include <gistkv/backends/onednn/simd/dot_f32.inc>
 #include <gistkv/backends/onednn/simd/attention.inc>
 #include <gistkv/backends/onednn/simd/table.inc>
+#include <gistkv/backends/onednn/simd/training.inc>
 // clang-format on
 
 }  // namespace gistkv::backends::onednn_detail::portable

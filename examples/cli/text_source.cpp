@@ -1,0 +1,115 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <cli/text_source.hpp>
+
+#include <cerrno>
+#include <system_error>
+#include <vector>
+
+#ifdef GISTKV_CLI_ZSTD
+#include <zstd.h>
+#endif
+
+#include <gistkv/core/error.hpp>
+#include <gistkv/io/file_error.hpp>
+
+namespace gistkv::cli {
+
+#ifdef GISTKV_CLI_ZSTD
+struct text_source::unpacker {
+  unpacker() : stream(ZSTD_createDStream()), in(ZSTD_DStreamInSize()) {}
+  ~unpacker() { ZSTD_freeDStream(stream); }
+  unpacker(const unpacker&) = delete;
+  unpacker& operator=(const unpacker&) = delete;
+
+  ZSTD_DStream* stream;
+  std::vector<char> in;
+  ZSTD_inBuffer waiting{nullptr, 0, 0};
+  bool open = false;  ///< Inside a frame.
+};
+#else
+struct text_source::unpacker {};
+#endif
+
+text_source::text_source(const std::string& path) : path_(path) {
+  const bool packed = path.ends_with(".zst");
+#ifndef GISTKV_CLI_ZSTD
+  if (packed) throw format_error(path + ": this program was built without zstd, unpack the file");
+#endif
+  file_ = std::fopen(path.c_str(), "rb");
+  if (file_ == nullptr) {
+    throw io::file_error(path, "open", std::error_code(errno, std::generic_category()));
+  }
+  if (packed) unpacker_ = std::make_unique<unpacker>();
+}
+
+text_source::~text_source() {
+  if (file_ != nullptr) std::fclose(file_);
+}
+
+bool text_source::read_bytes(std::string& piece) {
+  piece.resize(std::size_t{1} << 20);
+  const auto fill = [this](char* to, std::size_t n) {
+    const std::size_t got = std::fread(to, 1, n, file_);
+    if (got == 0 && std::ferror(file_) != 0) {
+      throw io::file_error(path_, "read", std::error_code(errno, std::generic_category()));
+    }
+    return got;
+  };
+  if (unpacker_ == nullptr) {
+    piece.resize(fill(piece.data(), piece.size()));
+    return !piece.empty();
+  }
+#ifdef GISTKV_CLI_ZSTD
+  unpacker& u = *unpacker_;
+  ZSTD_outBuffer out{piece.data(), piece.size(), 0};
+  while (out.pos == 0) {
+    if (u.waiting.pos == u.waiting.size) {
+      u.waiting = {u.in.data(), fill(u.in.data(), u.in.size()), 0};
+      if (u.waiting.size == 0) {
+        if (u.open) throw format_error(path_ + ": zstd: the file ends inside a frame");
+        piece.clear();
+        return false;
+      }
+    }
+    const std::size_t left = ZSTD_decompressStream(u.stream, &out, &u.waiting);
+    if (ZSTD_isError(left) != 0U) {
+      throw format_error(path_ + ": zstd: " + ZSTD_getErrorName(left));
+    }
+    u.open = left != 0;
+  }
+  piece.resize(out.pos);
+#endif
+  return true;
+}
+
+bool text_source::read(std::string& piece) {
+  if (at_ < rest_.size()) {
+    piece = rest_.substr(at_);
+    at_ = rest_.size();
+    return true;
+  }
+  return read_bytes(piece);
+}
+
+bool text_source::read_line(std::string& line) {
+  line.clear();
+  for (;;) {
+    if (at_ == rest_.size()) {
+      at_ = 0;
+      if (!read_bytes(rest_)) {
+        rest_.clear();
+        return !line.empty();
+      }
+    }
+    const std::size_t end = rest_.find('\n', at_);
+    line.append(rest_, at_, end == std::string::npos ? std::string::npos : end - at_);
+    at_ = end == std::string::npos ? rest_.size() : end + 1;
+    if (end == std::string::npos) continue;
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    return true;
+  }
+}
+
+}  // namespace gistkv::cli

@@ -1,0 +1,193 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <cli/train_config.hpp>
+
+#include <algorithm>
+#include <initializer_list>
+#include <optional>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+#include <gistkv/core/error.hpp>
+#include <gistkv/io/strict_json.hpp>
+
+namespace gistkv::cli {
+
+namespace {
+
+/// The fields of one object, each of which must be asked for.
+class object {
+ public:
+  object(const nlohmann::json& value, std::string where, std::initializer_list<const char*> known)
+      : fields_(value, std::move(where)) {
+    for (const auto& [key, unused] : value.items()) {
+      if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+      std::string all;
+      for (const char* name : known) all += (all.empty() ? "" : ", ") + std::string(name);
+      throw format_error(fields_.where() + ": key '" + key + "' is unknown, want one of " + all);
+    }
+  }
+
+  template <class T>
+  void read(const char* key, T& to) const {
+    if (const auto value = fields_.find<T>(key)) to = *value;
+  }
+  void read(const char* key, std::uint64_t& to) const {
+    std::int64_t value = static_cast<std::int64_t>(to);
+    read_at_least(key, value, 0);
+    to = static_cast<std::uint64_t>(value);
+  }
+  void read_at_least(const char* key, index_t& to, index_t least) const {
+    read(key, to);
+    if (to < least) reject(key, std::to_string(to), "at least " + std::to_string(least));
+  }
+  void read_between(const char* key, double& to, double least, double most) const {
+    read(key, to);
+    if (!(to >= least && to <= most)) {
+      reject(key, decimal(to, 6), decimal(least, 0) + " to " + decimal(most, 0));
+    }
+  }
+  void read(const char* key, std::vector<std::string>& to) const {
+    const nlohmann::json* list = fields_.find(key);
+    if (list == nullptr) return;
+    to.clear();
+    if (!list->is_array()) fields_.fail(key, *list, "a list of strings");
+    for (const nlohmann::json& item : *list) {
+      if (!item.is_string()) fields_.fail(key, *list, "a list of strings");
+      to.push_back(item.get<std::string>());
+    }
+  }
+  /// The number of the choice, or `otherwise` if there is none.
+  std::size_t choice(const char* key, std::initializer_list<std::string_view> names,
+                     std::size_t otherwise) const {
+    const auto value = fields_.find<std::string>(key);
+    if (!value) return otherwise;
+    std::string all;
+    std::size_t i = 0;
+    for (const std::string_view name : names) {
+      if (name == *value) return i;
+      all += (i++ == 0 ? "" : ", ") + std::string(name);
+    }
+    reject(key, "'" + *value + "'", "one of " + all);
+  }
+  const nlohmann::json* find(const char* key) const { return fields_.find(key); }
+  std::string in(const std::string& key) const { return fields_.where() + ": " + key; }
+
+  [[noreturn]] void reject(const std::string& key, const std::string& found,
+                           const std::string& wanted) const {
+    throw format_error(fields_.where() + ": field '" + key + "' is " + found + ", want " + wanted);
+  }
+
+ private:
+  io::json_fields fields_;
+};
+
+stage_config read_stage(const nlohmann::json& value, const std::string& where, std::size_t number) {
+  using train::schedule_kind;
+  using train::trained_weights;
+  const object o(value, where,
+                 {"train", "sequence", "batch", "micro_batch", "steps", "schedule", "learning_rate",
+                  "gist_learning_rate", "floor", "warm_up", "clip", "flexible"});
+  // Warm-up of the gists, full training, cool-down.
+  const stage_config published[] = {
+      {trained_weights::none, 4096, 64, 1, {schedule_kind::cosine, 1e-4, 5e-5, 100, 1000}, 0, 1.0},
+      {trained_weights::all, 4096, 128, 1, {schedule_kind::cosine, 1e-4, 5e-5, 1000, 9000}, 0, 2.0},
+      {trained_weights::all, 4096, 512, 1, {schedule_kind::linear, 5e-5, 0, 100, 2000}, 0, 2.0}};
+  stage_config s = published[std::min<std::size_t>(number, 2)];
+  s.trained = static_cast<trained_weights>(
+      o.choice("train", {"gists", "lora", "all"}, static_cast<std::size_t>(s.trained)));
+  o.read_at_least("sequence", s.sequence, 16);
+  o.read_at_least("batch", s.batch, 1);
+  o.read_at_least("micro_batch", s.micro_batch, 1);
+  o.read_at_least("steps", s.rate.steps, 1);
+  s.rate.kind = static_cast<schedule_kind>(o.choice("schedule", {"constant", "linear", "cosine"},
+                                                    static_cast<std::size_t>(s.rate.kind)));
+  o.read_between("learning_rate", s.rate.peak, 0, 10);
+  o.read_between("gist_learning_rate", s.gist_rate, 0, 10);
+  s.rate.floor = std::min(s.rate.floor, s.rate.peak);
+  o.read_between("floor", s.rate.floor, 0, 10);
+  o.read_at_least("warm_up", s.rate.warm_up, 0);
+  o.read_between("clip", s.clip, 0, 1e9);
+  bool flexible = !s.gist_targets;
+  o.read("flexible", flexible);
+  s.gist_targets = !flexible;
+  return s;
+}
+
+}  // namespace
+
+train_config read_train_config(const std::string& path) {
+  const nlohmann::json parsed = io::parse_strict_json(read_text(path), path);
+  const object o(parsed, path,
+                 {"model", "output", "adapter", "seed", "gists", "recent", "sink", "data", "lora",
+                  "optimiser", "distillation", "recompute", "save_every", "validate_every",
+                  "validation_windows", "stages"});
+  train_config c;
+  c.source = parsed;
+  o.read("model", c.model);
+  o.read("output", c.output);
+  o.read("adapter", c.adapter);
+  o.read("seed", c.seed);
+  o.read_at_least("gists", c.rule.n_gist, 1);
+  o.read_at_least("recent", c.rule.recent, 0);
+  o.read_at_least("sink", c.rule.n_sink, 0);
+  o.read_between("distillation", c.distillation, 0, 1);
+  o.read("recompute", c.recompute);
+  o.read_at_least("save_every", c.save_every, 1);
+  o.read_at_least("validate_every", c.validate_every, 0);
+  o.read_at_least("validation_windows", c.validation_windows, 0);
+  for (const auto& [key, text] : {std::pair{"model", &c.model}, {"output", &c.output}}) {
+    if (text->empty()) throw format_error(path + ": field '" + key + "' is missing or empty");
+  }
+  const nlohmann::json* data = o.find("data");
+  if (data == nullptr) throw format_error(path + ": field 'data' is missing");
+  const object d(*data, o.in("data"),
+                 {"files", "field", "segmenter", "placement", "max_tokens", "cache"});
+  d.read("files", c.data.files);
+  d.read("field", c.data.field);
+  d.read("segmenter", c.data.segmenter);
+  c.data.placement = d.choice("placement", {"after", "before"}, 0) == 0 ? "after" : "before";
+  d.read_at_least("max_tokens", c.data.max_tokens, 0);
+  d.read("cache", c.data.cache);
+  if (c.data.files.empty()) throw format_error(d.in("files") + " is missing or empty");
+  if (const nlohmann::json* lora = o.find("lora")) {
+    const object l(*lora, o.in("lora"), {"rank", "alpha", "dropout", "targets", "rows"});
+    l.read_at_least("rank", c.lora.rank, 1);
+    c.lora.alpha = 2.0 * static_cast<double>(c.lora.rank);
+    l.read("alpha", c.lora.alpha);
+    l.read_between("dropout", c.lora.dropout, 0, 0.99);
+    const std::vector<std::string> all = c.lora.targets;
+    l.read("targets", c.lora.targets);
+    for (const std::string& target : c.lora.targets) {
+      if (std::find(all.begin(), all.end(), target) == all.end()) {
+        l.reject("targets", "'" + target + "'",
+                 "query, key, value, output, gate, up and down, or some of them");
+      }
+    }
+    c.lora.gist_rows_only = l.choice("rows", {"all", "gists"}, 0) == 1;
+  }
+  c.lora.seed = c.seed;
+  if (const nlohmann::json* optimiser = o.find("optimiser")) {
+    const object a(*optimiser, o.in("optimiser"), {"beta1", "beta2", "eps", "weight_decay"});
+    a.read_between("beta1", c.optimiser.beta1, 0, 1);
+    a.read_between("beta2", c.optimiser.beta2, 0, 1);
+    a.read_between("eps", c.optimiser.eps, 0, 1);
+    a.read_between("weight_decay", c.optimiser.weight_decay, 0, 10);
+  }
+  const nlohmann::json* stages = o.find("stages");
+  if (stages == nullptr || !stages->is_array() || stages->empty()) {
+    throw format_error(path + ": field 'stages' is missing, want a list of one stage or more");
+  }
+  for (std::size_t i = 0; i < stages->size(); ++i) {
+    c.stages.push_back(read_stage((*stages)[i], o.in("stages[" + std::to_string(i) + "]"), i));
+    if (c.distillation > 0 && c.stages.back().gist_targets) {
+      o.reject("distillation", decimal(c.distillation, 3),
+               "0, or stages with \"flexible\": true: the teacher knows no gists");
+    }
+  }
+  return c;
+}
+
+}  // namespace gistkv::cli

@@ -1,0 +1,99 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <cli/trainer.hpp>
+#include <gistkv/core/error.hpp>
+
+namespace gistkv::cli {
+
+template <class B>
+class typed_trainer final : public trainer {
+ public:
+  typed_trainer(std::shared_ptr<B> be, const model::host_model& weights,
+                const model::gist_rows& gists, const train::model_options& options)
+      : be_(std::move(be)), model_(*be_, weights, gists, options) {}
+
+  double forward_backward(std::span<const train::sequence> sequences, double scale,
+                          std::uint64_t seed, double mix) override {
+    const auto b = batch(sequences);
+    if (mix == 0.0) return model_.forward_backward(b, scale, seed);
+    train::teacher<B> teacher;
+    const auto plain = train::plain_sequences(
+        sequences, static_cast<token_t>(model_.config().n_vocab), teacher.rows);
+    const auto read = batch(plain);
+    teacher.plain = &read;
+    teacher.mix = mix;
+    return model_.forward_backward(b, scale, seed, &teacher);
+  }
+  double loss(std::span<const train::sequence> sequences, double scale) override {
+    return model_.loss(batch(sequences), scale);
+  }
+  double gradient_norm() override { return model_.parameters().gradient_norm(); }
+  void update(const train::optimiser_options& options,
+              const std::function<double(train::parameter_kind)>& rate, double scale,
+              index_t step) override {
+    model_.parameters().update(options, rate, scale, step);
+    model_.parameters().clear_gradients();
+  }
+  model::adapter save() const override { return model_.save(); }
+  void load(std::span<const model::low_rank> factors) override { model_.load(factors); }
+  std::vector<trained_array> state() override {
+    std::vector<trained_array> arrays;
+    auto& set = model_.parameters();
+    set.make_moments();
+    for (std::size_t i = 0; i < set.size(); ++i) {
+      auto& p = set[i];
+      for (const auto& [suffix, from] : buffers_of(p)) {
+        const auto values = from->to_host();
+        arrays.push_back({p.name + suffix, p.rows, p.cols, {values.begin(), values.end()}});
+      }
+    }
+    return arrays;
+  }
+  void restore(const std::vector<trained_array>& arrays, const std::string& file) override {
+    auto& set = model_.parameters();
+    set.make_moments();
+    for (std::size_t i = 0; i < set.size(); ++i) {
+      auto& p = set[i];
+      for (const auto& [suffix, to] : buffers_of(p)) {
+        const std::string name = p.name + suffix;
+        const auto found = std::find_if(arrays.begin(), arrays.end(),
+                                        [&](const trained_array& a) { return a.name == name; });
+        if (found == arrays.end()) {
+          throw format_error(file + ": array '" + name + "' is missing");
+        }
+        if (found->rows != p.rows || found->cols != p.cols) {
+          throw format_error(file + ": array '" + name + "' is [" + std::to_string(found->rows) +
+                             ", " + std::to_string(found->cols) + "], expected [" +
+                             std::to_string(p.rows) + ", " + std::to_string(p.cols) + "]");
+        }
+        const std::vector<element_t<B>> values(found->values.begin(), found->values.end());
+        be_->upload(to->data(), values.data(), to->bytes());
+      }
+    }
+  }
+  index_t n_parameters() override { return model_.parameters().n_elements(); }
+  int n_threads() const override { return be_->n_threads(); }
+
+ private:
+  using parameter = train::parameter<B, element_t<B>>;
+
+  static std::vector<std::pair<std::string, buffer<element_t<B>, B>*>> buffers_of(parameter& p) {
+    return {{"", &p.value}, {".first", &p.first}, {".second", &p.second}};
+  }
+  train::batch<B> batch(std::span<const train::sequence> sequences) {
+    return {*be_, sequences, model_.options().rule, model_.config().n_vocab};
+  }
+
+  std::shared_ptr<B> be_;
+  train::trainable_model<B> model_;
+};
+
+}  // namespace gistkv::cli

@@ -1,0 +1,72 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+
+#include <gistkv/core/backend.hpp>
+
+/// The optional tier of a backend that trains: what the backward pass needs beside the nine
+/// primitives, and the optimiser's step. Gradients of `linear` are products with the transposed
+/// weight, packed once; those of `rope` are rotations by the opposite angle; attention is composed
+/// (ops/composed/attention_backward.hpp) unless a backend declares a native path.
+///
+/// Formulas and shapes stand at the front doors in ops/backward.hpp. Gradients are accumulated
+/// where several terms meet (`+=`), and overwritten where there is one.
+
+namespace gistkv {
+
+/// One step of AdamW (Loshchilov and Hutter 2019, algorithm 2, with bias correction).
+struct adamw_options {
+  double rate = 1e-4;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double decay = 0.0;           ///< Weight decay, times the rate.
+  double gradient_scale = 1.0;  ///< Multiplies the gradient first: clipping.
+  index_t step = 1;             ///< Of this parameter, from 1.
+};
+
+/// Zeroes elements at random and scales up the others (Srivastava et al. 2014): element e of a
+/// dense tensor stays where a hash of seed + e, as a fraction, is at least `probability`. The same
+/// options give the same elements, so that the backward pass needs no mask.
+struct dropout_options {
+  double probability = 0.0;
+  std::uint64_t seed = 0;
+};
+
+template <class B, class T>
+concept Trains = Computes<B, T> &&
+    requires(B& be, matrix_view<T, space_of<B>> o, matrix_view<const T, space_of<B>> x,
+             vector_view<T, space_of<B>> p, vector_view<const T, space_of<B>> v,
+             tensor_view<T, 3, space_of<B>> o3, tensor_view<const T, 3, space_of<B>> x3,
+             vector_view<const std::int32_t, space_of<B>> rows) {
+  be.accumulate_products(o, x, x, 1.0);
+  be.norm_backward(o, p, x, x, v, norm_options{});
+  be.activation_backward(o, o, x, x, x, activation_kind::silu);
+  be.softmax_backward(o3, x3, 1.0);
+  be.cross_entropy(o, p, rows, v, x, 0.0);
+  be.scatter_add_rows(o, x, rows);
+  be.dropout(o, x, dropout_options{});
+  { be.squared_norm(v) } -> std::same_as<double>;
+  be.adamw(p, v, p, p, adamw_options{});
+};
+
+namespace detail {
+template <class B>
+struct attention_backward_flag {
+  static constexpr bool value = false;
+};
+template <class B>
+requires requires { B::native_attention_backward; }
+struct attention_backward_flag<B> {
+  static constexpr bool value = B::native_attention_backward;
+};
+}  // namespace detail
+
+/// Whether a backend has `attention_backward` as ops::attention_backward, without scratch.
+template <class B>
+inline constexpr bool native_attention_backward = detail::attention_backward_flag<B>::value;
+
+}  // namespace gistkv

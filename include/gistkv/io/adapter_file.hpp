@@ -1,0 +1,194 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <charconv>
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <gistkv/core/dequantize.hpp>
+#include <gistkv/core/error.hpp>
+#include <gistkv/io/safetensors.hpp>
+#include <gistkv/io/safetensors_writer.hpp>
+#include <gistkv/model/adapter.hpp>
+#include <gistkv/model/config.hpp>
+
+/// Adapters as safetensors: `gist.input` and, without a tied head, `gist.head`, [n_gist, d_model];
+/// `blocks.L.TARGET.lora_a` [rank, in] and `.lora_b` [out, rank]. The metadata says what the
+/// tensors cannot: n_gist, alpha, lora_rows (all or gists), the fingerprint of the base model, and
+/// the rule under which the gists were trained.
+
+namespace gistkv::io {
+
+using string_map = std::map<std::string, std::string, std::less<>>;
+
+/// Targets of LoRA with the extents of their weights, [out, in].
+struct adapter_target {
+  std::string_view name;
+  index_t rows;
+  index_t cols;
+};
+inline std::array<adapter_target, 7> adapter_targets(const model::model_config& c) {
+  const index_t q = c.n_heads * c.head_dim;
+  const index_t kv = c.n_kv_heads * c.head_dim;
+  return {{{"query", q, c.d_model},
+           {"key", kv, c.d_model},
+           {"value", kv, c.d_model},
+           {"output", c.d_model, q},
+           {"gate", c.d_ff, c.d_model},
+           {"up", c.d_ff, c.d_model},
+           {"down", c.d_model, c.d_ff}}};
+}
+
+/// Writes an adapter atomically, in bf16 or float. `metadata` is added to what the adapter says.
+/// @throws as write_safetensors.
+inline void write_adapter(const std::filesystem::path& path, const model::adapter& a,
+                          index_t d_model, string_map metadata, bool narrow) {
+  std::vector<safetensors_tensor> tensors;
+  std::vector<std::vector<bf16>> narrowed;
+  narrowed.reserve(2 + 2 * a.factors.size());
+  const auto add = [&](std::string name, index_t rows, index_t cols,
+                       const std::vector<float>& values) {
+    if (narrow) {
+      auto& copy = narrowed.emplace_back();
+      for (const float x : values) copy.push_back(bf16(x));
+      tensors.push_back({std::move(name),
+                         safetensors_type::bf16,
+                         {rows, cols},
+                         std::as_bytes(std::span<const bf16>(copy))});
+    } else {
+      tensors.push_back({std::move(name),
+                         safetensors_type::f32,
+                         {rows, cols},
+                         std::as_bytes(std::span<const float>(values))});
+    }
+  };
+  add("gist.input", a.gists.n_gist, d_model, a.gists.input);
+  if (!a.gists.head.empty()) add("gist.head", a.gists.n_gist, d_model, a.gists.head);
+  for (const model::low_rank& f : a.factors) {
+    const std::string name = "blocks." + std::to_string(f.layer) + "." + f.target;
+    add(name + ".lora_a", f.rank, f.cols, f.a);
+    add(name + ".lora_b", f.rows, f.rank, f.b);
+  }
+  metadata["format"] = "gistkv-adapter";
+  metadata["n_gist"] = std::to_string(a.gists.n_gist);
+  if (!a.factors.empty()) {
+    std::array<char, 32> text{};
+    const auto end = std::to_chars(text.data(), text.data() + text.size(), a.alpha);
+    metadata["alpha"] = std::string(text.data(), end.ptr);
+    metadata["lora_rows"] = a.gist_rows_only ? "gists" : "all";
+  }
+  write_safetensors(path, tensors, metadata);
+}
+
+namespace detail {
+
+inline std::vector<float> adapter_values(const safetensors_tensor& tensor, const std::string& file,
+                                         index_t rows, index_t cols) {
+  if (tensor.extents != std::vector<index_t>{rows, cols}) {
+    throw format_error(file + ": tensor " + quote(tensor.name) + " has shape " +
+                       extents_text(tensor.extents) + ", expected [" + std::to_string(rows) + ", " +
+                       std::to_string(cols) + "]");
+  }
+  const stored_tensor stored = as_weight(tensor, file);
+  std::vector<float> values(static_cast<std::size_t>(rows * cols));
+  dequantize(stored.type, stored.data.data(), rows * cols, values.data());
+  return values;
+}
+
+inline const std::string& adapter_fact(const safetensors_file& file, std::string_view key) {
+  const auto found = file.metadata().find(key);
+  if (found == file.metadata().end()) {
+    throw format_error(file.name() + ": metadata " + quote(key) + " is missing");
+  }
+  return found->second;
+}
+
+}  // namespace detail
+
+/// Number of gists a sentence in an adapter. @throws format_error.
+inline index_t adapter_gists(const safetensors_file& file) {
+  const safetensors_tensor& input = file.tensor("gist.input");
+  if (input.extents.size() != 2 || input.extents[0] < 1) {
+    throw format_error(file.name() + ": tensor 'gist.input' has shape " +
+                       extents_text(input.extents) + ", expected [gists, d_model]");
+  }
+  const auto said = file.metadata().find("n_gist");
+  if (said != file.metadata().end() && said->second != std::to_string(input.extents[0])) {
+    throw format_error(file.name() + ": metadata 'n_gist' is " + quote(said->second) +
+                       ", tensor 'gist.input' has " + std::to_string(input.extents[0]) + " rows");
+  }
+  return input.extents[0];
+}
+
+/// Reads an adapter for a model of `config`. Every tensor must be known and of the right shape, and
+/// factors come in pairs. @throws format_error naming tensor, found and wanted.
+inline model::adapter read_adapter(const safetensors_file& file,
+                                   const model::model_config& config) {
+  model::adapter a;
+  a.gists.n_gist = adapter_gists(file);
+  a.gists.input = detail::adapter_values(file.tensor("gist.input"), file.name(), a.gists.n_gist,
+                                         config.d_model);
+  std::size_t n_known = 1;
+  if (const auto* head = file.find_tensor("gist.head")) {
+    ++n_known;
+    a.gists.head = detail::adapter_values(*head, file.name(), a.gists.n_gist, config.d_model);
+  }
+  for (index_t layer = 0; layer < config.n_layers; ++layer) {
+    for (const adapter_target& t : adapter_targets(config)) {
+      const std::string name = "blocks." + std::to_string(layer) + "." + std::string(t.name);
+      const auto* down = file.find_tensor(name + ".lora_a");
+      const auto* up = file.find_tensor(name + ".lora_b");
+      if (down == nullptr && up == nullptr) continue;
+      const safetensors_tensor& first = file.tensor(name + ".lora_a");
+      const safetensors_tensor& second = file.tensor(name + ".lora_b");
+      if (first.extents.size() != 2 || first.extents[0] < 1) {
+        throw format_error(file.name() + ": tensor " + quote(first.name) + " has shape " +
+                           extents_text(first.extents) + ", expected [rank, " +
+                           std::to_string(t.cols) + "]");
+      }
+      const index_t rank = first.extents[0];
+      a.factors.push_back({layer, std::string(t.name), rank, t.rows, t.cols,
+                           detail::adapter_values(first, file.name(), rank, t.cols),
+                           detail::adapter_values(second, file.name(), t.rows, rank)});
+      n_known += 2;
+    }
+  }
+  if (n_known != file.tensors().size()) {
+    for (const safetensors_tensor& tensor : file.tensors()) {
+      bool known = tensor.name == "gist.input" || tensor.name == "gist.head";
+      for (const model::low_rank& f : a.factors) {
+        const std::string name = "blocks." + std::to_string(f.layer) + "." + f.target;
+        known |= tensor.name == name + ".lora_a" || tensor.name == name + ".lora_b";
+      }
+      if (known) continue;
+      throw format_error(file.name() + ": tensor " + quote(tensor.name) +
+                         " is unknown, expected gist.input, gist.head and blocks.L.TARGET.lora_a "
+                         "and .lora_b of layers below " +
+                         std::to_string(config.n_layers));
+    }
+  }
+  if (a.factors.empty()) return a;
+  const std::string& alpha = detail::adapter_fact(file, "alpha");
+  const auto end = std::from_chars(alpha.data(), alpha.data() + alpha.size(), a.alpha);
+  if (end.ec != std::errc() || end.ptr != alpha.data() + alpha.size()) {
+    throw format_error(file.name() + ": metadata 'alpha' is " + quote(alpha) +
+                       ", expected a number");
+  }
+  const std::string& rows = detail::adapter_fact(file, "lora_rows");
+  if (rows != "all" && rows != "gists") {
+    throw format_error(file.name() + ": metadata 'lora_rows' is " + quote(rows) +
+                       ", expected all or gists");
+  }
+  a.gist_rows_only = rows == "gists";
+  return a;
+}
+
+}  // namespace gistkv::io

@@ -1,0 +1,140 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gistkv/core/buffer.hpp>
+#include <gistkv/core/error.hpp>
+#include <gistkv/mask/sentence.hpp>
+
+namespace gistkv::train {
+
+/// A token sequence to learn from, gists included, that knows nothing of what else is in its batch.
+struct sequence {
+  std::vector<token_t> tokens;
+  /// One entry a token: what the loss of predicting it counts; 0 for what is no target. The first
+  /// is never predicted. Empty: 1 for all but the first.
+  std::vector<float> weights;
+};
+
+/// Sum of the weights of all targets.
+inline double total_weight(std::span<const sequence> sequences) {
+  double sum = 0;
+  for (const sequence& s : sequences) {
+    for (std::size_t i = 1; i < s.tokens.size(); ++i) {
+      sum += s.weights.empty() ? 1.0 : static_cast<double>(s.weights[i]);
+    }
+  }
+  return sum;
+}
+
+/// Sequences one behind the other in a backend's memory, each with its positions from 0 and its own
+/// visible spans: packed without cross-talk.
+template <Storage B>
+struct batch {
+  struct part {
+    index_t begin = 0;  ///< Rows [begin, begin + count).
+    index_t count = 0;
+    std::vector<visible_spans> spans;
+    buffer<visible_spans, B> uploaded_spans;
+    buffer<std::int32_t, B> anchors;  ///< Rows of the sink and the gists, counted from `begin`.
+  };
+
+  index_t n = 0;
+  buffer<std::int32_t, B> tokens;      ///< [n]; a gist stands as 0
+  buffer<std::int32_t, B> table_rows;  ///< [n]; a gist stands as -1
+  buffer<std::int32_t, B> positions;   ///< [n]
+  buffer<std::int32_t, B> gist_rows;   ///< Rows that are gists,
+  buffer<std::int32_t, B> gists;       ///< and which gist each of them is.
+  std::vector<part> parts;
+  std::vector<std::int32_t> target_rows;  ///< Rows that predict something,
+  std::vector<std::int32_t> targets;      ///< what,
+  std::vector<float> weights;             ///< and what its loss counts.
+
+  index_t n_gists() const { return gist_rows.size(); }
+  /// Most keys that a query may see: anchors and local rows of the longest sequence.
+  index_t most_keys() const {
+    index_t most = 0;
+    for (const part& p : parts) most = std::max(most, p.count + p.anchors.size());
+    return most;
+  }
+  index_t most_anchors() const {
+    index_t most = 0;
+    for (const part& p : parts) most = std::max(most, p.anchors.size());
+    return most;
+  }
+
+  /// @param n_vocab  tokens from here on are gists
+  /// @throws argument_error for a token outside [0, n_vocab + rule.n_gist), shape_error.
+  batch(B& be, std::span<const sequence> sequences, const sentence_rule& rule, index_t n_vocab) {
+    std::vector<std::int32_t> all_tokens;
+    std::vector<std::int32_t> all_table_rows;
+    std::vector<std::int32_t> all_positions;
+    std::vector<std::int32_t> all_gist_rows;
+    std::vector<std::int32_t> all_gists;
+    for (const sequence& s : sequences) {
+      const auto count = static_cast<index_t>(s.tokens.size());
+      if (!s.weights.empty() && s.weights.size() != s.tokens.size()) {
+        throw shape_error("training sequence: " + std::to_string(s.weights.size()) +
+                          " weights, expected " + std::to_string(count));
+      }
+      std::vector<std::uint8_t> flags;
+      for (index_t i = 0; i < count; ++i) {
+        const auto at = static_cast<std::size_t>(i);
+        const token_t t = s.tokens[at];
+        if (t < 0 || t >= n_vocab + rule.n_gist) {
+          throw argument_error("training sequence: token " + std::to_string(t) +
+                               " is outside the vocabulary of " +
+                               std::to_string(n_vocab + rule.n_gist));
+        }
+        const bool gist = t >= n_vocab;
+        const auto row = static_cast<std::int32_t>(n + i);
+        flags.push_back(gist ? 1 : 0);
+        all_tokens.push_back(gist ? 0 : t);
+        all_table_rows.push_back(gist ? -1 : t);
+        all_positions.push_back(static_cast<std::int32_t>(i));
+        if (gist) {
+          all_gist_rows.push_back(row);
+          all_gists.push_back(static_cast<std::int32_t>(t - n_vocab));
+        }
+        if (i == 0) continue;
+        const float weight = s.weights.empty() ? 1.0F : s.weights[at];
+        if (weight == 0.0F) continue;
+        target_rows.push_back(row - 1);
+        targets.push_back(t);
+        weights.push_back(weight);
+      }
+      const sentence_structure structure(flags, rule);
+      part p{n, count, {}, {}, {}};
+      for (index_t q = 0; q < count; ++q) p.spans.push_back(structure.spans(q));
+      p.uploaded_spans = buffer<visible_spans, B>(be, std::span<const visible_spans>(p.spans));
+      std::vector<std::int32_t> anchors;
+      for (const index_t row : structure.anchors()) {
+        anchors.push_back(static_cast<std::int32_t>(row));
+      }
+      p.anchors = uploaded(be, anchors);
+      parts.push_back(std::move(p));
+      n += count;
+    }
+    tokens = uploaded(be, all_tokens);
+    table_rows = uploaded(be, all_table_rows);
+    positions = uploaded(be, all_positions);
+    gist_rows = uploaded(be, all_gist_rows);
+    gists = uploaded(be, all_gists);
+  }
+
+ private:
+  static buffer<std::int32_t, B> uploaded(B& be, const std::vector<std::int32_t>& from) {
+    return buffer<std::int32_t, B>(be, std::span<const std::int32_t>(from));
+  }
+};
+
+}  // namespace gistkv::train

@@ -1,0 +1,141 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gistkv/core/buffer.hpp>
+#include <gistkv/core/error.hpp>
+#include <gistkv/ops/backward.hpp>
+
+namespace gistkv::train {
+
+/// What a parameter is, as far as the optimiser cares.
+enum class parameter_kind {
+  gist,    ///< Rows of gist tokens.
+  lora,    ///< Low-rank factors.
+  weight,  ///< Weights of the model itself.
+  norm     ///< Norm weights and biases of the model: no weight decay, as usual.
+};
+
+/// A matrix that is trained, its gradient, and the two moments of AdamW, in a backend's memory and
+/// in its element type.
+template <Storage B, class T>
+struct parameter {
+  std::string name;
+  parameter_kind kind = parameter_kind::weight;
+  index_t rows = 0;
+  index_t cols = 0;
+  buffer<T, B> value;
+  buffer<T, B> gradient;
+  buffer<T, B> first;  ///< Moments; allocated at the first update.
+  buffer<T, B> second;
+
+  matrix_view<T, space_of<B>> matrix() { return value.view({rows, cols}); }
+  matrix_view<const T, space_of<B>> matrix() const { return value.view({rows, cols}); }
+  matrix_view<T, space_of<B>> gradient_matrix() { return gradient.view({rows, cols}); }
+  vector_view<T, space_of<B>> flat(buffer<T, B>& of) { return of.view({of.size()}); }
+};
+
+/// Zeros, without a primitive of its own.
+template <Storage B, class T>
+void clear(B& be, buffer<T, B>& b) {
+  constexpr index_t piece = 1 << 16;
+  const std::vector<T> zeros(static_cast<std::size_t>(std::min(piece, b.size())), T(0));
+  for (index_t begin = 0; begin < b.size(); begin += piece) {
+    const index_t n = std::min(piece, b.size() - begin);
+    be.upload(b.data() + begin, zeros.data(), static_cast<std::size_t>(n) * sizeof(T));
+  }
+}
+
+struct optimiser_options {
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+};
+
+/// All parameters of a model that is trained, in the order in which they were added.
+template <Storage B, class T>
+class parameter_set {
+ public:
+  explicit parameter_set(B& be) : be_(&be) {}
+
+  /// A new parameter with the given elements; its address does not change any more.
+  /// @throws shape_error.
+  parameter<B, T>& add(std::string name, parameter_kind kind, index_t rows, index_t cols,
+                       std::span<const float> values) {
+    if (static_cast<index_t>(values.size()) != rows * cols) {
+      throw shape_error("parameter '" + name + "': " + std::to_string(values.size()) +
+                        " elements, expected " + std::to_string(rows * cols));
+    }
+    auto p = std::make_unique<parameter<B, T>>();
+    p->name = std::move(name);
+    p->kind = kind;
+    p->rows = rows;
+    p->cols = cols;
+    const std::vector<T> converted(values.begin(), values.end());
+    p->value = buffer<T, B>(*be_, std::span<const T>(converted));
+    p->gradient = buffer<T, B>(*be_, rows * cols);
+    clear(*be_, p->gradient);
+    return *all_.emplace_back(std::move(p));
+  }
+
+  B& backend() const { return *be_; }
+  std::size_t size() const { return all_.size(); }
+  parameter<B, T>& operator[](std::size_t i) { return *all_[i]; }
+  const parameter<B, T>& operator[](std::size_t i) const { return *all_[i]; }
+  index_t n_elements() const {
+    index_t n = 0;
+    for (const auto& p : all_) n += p->rows * p->cols;
+    return n;
+  }
+
+  void clear_gradients() {
+    for (const auto& p : all_) clear(*be_, p->gradient);
+  }
+
+  /// Euclidean norm of all gradients together.
+  double gradient_norm() {
+    double sum = 0;
+    for (const auto& p : all_) sum += ops::squared_norm<B, T>(*be_, p->flat(p->gradient));
+    return std::sqrt(sum);
+  }
+
+  /// Zero moments where there are none yet.
+  void make_moments() {
+    for (const auto& p : all_) {
+      if (p->first.size() > 0) continue;
+      for (auto* b : {&p->first, &p->second}) {
+        *b = buffer<T, B>(*be_, p->rows * p->cols);
+        clear(*be_, *b);
+      }
+    }
+  }
+
+  /// One step of AdamW on every parameter, number `step` from 1. `rate(kind)` is the learning rate
+  /// of a kind; gradients are multiplied with `scale` first.
+  template <class Rate>
+  void update(const optimiser_options& o, Rate&& rate, double scale, index_t step) {
+    make_moments();
+    for (const auto& p : all_) {
+      const double decay = p->kind == parameter_kind::norm ? 0.0 : o.weight_decay;
+      ops::adamw<B, T>(*be_, p->flat(p->value), p->flat(p->gradient), p->flat(p->first),
+                       p->flat(p->second),
+                       {rate(p->kind), o.beta1, o.beta2, o.eps, decay, scale, step});
+    }
+  }
+
+ private:
+  B* be_;
+  std::vector<std::unique_ptr<parameter<B, T>>> all_;
+};
+
+}  // namespace gistkv::train

@@ -1,0 +1,382 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include <gistkv/core/workspace.hpp>
+#include <gistkv/model/block.hpp>
+#include <gistkv/model/config.hpp>
+#include <gistkv/ops/activation.hpp>
+#include <gistkv/ops/attention.hpp>
+#include <gistkv/ops/attention_backward.hpp>
+#include <gistkv/ops/norm.hpp>
+#include <gistkv/ops/rope.hpp>
+#include <gistkv/train/batch.hpp>
+#include <gistkv/train/trainable_linear.hpp>
+
+namespace gistkv::train {
+
+/// Rotation of a batch, and of its derivatives: the same by the opposite angle.
+template <Storage B>
+struct rotation {
+  vector_view<const std::int32_t, space_of<B>> positions = {};
+  vector_view<const float, space_of<B>> frequencies = {};
+  vector_view<const float, space_of<B>> negated = {};
+  rope_options options = {};
+};
+
+/// What a block keeps of its forward pass for the backward pass.
+template <class T, MemorySpace Space>
+struct block_activations {
+  matrix_view<T, Space> x = {};         ///< [n, d_model], the block's input
+  matrix_view<T, Space> qkv = {};       ///< [n, (n_heads + 2 n_kv_heads) head_dim], rotated
+  matrix_view<T, Space> unnormed = {};  ///< Queries and keys before their norm, if they have one.
+  matrix_view<T, Space> o = {};         ///< [n, n_heads head_dim], what attention gave
+  matrix_view<T, Space> lse = {};       ///< [n, n_heads]
+  matrix_view<T, Space> middle = {};    ///< [n, d_model], behind attention
+  matrix_view<T, Space> gates = {};     ///< [n, 2 d_ff], gate and up
+  std::array<matrix_view<T, Space>, 4> down = {};  ///< LoRA of qkv, output, gates, down.
+};
+
+/// One layer of model::block with its backward pass. The weights are constant or trained; either
+/// way LoRA may come on top. Keys and values live for one pass only: a training batch has no cache.
+template <class B, class T>
+requires Trains<B, T>
+class trainable_block {
+ public:
+  using space = space_of<B>;
+  using matrix = matrix_view<T, space>;
+  using const_matrix = matrix_view<const T, space>;
+  using tensor = tensor_view<T, 3, space>;
+  using activations = block_activations<T, space>;
+
+  trainable_block(parameter_set<B, T>& set, const model::model_config& config,
+                  const model::host_block& w, const std::string& prefix, bool train,
+                  const lora_options* lora)
+      : be_(&set.backend()),
+        config_(config),
+        attention_norm_(set, prefix + "attention_norm", w.attention_norm, train),
+        query_norm_(set, prefix + "query_norm", w.query_norm, train),
+        key_norm_(set, prefix + "key_norm", w.key_norm, train),
+        feed_forward_norm_(set, prefix + "feed_forward_norm", w.feed_forward_norm, train),
+        qkv_(set, prefix,
+             std::array{linear_source{"query", &w.query}, linear_source{"key", &w.key},
+                        linear_source{"value", &w.value}},
+             train, lora),
+        output_(set, prefix, std::array{linear_source{"output", &w.output}}, train, lora),
+        gates_(set, prefix, std::array{linear_source{"gate", &w.gate}, linear_source{"up", &w.up}},
+               train, lora),
+        down_(set, prefix, std::array{linear_source{"down", &w.down}}, train, lora),
+        scale_(config.attention_scale > 0 ? config.attention_scale
+                                          : 1.0 / std::sqrt(static_cast<double>(config.head_dim))) {
+  }
+
+  /// Takes room for the activations of n rows, of which m are rows of LoRA.
+  activations reserve(workspace<B>& w, index_t n, index_t m) const {
+    const auto& c = config_;
+    activations a;
+    a.x = w.template take<T>({n, c.d_model});
+    a.qkv = w.template take<T>({n, qkv_.rows()});
+    if (has_head_norms()) a.unnormed = w.template take<T>({n, query_width() + key_width()});
+    a.o = w.template take<T>({n, query_width()});
+    a.lse = w.template take<T>({n, c.n_heads});
+    a.middle = w.template take<T>({n, c.d_model});
+    a.gates = w.template take<T>({n, 2 * c.d_ff});
+    const auto maps = {&qkv_, &output_, &gates_, &down_};
+    std::size_t i = 0;
+    for (const auto* map : maps) a.down[i++] = w.template take<T>({m, map->total_rank()});
+    return a;
+  }
+  std::size_t activation_bytes(index_t n, index_t m) const {
+    const auto bytes = [](index_t count) { return workspace<B>::template bytes_for<T>(count); };
+    const auto& c = config_;
+    std::size_t sum = 2 * bytes(n * c.d_model) + bytes(n * qkv_.rows()) + bytes(n * query_width()) +
+                      bytes(n * c.n_heads) + bytes(n * 2 * c.d_ff);
+    if (has_head_norms()) sum += bytes(n * (query_width() + key_width()));
+    for (const auto* map : {&qkv_, &output_, &gates_, &down_}) {
+      sum += bytes(m * map->total_rank());
+    }
+    return sum;
+  }
+  /// Bytes of scratch for either pass.
+  std::size_t workspace_size(const batch<B>& b) const {
+    const auto bytes = [](index_t count) { return workspace<B>::template bytes_for<T>(count); };
+    const auto& c = config_;
+    const index_t n = b.n;
+    const std::size_t maps = std::max({qkv_.workspace_size(n), output_.workspace_size(n),
+                                       gates_.workspace_size(n), down_.workspace_size(n)});
+    const std::size_t attention =
+        4 * bytes(b.most_anchors() * key_width()) + bytes(n * (query_width() + key_width())) +
+        ops::attention_backward_workspace_size<B, T>(n, c.n_heads, c.n_kv_heads, b.most_keys()) +
+        ops::attention_workspace_size<B, T>(n, c.n_heads, c.n_kv_heads, b.most_keys());
+    return 2 * bytes(n * c.d_model) +
+           std::max(3 * bytes(n * c.d_ff) + bytes(n * 2 * c.d_ff),
+                    bytes(n * query_width()) + bytes(n * qkv_.rows()) + attention) +
+           maps;
+  }
+
+  /// x <- block(x), leaving in `a` what backward needs.
+  void forward(matrix x, const activations& a, const batch<B>& b, const rotation<B>& rope,
+               const lora_rows<space>& lora, workspace<B>& scratch) {
+    const typename workspace<B>::scope scope(scratch);
+    const index_t n = b.n;
+    copy(a.x, x);
+    const matrix normed = scratch.template take<T>({n, config_.d_model});
+    ops::norm<B, T>(*be_, normed, x, attention_norm_.view(), {}, norm());
+    qkv_.forward(a.qkv, normed, a.down[0], lora, scratch);
+    if (has_head_norms()) {
+      copy(a.unnormed, a.qkv.slice(1, 0, query_width() + key_width()));
+      norm_heads(queries(a.qkv), query_norm_);
+      norm_heads(keys(a.qkv), key_norm_);
+    }
+    ops::rope<B, T>(*be_, queries(a.qkv), rope.positions, rope.frequencies, rope.options);
+    ops::rope<B, T>(*be_, keys(a.qkv), rope.positions, rope.frequencies, rope.options);
+    attend(a, b, scratch);
+    output_.forward(normed, a.o, a.down[1], lora, scratch);
+    ops::add<B, T>(*be_, x, x, normed);
+    copy(a.middle, x);
+    ops::norm<B, T>(*be_, normed, x, feed_forward_norm_.view(), {}, norm());
+    gates_.forward(a.gates, normed, a.down[2], lora, scratch);
+    const matrix activated = scratch.template take<T>({n, config_.d_ff});
+    ops::activation<B, T>(*be_, activated, gate(a.gates), up(a.gates), config_.activation);
+    down_.forward(normed, activated, a.down[3], lora, scratch);
+    ops::add<B, T>(*be_, x, x, normed);
+  }
+
+  /// d <- derivative with respect to the block's input, from that with respect to its output.
+  /// Overwrites the activations.
+  void backward(matrix d, const activations& a, const batch<B>& b, const rotation<B>& rope,
+                const lora_rows<space>& lora, workspace<B>& scratch) {
+    feed_forward_backward(d, a, lora, scratch);
+    attention_backward(d, a, b, rope, lora, scratch);
+  }
+
+  void save(index_t layer, std::vector<model::low_rank>& out) const {
+    for (const auto* map : {&qkv_, &output_, &gates_, &down_}) map->save(layer, out);
+  }
+  void load(index_t layer, std::span<const model::low_rank> from) {
+    for (auto* map : {&qkv_, &output_, &gates_, &down_}) map->load(layer, from);
+  }
+
+ private:
+  /// A norm's weight, constant or trained.
+  class norm_weight {
+   public:
+    norm_weight(parameter_set<B, T>& set, const std::string& name, const host_matrix& w,
+                bool train) {
+      if (w.empty()) return;
+      if (train) {
+        trained_ = &set.add(name, parameter_kind::norm, 1, w.cols, floats_of(w));
+      } else {
+        constant_ = model::load_vector<T>(set.backend(), w);
+      }
+    }
+    bool empty() const { return trained_ == nullptr && constant_.size() == 0; }
+    vector_view<const T, space> view() const {
+      const auto& b = trained_ != nullptr ? trained_->value : constant_;
+      return b.view({b.size()});
+    }
+    vector_view<T, space> gradient() {
+      if (trained_ == nullptr) return {};
+      return trained_->gradient.view({trained_->gradient.size()});
+    }
+
+   private:
+    parameter<B, T>* trained_ = nullptr;
+    buffer<T, B> constant_;
+  };
+
+  index_t query_width() const { return config_.n_heads * config_.head_dim; }
+  index_t key_width() const { return config_.n_kv_heads * config_.head_dim; }
+  bool has_head_norms() const { return !query_norm_.empty() || !key_norm_.empty(); }
+  norm_options norm() const { return {config_.norm, config_.norm_eps}; }
+
+  /// Columns of a matrix as [n, heads, head_dim].
+  tensor heads(matrix m, index_t begin, index_t n_heads) const {
+    return {m.data() + begin,
+            {m.extent(0), n_heads, config_.head_dim},
+            {m.stride(0), config_.head_dim, 1}};
+  }
+  tensor queries(matrix qkv) const { return heads(qkv, 0, config_.n_heads); }
+  tensor keys(matrix qkv) const { return heads(qkv, query_width(), config_.n_kv_heads); }
+  tensor values(matrix qkv) const {
+    return heads(qkv, query_width() + key_width(), config_.n_kv_heads);
+  }
+  /// [n, heads, head_dim] as [heads, n, head_dim].
+  static tensor by_head(tensor x) {
+    return {
+        x.data(), {x.extent(1), x.extent(0), x.extent(2)}, {x.stride(1), x.stride(0), x.stride(2)}};
+  }
+  matrix gate(matrix gates) const { return gates.slice(1, 0, config_.d_ff); }
+  matrix up(matrix gates) const { return gates.slice(1, config_.d_ff, config_.d_ff); }
+
+  /// The rows of `from`, which lie apart, side by side.
+  void copy(matrix to, const_matrix from) {
+    if (from.dense() && to.dense()) {
+      be_->copy(to.data(), from.data(), static_cast<std::size_t>(to.size()) * sizeof(T));
+      return;
+    }
+    zero(to);
+    ops::add<B, T>(*be_, to, to, from);
+  }
+  /// The empty product.
+  void zero(matrix m) {
+    const tensor_view<const T, 3, space> left(m.data(), {1, m.extent(0), 0});
+    const tensor_view<const T, 3, space> right(m.data(), {1, 0, m.extent(1)});
+    const tensor to(m.data(), {1, m.extent(0), m.extent(1)}, {0, m.stride(0), m.stride(1)});
+    if (!m.empty()) ops::matmul<B, T>(*be_, to, left, right);
+  }
+
+  /// Each head by itself (Qwen3); heads lie head_dim apart, so each is a strided matrix.
+  void norm_heads(tensor x, const norm_weight& w) {
+    if (w.empty()) return;
+    for (index_t h = 0; h < x.extent(1); ++h) {
+      const matrix m = head_matrix(x, h);
+      ops::norm<B, T>(*be_, m, m, w.view(), {}, norm());
+    }
+  }
+  static matrix head_matrix(tensor x, index_t h) {
+    return {x.data() + x.offset(0, h, 0), {x.extent(0), x.extent(2)}, {x.stride(0), 1}};
+  }
+  void norm_heads_backward(tensor d, tensor unnormed, norm_weight& w, workspace<B>& scratch) {
+    if (w.empty()) return;
+    const typename workspace<B>::scope scope(scratch);
+    const matrix dx = scratch.template take<T>({d.extent(0), d.extent(2)});
+    for (index_t h = 0; h < d.extent(1); ++h) {
+      zero(dx);
+      ops::norm_backward<B, T>(*be_, dx, w.gradient(), head_matrix(d, h), head_matrix(unnormed, h),
+                               w.view(), norm());
+      copy(head_matrix(d, h), dx);
+    }
+  }
+
+  /// Keys and values of one sequence: anchors gathered into scratch, and all rows where they lie.
+  kv_spans<T, space> spans_of(matrix qkv, const typename batch<B>::part& p, workspace<B>& scratch) {
+    kv_spans<T, space> kv;
+    const auto rows = qkv.rows(p.begin, p.count);
+    kv.local = {by_head(keys(rows)), by_head(values(rows))};
+    const index_t n = p.anchors.size();
+    if (n == 0) return kv;
+    const matrix k = scratch.template take<T>({n, key_width()});
+    const matrix v = scratch.template take<T>({n, key_width()});
+    const auto anchors = p.anchors.view({n});
+    ops::gather_rows<B, T>(*be_, k, rows.slice(1, query_width(), key_width()), anchors);
+    ops::gather_rows<B, T>(*be_, v, rows.slice(1, query_width() + key_width(), key_width()),
+                           anchors);
+    kv.own = {by_head(heads(k, 0, config_.n_kv_heads)), by_head(heads(v, 0, config_.n_kv_heads))};
+    return kv;
+  }
+  static span_list span_list_of(const typename batch<B>::part& p) {
+    return {p.spans, p.uploaded_spans.data()};
+  }
+
+  void attend(const activations& a, const batch<B>& b, workspace<B>& scratch) {
+    const tensor o = heads(a.o, 0, config_.n_heads);
+    for (const auto& p : b.parts) {
+      const typename workspace<B>::scope scope(scratch);
+      const auto kv = spans_of(a.qkv, p, scratch);
+      ops::attention<B, T>(*be_, o.rows(p.begin, p.count), queries(a.qkv).rows(p.begin, p.count),
+                           kv, span_list_of(p), scale_, scratch, a.lse.rows(p.begin, p.count));
+    }
+  }
+
+  void feed_forward_backward(matrix d, const activations& a, const lora_rows<space>& lora,
+                             workspace<B>& scratch) {
+    const typename workspace<B>::scope scope(scratch);
+    const index_t n = d.extent(0);
+    const matrix activated = scratch.template take<T>({n, config_.d_ff});
+    if (down_.needs_input()) {
+      ops::activation<B, T>(*be_, activated, gate(a.gates), up(a.gates), config_.activation);
+    }
+    const matrix d_activated = scratch.template take<T>({n, config_.d_ff});
+    down_.backward(d_activated, d, activated, a.down[3], lora, scratch);
+    ops::activation_backward<B, T>(*be_, gate(a.gates), up(a.gates), d_activated, gate(a.gates),
+                                   up(a.gates), config_.activation);
+    const matrix normed = scratch.template take<T>({n, config_.d_model});
+    if (gates_.needs_input()) {
+      ops::norm<B, T>(*be_, normed, a.middle, feed_forward_norm_.view(), {}, norm());
+    }
+    const matrix d_normed = scratch.template take<T>({n, config_.d_model});
+    gates_.backward(d_normed, a.gates, normed, a.down[2], lora, scratch);
+    ops::norm_backward<B, T>(*be_, d, feed_forward_norm_.gradient(), d_normed, a.middle,
+                             feed_forward_norm_.view(), norm());
+  }
+
+  void attention_backward(matrix d, const activations& a, const batch<B>& b,
+                          const rotation<B>& rope, const lora_rows<space>& lora,
+                          workspace<B>& scratch) {
+    const typename workspace<B>::scope scope(scratch);
+    const index_t n = d.extent(0);
+    const matrix d_qkv = scratch.template take<T>({n, qkv_.rows()});
+    zero(d_qkv.slice(1, query_width(), 2 * key_width()));
+    {
+      const typename workspace<B>::scope inner(scratch);
+      const matrix d_o = scratch.template take<T>({n, query_width()});
+      output_.backward(d_o, d, a.o, a.down[1], lora, scratch);
+      for (const auto& p : b.parts) {
+        attention_backward(d_qkv.rows(p.begin, p.count), d_o.rows(p.begin, p.count), a, p, scratch);
+      }
+    }
+    ops::rope<B, T>(*be_, queries(d_qkv), rope.positions, rope.negated, rope.options);
+    ops::rope<B, T>(*be_, keys(d_qkv), rope.positions, rope.negated, rope.options);
+    if (has_head_norms()) {
+      norm_heads_backward(queries(d_qkv), queries(a.unnormed), query_norm_, scratch);
+      norm_heads_backward(keys(d_qkv), keys(a.unnormed), key_norm_, scratch);
+    }
+    const matrix normed = scratch.template take<T>({n, config_.d_model});
+    if (qkv_.needs_input()) {
+      ops::norm<B, T>(*be_, normed, a.x, attention_norm_.view(), {}, norm());
+    }
+    const matrix d_normed = scratch.template take<T>({n, config_.d_model});
+    qkv_.backward(d_normed, d_qkv, normed, a.down[0], lora, scratch);
+    ops::norm_backward<B, T>(*be_, d, attention_norm_.gradient(), d_normed, a.x,
+                             attention_norm_.view(), norm());
+  }
+
+  /// Of one sequence.
+  void attention_backward(matrix d_qkv, matrix d_o, const activations& a,
+                          const typename batch<B>::part& p, workspace<B>& scratch) {
+    const typename workspace<B>::scope scope(scratch);
+    const auto kv = spans_of(a.qkv, p, scratch);
+    const index_t n = p.anchors.size();
+    const matrix dk = scratch.template take<T>({n, key_width()});
+    const matrix dv = scratch.template take<T>({n, key_width()});
+    kv_gradient<T, space> own;
+    if (n > 0) {
+      zero(dk);
+      zero(dv);
+      own = {by_head(heads(dk, 0, config_.n_kv_heads)), by_head(heads(dv, 0, config_.n_kv_heads))};
+    }
+    const kv_gradient<T, space> local{by_head(keys(d_qkv)), by_head(values(d_qkv))};
+    ops::attention_backward<B, T>(*be_, queries(d_qkv), own, local, heads(d_o, 0, config_.n_heads),
+                                  queries(a.qkv).rows(p.begin, p.count),
+                                  heads(a.o, 0, config_.n_heads).rows(p.begin, p.count),
+                                  a.lse.rows(p.begin, p.count), kv, span_list_of(p), scale_,
+                                  scratch);
+    if (n == 0) return;
+    const auto anchors = p.anchors.view({n});
+    ops::scatter_add_rows<B, T>(*be_, d_qkv.slice(1, query_width(), key_width()), dk, anchors);
+    ops::scatter_add_rows<B, T>(*be_, d_qkv.slice(1, query_width() + key_width(), key_width()), dv,
+                                anchors);
+  }
+
+  B* be_;
+  model::model_config config_;
+  norm_weight attention_norm_;
+  norm_weight query_norm_;
+  norm_weight key_norm_;
+  norm_weight feed_forward_norm_;
+  trainable_linear<B, T> qkv_;
+  trainable_linear<B, T> output_;
+  trainable_linear<B, T> gates_;
+  trainable_linear<B, T> down_;
+  double scale_ = 0;
+};
+
+}  // namespace gistkv::train

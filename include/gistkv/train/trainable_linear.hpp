@@ -1,0 +1,382 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gistkv/core/dequantize.hpp>
+#include <gistkv/core/hash.hpp>
+#include <gistkv/core/random.hpp>
+#include <gistkv/core/workspace.hpp>
+#include <gistkv/model/adapter.hpp>
+#include <gistkv/model/host_model.hpp>
+#include <gistkv/ops/add.hpp>
+#include <gistkv/ops/backward.hpp>
+#include <gistkv/ops/linear.hpp>
+#include <gistkv/ops/matmul.hpp>
+#include <gistkv/ops/rows.hpp>
+#include <gistkv/train/parameters.hpp>
+
+namespace gistkv::train {
+
+/// Low-rank adaptation (Hu et al. 2021): y = W x + (alpha / rank) B A x, A [rank, in] drawn at
+/// random, B [out, rank] zero at first, with dropout on x in front of A while training.
+struct lora_options {
+  index_t rank = 16;
+  double alpha = 32.0;
+  double dropout = 0.0;
+  /// Of query, key, value, output, gate, up, down.
+  std::vector<std::string> targets = {"query", "key", "value", "output", "gate", "up", "down"};
+  bool gist_rows_only = false;  ///< Applied to the rows of gist tokens and to no others.
+  std::uint64_t seed = 0;
+
+  bool has(const std::string& target) const {
+    return std::find(targets.begin(), targets.end(), target) != targets.end();
+  }
+};
+
+/// One of the maps that a trainable_linear holds.
+struct linear_source {
+  std::string name;  ///< As a target of LoRA: "query".
+  const model::host_linear* map = nullptr;
+};
+
+/// The rows of a batch to which LoRA applies.
+template <MemorySpace Space>
+struct lora_rows {
+  bool all = true;
+  vector_view<const std::int32_t, Space> rows = {};  ///< If not all.
+  bool drop = false;                                 ///< Dropout is on.
+  std::uint64_t seed = 0;                            ///< Of dropout, for this pass.
+
+  index_t count(index_t n) const { return all ? n : rows.extent(0); }
+};
+
+/// Elements of a matrix as floats.
+inline std::vector<float> floats_of(const host_matrix& m) {
+  std::vector<float> values(static_cast<std::size_t>(m.rows * m.cols));
+  const std::size_t stride = row_bytes(m.type, m.cols);
+  for (index_t r = 0; r < m.rows; ++r) {
+    dequantize(m.type, m.data.data() + static_cast<std::size_t>(r) * stride, m.cols,
+               values.data() + r * m.cols);
+  }
+  return values;
+}
+
+/// Maps of one activation side by side, y = [y_1 | y_2 | ...] with y_i = W_i x + b_i, with their
+/// backward pass. Either constant, packed twice (for y and, transposed, for dx), or trained; LoRA
+/// comes on top of either.
+template <class B, class T>
+requires Trains<B, T>
+class trainable_linear {
+ public:
+  using space = space_of<B>;
+  using matrix = matrix_view<T, space>;
+  using const_matrix = matrix_view<const T, space>;
+
+  /// @param prefix  of the names of parameters: "blocks.0."
+  /// @param train   the weights themselves are parameters
+  /// @param lora    null: none
+  trainable_linear(parameter_set<B, T>& set, const std::string& prefix,
+                   std::span<const linear_source> maps, bool train, const lora_options* lora)
+      : be_(&set.backend()) {
+    cols_ = maps.front().map->weight.cols;
+    std::vector<float> weights;
+    std::vector<float> biases;
+    std::string names;
+    bool any_bias = false;
+    for (const linear_source& m : maps) any_bias |= !m.map->bias.empty();
+    for (const linear_source& m : maps) {
+      const host_matrix& w = m.map->weight;
+      if (w.cols != cols_) {
+        throw shape_error("trainable linear '" + prefix + m.name + "': " + std::to_string(w.cols) +
+                          " columns, expected " + std::to_string(cols_));
+      }
+      const std::vector<float> values = floats_of(w);
+      weights.insert(weights.end(), values.begin(), values.end());
+      if (any_bias) {
+        const std::vector<float> bias = m.map->bias.empty()
+                                            ? std::vector<float>(static_cast<std::size_t>(w.rows))
+                                            : floats_of(m.map->bias);
+        biases.insert(biases.end(), bias.begin(), bias.end());
+      }
+      parts_.push_back({m.name, rows_, w.rows, 0, 0, nullptr});
+      rows_ += w.rows;
+      names += (names.empty() ? "" : "+") + m.name;
+    }
+    if (train) {
+      weight_ = &set.add(prefix + names, parameter_kind::weight, rows_, cols_, weights);
+      if (any_bias) {
+        const T unit[] = {T(1)};
+        unit_ = buffer<T, B>(*be_, std::span<const T>(unit));
+        trained_bias_ = &set.add(prefix + names + ".bias", parameter_kind::norm, 1, rows_, biases);
+      }
+    } else {
+      pack(prefix + names, weights);
+      const std::vector<T> converted(biases.begin(), biases.end());
+      if (any_bias) bias_ = buffer<T, B>(*be_, std::span<const T>(converted));
+    }
+    if (lora != nullptr) add_lora(set, prefix, *lora);
+  }
+
+  index_t rows() const { return rows_; }
+  index_t cols() const { return cols_; }
+  /// Columns of what `forward` leaves for `backward`; 0 without LoRA.
+  index_t total_rank() const { return total_rank_; }
+  /// Whether `backward` reads x.
+  bool needs_input() const { return weight_ != nullptr || total_rank_ > 0; }
+
+  /// Bytes of scratch for n rows.
+  std::size_t workspace_size(index_t n) const {
+    return total_rank_ == 0 ? 0
+                            : 2 * workspace<B>::template bytes_for<T>(n * cols_) +
+                                  workspace<B>::template bytes_for<T>(n * rows_) +
+                                  workspace<B>::template bytes_for<T>(n * total_rank_);
+  }
+
+  /// o = W x + b, plus LoRA on its rows.
+  /// @param[out] o     [n, rows()]
+  /// @param[in]  x     [n, cols()]
+  /// @param[out] down  [rows of LoRA, total_rank()], for backward
+  void forward(matrix o, const_matrix x, matrix down, const lora_rows<space>& on,
+               workspace<B>& scratch) {
+    if (weight_ != nullptr) {
+      ops::matmul<B, T>(*be_, one(o), one(x), one(const_matrix(weight_->matrix())),
+                        {.transpose_b = true});
+    } else {
+      ops::linear<B, T>(*be_, o, x, *packed_);
+    }
+    if (trained_bias_ != nullptr || bias_.size() > 0) {
+      const auto& b = trained_bias_ != nullptr ? trained_bias_->value : bias_;
+      ops::add<B, T>(*be_, o, o, repeat_rows(b.view({rows_}), o.extent(0)));
+    }
+    if (total_rank_ == 0 || on.count(x.extent(0)) == 0) return;
+    const typename workspace<B>::scope scope(scratch);
+    const const_matrix read = lora_input(x, on, scratch);
+    ops::matmul<B, T>(*be_, one(down), one(read), one(const_matrix(a_->matrix())),
+                      {.transpose_b = true});
+    const index_t m = read.extent(0);
+    const matrix to = on.all ? o : scratch.template take<T>({m, rows_});
+    for (const part& p : parts_) {
+      const matrix columns = to.slice(1, p.begin, p.rows);
+      if (p.rank == 0) {
+        if (!on.all) zero(columns);
+        continue;
+      }
+      ops::matmul<B, T>(*be_, one(columns), one(const_matrix(down.slice(1, p.rank_begin, p.rank))),
+                        one(const_matrix(p.b->matrix())), {.accumulate = on.all, .alpha = scale_});
+    }
+    if (!on.all) ops::scatter_add_rows<B, T>(*be_, o, to, on.rows);
+  }
+
+  /// dx = dy W, and the gradients of what is trained.
+  /// @param[out] dx    [n, cols()]
+  /// @param[in]  dy    [n, rows()]
+  /// @param[in]  x     [n, cols()], or empty unless needs_input()
+  /// @param[in]  down  what forward left
+  void backward(matrix dx, const_matrix dy, const_matrix x, const_matrix down,
+                const lora_rows<space>& on, workspace<B>& scratch) {
+    if (weight_ != nullptr) {
+      ops::matmul<B, T>(*be_, one(dx), one(dy), one(const_matrix(weight_->matrix())));
+      ops::accumulate_products<B, T>(*be_, weight_->gradient_matrix(), dy, x);
+    } else {
+      ops::linear<B, T>(*be_, dx, dy, *transposed_);
+    }
+    if (trained_bias_ != nullptr) {
+      const vector_view<const T, space> one_element = unit_.view({1});
+      ops::accumulate_products<B, T>(*be_, trained_bias_->gradient_matrix(),
+                                     repeat_rows(one_element, dy.extent(0)), dy);
+    }
+    if (total_rank_ == 0 || on.count(dy.extent(0)) == 0) return;
+    const typename workspace<B>::scope scope(scratch);
+    const const_matrix read = lora_input(x, on, scratch);
+    const index_t m = read.extent(0);
+    const_matrix gradient = dy;
+    if (!on.all) {
+      const matrix gathered = scratch.template take<T>({m, rows_});
+      ops::gather_rows<B, T>(*be_, gathered, dy, on.rows);
+      gradient = gathered;
+    }
+    const matrix d_down = scratch.template take<T>({m, total_rank_});
+    for (const part& p : parts_) {
+      if (p.rank == 0) continue;
+      const const_matrix columns = gradient.slice(1, p.begin, p.rows);
+      ops::matmul<B, T>(*be_, one(d_down.slice(1, p.rank_begin, p.rank)), one(columns),
+                        one(const_matrix(p.b->matrix())), {.transpose_b = true, .alpha = scale_});
+      ops::accumulate_products<B, T>(*be_, p.b->gradient_matrix(),
+                                     down.slice(1, p.rank_begin, p.rank), columns, scale_);
+    }
+    ops::accumulate_products<B, T>(*be_, a_->gradient_matrix(), d_down, read);
+    const bool drop = on.drop && dropout_ > 0.0;
+    if (on.all && !drop) {
+      ops::matmul<B, T>(*be_, one(dx), one(const_matrix(d_down)), one(const_matrix(a_->matrix())),
+                        {.accumulate = true});
+      return;
+    }
+    const matrix d_read = scratch.template take<T>({m, cols_});
+    ops::matmul<B, T>(*be_, one(d_read), one(const_matrix(d_down)),
+                      one(const_matrix(a_->matrix())));
+    if (drop) ops::dropout<B, T>(*be_, d_read, d_read, {dropout_, seed(on)});
+    if (on.all) {
+      ops::add<B, T>(*be_, dx, dx, d_read);
+    } else {
+      ops::scatter_add_rows<B, T>(*be_, dx, d_read, on.rows);
+    }
+  }
+
+  /// Appends the factors of LoRA, those of layer `layer`.
+  void save(index_t layer, std::vector<model::low_rank>& out) const {
+    if (total_rank_ == 0) return;
+    const std::vector<T> a = a_->value.to_host();
+    for (const part& p : parts_) {
+      if (p.rank == 0) continue;
+      const std::vector<T> b = p.b->value.to_host();
+      model::low_rank f{layer, p.name, p.rank, p.rows, cols_, {}, {}};
+      for (index_t i = p.rank_begin * cols_; i < (p.rank_begin + p.rank) * cols_; ++i) {
+        f.a.push_back(static_cast<float>(a[static_cast<std::size_t>(i)]));
+      }
+      for (index_t r = 0; r < p.rows; ++r) {
+        for (index_t i = 0; i < p.rank; ++i) {
+          f.b.push_back(static_cast<float>(b[static_cast<std::size_t>(i * p.rows + r)]));
+        }
+      }
+      out.push_back(std::move(f));
+    }
+  }
+
+  /// Takes over factors that were trained before; where there are none LoRA stays as it is.
+  /// @throws shape_error.
+  void load(index_t layer, std::span<const model::low_rank> from) {
+    if (total_rank_ == 0) return;
+    std::vector<T> a = a_->value.to_host();
+    for (const part& p : parts_) {
+      for (const model::low_rank& f : from) {
+        if (f.layer != layer || f.target != p.name) continue;
+        if (f.rank != p.rank || f.rows != p.rows || f.cols != cols_) {
+          throw shape_error("LoRA of layer " + std::to_string(layer) + " " + p.name + " is [" +
+                            std::to_string(f.rows) + ", " + std::to_string(f.cols) + "] of rank " +
+                            std::to_string(f.rank) + ", expected [" + std::to_string(p.rows) +
+                            ", " + std::to_string(cols_) + "] of rank " + std::to_string(p.rank));
+        }
+        std::copy(f.a.begin(), f.a.end(), a.begin() + p.rank_begin * cols_);
+        std::vector<T> b(f.b.size());
+        for (index_t r = 0; r < p.rows; ++r) {
+          for (index_t i = 0; i < p.rank; ++i) {
+            b[static_cast<std::size_t>(i * p.rows + r)] =
+                static_cast<T>(f.b[static_cast<std::size_t>(r * p.rank + i)]);
+          }
+        }
+        be_->upload(p.b->value.data(), b.data(), p.b->value.bytes());
+      }
+    }
+    be_->upload(a_->value.data(), a.data(), a_->value.bytes());
+  }
+
+ private:
+  struct part {
+    std::string name;
+    index_t begin = 0;  ///< Columns [begin, begin + rows) of y.
+    index_t rows = 0;
+    index_t rank_begin = 0;  ///< Columns of `down`.
+    index_t rank = 0;
+    parameter<B, T>* b = nullptr;  ///< Transposed: [rank, rows].
+  };
+
+  static tensor_view<T, 3, space> one(matrix m) {
+    return {m.data(), {1, m.extent(0), m.extent(1)}, {0, m.stride(0), m.stride(1)}};
+  }
+  static tensor_view<const T, 3, space> one(const_matrix m) {
+    return {m.data(), {1, m.extent(0), m.extent(1)}, {0, m.stride(0), m.stride(1)}};
+  }
+  /// The empty product.
+  void zero(matrix m) {
+    const tensor_view<const T, 3, space> left(m.data(), {1, m.extent(0), 0});
+    const tensor_view<const T, 3, space> right(m.data(), {1, 0, m.extent(1)});
+    ops::matmul<B, T>(*be_, one(m), left, right);
+  }
+  std::uint64_t seed(const lora_rows<space>& on) const {
+    return splitmix64(on.seed) + splitmix64(stream_);
+  }
+
+  /// What A multiplies: the rows of LoRA, some elements dropped.
+  const_matrix lora_input(const_matrix x, const lora_rows<space>& on, workspace<B>& scratch) {
+    const bool drop = on.drop && dropout_ > 0.0;
+    if (on.all && !drop) return x;
+    const matrix read = scratch.template take<T>({on.count(x.extent(0)), cols_});
+    if (!on.all) ops::gather_rows<B, T>(*be_, read, x, on.rows);
+    if (drop) {
+      ops::dropout<B, T>(*be_, read, on.all ? x : const_matrix(read), {dropout_, seed(on)});
+    }
+    return read;
+  }
+
+  void pack(const std::string& name, const std::vector<float>& weights) {
+    packed_.emplace(be_->pack(
+        {name, weight_type::f32, rows_, cols_, std::as_bytes(std::span<const float>(weights))}));
+    std::vector<float> columns(weights.size());
+    for (index_t r = 0; r < rows_; ++r) {
+      for (index_t c = 0; c < cols_; ++c) {
+        columns[static_cast<std::size_t>(c * rows_ + r)] =
+            weights[static_cast<std::size_t>(r * cols_ + c)];
+      }
+    }
+    transposed_.emplace(be_->pack({name + " transposed", weight_type::f32, cols_, rows_,
+                                   std::as_bytes(std::span<const float>(columns))}));
+  }
+
+  void add_lora(parameter_set<B, T>& set, const std::string& prefix, const lora_options& lora) {
+    std::vector<float> a;
+    std::string names;
+    for (part& p : parts_) {
+      if (!lora.has(p.name)) continue;
+      p.rank = lora.rank;
+      p.rank_begin = total_rank_;
+      total_rank_ += lora.rank;
+      names += (names.empty() ? "" : "+") + p.name;
+      // Uniform as in the authors' and in Hugging Face's code: variance 1 / (3 in).
+      xxh64 name_hash(lora.seed);
+      random_generator random(name_hash.update(prefix + p.name).digest());
+      const double bound = 1.0 / std::sqrt(static_cast<double>(cols_));
+      for (index_t i = 0; i < lora.rank * cols_; ++i) {
+        a.push_back(static_cast<float>(random.uniform(-bound, bound)));
+      }
+    }
+    if (total_rank_ == 0) return;
+    scale_ = lora.alpha / static_cast<double>(lora.rank);
+    dropout_ = lora.dropout;
+    xxh64 stream(lora.seed + 1);
+    stream_ = stream.update(prefix + names).digest();
+    a_ = &set.add(prefix + names + ".lora_a", parameter_kind::lora, total_rank_, cols_, a);
+    for (part& p : parts_) {
+      if (p.rank == 0) continue;
+      const std::vector<float> zeros(static_cast<std::size_t>(p.rank * p.rows), 0.0F);
+      p.b = &set.add(prefix + p.name + ".lora_b", parameter_kind::lora, p.rank, p.rows, zeros);
+    }
+  }
+
+  B* be_;
+  index_t rows_ = 0;
+  index_t cols_ = 0;
+  std::vector<part> parts_;
+  std::optional<packed_weight_t<B>> packed_;
+  std::optional<packed_weight_t<B>> transposed_;
+  buffer<T, B> bias_;
+  buffer<T, B> unit_;  ///< 1, whose product with dy is the sum of its rows.
+  parameter<B, T>* weight_ = nullptr;
+  parameter<B, T>* trained_bias_ = nullptr;
+  parameter<B, T>* a_ = nullptr;
+  index_t total_rank_ = 0;
+  double scale_ = 0.0;
+  double dropout_ = 0.0;
+  std::uint64_t stream_ = 0;
+};
+
+}  // namespace gistkv::train

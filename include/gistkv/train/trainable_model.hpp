@@ -1,0 +1,335 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gistkv/core/workspace.hpp>
+#include <gistkv/mask/sentence.hpp>
+#include <gistkv/model/adapter.hpp>
+#include <gistkv/model/rope_frequencies.hpp>
+#include <gistkv/train/batch.hpp>
+#include <gistkv/train/language_head.hpp>
+#include <gistkv/train/trainable_block.hpp>
+
+namespace gistkv::train {
+
+/// What is trained; the rows of the gist tokens always are.
+enum class trained_weights {
+  none,  ///< Gist rows only: all else stays as it is, to the bit.
+  lora,
+  all
+};
+
+struct model_options {
+  trained_weights trained = trained_weights::none;
+  lora_options lora;  ///< Of `lora`.
+  sentence_rule rule;
+  /// Keep the input of each block and compute its inside again in the backward pass: about a third
+  /// more work, and a tenth of the memory.
+  bool recompute = false;
+};
+
+/// The full-cache model as a teacher: the same text without gists, and for each target of the
+/// batch the row of it that predicts the same token.
+template <Storage B>
+struct teacher {
+  const batch<B>* plain = nullptr;
+  std::vector<std::int32_t> rows;
+  double mix = 1.0;  ///< Share of the divergence in the loss.
+};
+
+/// The teacher's view of sequences: what is no gist.
+/// @throws argument_error if a gist is a target: the teacher cannot say what it would be.
+inline std::vector<sequence> plain_sequences(std::span<const sequence> sequences,
+                                             token_t first_gist, std::vector<std::int32_t>& rows) {
+  std::vector<sequence> plain;
+  std::int32_t begin = 0;
+  for (const sequence& s : sequences) {
+    sequence& p = plain.emplace_back();
+    for (std::size_t i = 0; i < s.tokens.size(); ++i) {
+      const bool target = i > 0 && (s.weights.empty() || s.weights[i] != 0.0F);
+      if (s.tokens[i] >= first_gist) {
+        if (!target) continue;
+        throw argument_error("distillation: token " + std::to_string(s.tokens[i]) +
+                             ", a gist, is a target; want gists that are none");
+      }
+      p.tokens.push_back(s.tokens[i]);
+      p.weights.push_back(0.0F);
+      if (target) rows.push_back(begin + static_cast<std::int32_t>(p.tokens.size()) - 2);
+    }
+    begin += static_cast<std::int32_t>(p.tokens.size());
+  }
+  return plain;
+}
+
+/// A whole decoder with its backward pass, on the sentence mask in its two-span form: memory grows
+/// with the number of rows, never with its square, and logits exist for a few rows at a time.
+template <class B, class T = element_t<B>>
+requires Trains<B, T>
+class trainable_model {
+ public:
+  using space = space_of<B>;
+  using matrix = matrix_view<T, space>;
+
+  /// Packs the weights. @throws shape_error, argument_error.
+  trainable_model(B& be, const model::host_model& source, const model::gist_rows& gists,
+                  const model_options& options)
+      : be_(&be), config_(source.config), options_(options), set_(be) {
+    validate(config_);
+    validate(gists, config_);
+    if (gists.n_gist != options.rule.n_gist) {
+      throw argument_error("trainable model: " + std::to_string(gists.n_gist) +
+                           " gist rows, the rule has " + std::to_string(options.rule.n_gist));
+    }
+    const bool all = options.trained == trained_weights::all;
+    const index_t d = config_.d_model;
+    gists_ = &set_.add("gist.input", parameter_kind::gist, gists.n_gist, d, gists.input);
+    gist_head_ = gists_;
+    if (!gists.head.empty()) {
+      gist_head_ = &set_.add("gist.head", parameter_kind::gist, gists.n_gist, d, gists.head);
+    }
+    {
+      const std::vector<float> table = floats_of(source.token_embedding);
+      if (all) {
+        trained_table_ = &set_.add("embedding", parameter_kind::weight, config_.n_vocab, d, table);
+      } else {
+        const std::vector<T> converted(table.begin(), table.end());
+        table_ = buffer<T, B>(be, std::span<const T>(converted));
+      }
+    }
+    parameter<B, T>* head = nullptr;
+    if (all) {
+      head = config_.tied_head ? trained_table_
+                               : &set_.add("head", parameter_kind::weight, config_.n_vocab, d,
+                                           floats_of(source.head.weight));
+    }
+    head_.emplace(be,
+                  config_.tied_head ? model::host_linear{source.token_embedding, {}} : source.head,
+                  head, gist_head_);
+    const lora_options* lora = options.trained == trained_weights::lora ? &options_.lora : nullptr;
+    for (std::size_t l = 0; l < source.blocks.size(); ++l) {
+      blocks_.push_back(std::make_unique<trainable_block<B, T>>(
+          set_, config_, source.blocks[l], "blocks." + std::to_string(l) + ".", all, lora));
+    }
+    if (all) {
+      trained_norm_ =
+          &set_.add("final_norm", parameter_kind::norm, 1, d, floats_of(source.final_norm));
+    } else {
+      final_norm_ = model::load_vector<T>(be, source.final_norm);
+    }
+    std::vector<float> f = rope_frequencies(config_.rope, config_.head_dim);
+    frequencies_ = buffer<float, B>(be, std::span<const float>(f));
+    for (float& x : f) x = -x;
+    negated_ = buffer<float, B>(be, std::span<const float>(f));
+  }
+
+  B& backend() const { return *be_; }
+  const model::model_config& config() const { return config_; }
+  const model_options& options() const { return options_; }
+  parameter_set<B, T>& parameters() { return set_; }
+
+  /// Sum of the weighted losses of a batch; gradients are added to what the parameters have.
+  /// @param scale  multiplies every weight: 1 / their sum over the global batch
+  /// @param seed   of dropout; a pass of its own wants a number of its own
+  double forward_backward(const batch<B>& b, double scale, std::uint64_t seed,
+                          const teacher<B>* teach = nullptr) {
+    return run(b, scale, lora_of(b, true, seed), true, teach);
+  }
+
+  /// The same sum without gradients; nothing is dropped.
+  double loss(const batch<B>& b, double scale, const teacher<B>* teach = nullptr) {
+    return run(b, scale, lora_of(b, false, 0), false, teach);
+  }
+
+  /// What has been learned, but for trained_weights::all.
+  model::adapter save() const {
+    model::adapter out;
+    const auto rows = [](const parameter<B, T>& p) {
+      const std::vector<T> values = p.value.to_host();
+      return std::vector<float>(values.begin(), values.end());
+    };
+    out.gists = {gists_->rows, rows(*gists_), {}};
+    if (gist_head_ != gists_) out.gists.head = rows(*gist_head_);
+    if (options_.trained != trained_weights::lora) return out;
+    out.alpha = options_.lora.alpha;
+    out.gist_rows_only = options_.lora.gist_rows_only;
+    for (std::size_t l = 0; l < blocks_.size(); ++l) {
+      blocks_[l]->save(static_cast<index_t>(l), out.factors);
+    }
+    return out;
+  }
+
+  /// Low-rank factors to go on from. @throws shape_error.
+  void load(std::span<const model::low_rank> factors) {
+    for (std::size_t l = 0; l < blocks_.size(); ++l) {
+      blocks_[l]->load(static_cast<index_t>(l), factors);
+    }
+  }
+
+  /// Bytes of activations and scratch that are held.
+  std::size_t workspace_bytes() const { return memory_.bytes(); }
+
+ private:
+  lora_rows<space> lora_of(const batch<B>& b, bool drop, std::uint64_t seed) const {
+    if (!options_.lora.gist_rows_only) return {true, {}, drop, seed};
+    return {false, b.gist_rows.view({b.n_gists()}), drop, seed};
+  }
+  rotation<B> rotation_of(const batch<B>& b) const {
+    return {b.positions.view({b.n}),
+            frequencies_.view({frequencies_.size()}),
+            negated_.view({negated_.size()}),
+            {rope_magnitude(config_.rope)}};
+  }
+  vector_view<const T, space> final_norm() const {
+    const auto& b = trained_norm_ != nullptr ? trained_norm_->value : final_norm_;
+    return b.view({b.size()});
+  }
+  void zero(matrix m) {
+    const tensor_view<const T, 3, space> left(m.data(), {1, m.extent(0), 0});
+    const tensor_view<const T, 3, space> right(m.data(), {1, 0, m.extent(1)});
+    ops::matmul<B, T>(*be_, {m.data(), {1, m.extent(0), m.extent(1)}}, left, right);
+  }
+  void copy(matrix to, matrix from) {
+    be_->copy(to.data(), from.data(), static_cast<std::size_t>(to.size()) * sizeof(T));
+  }
+
+  std::size_t bytes_needed(const batch<B>& b, index_t n_lora, bool backward) const {
+    const auto bytes = [](index_t n) { return workspace<B>::template bytes_for<T>(n); };
+    const std::size_t one = blocks_.front()->activation_bytes(b.n, n_lora);
+    const std::size_t row = bytes(b.n * config_.d_model);
+    std::size_t sum = one;
+    if (backward) sum = options_.recompute ? one + blocks_.size() * row : blocks_.size() * one;
+    return sum + 5 * row + bytes(b.n_gists() * config_.d_model) +
+           std::max(blocks_.front()->workspace_size(b), head_->workspace_size(true));
+  }
+  void make_room(std::size_t n_bytes) {
+    if (memory_.bytes() >= n_bytes) return;
+    memory_ = {};
+    memory_ = workspace<B>(*be_, n_bytes);
+  }
+
+  void embed(matrix x, const batch<B>& b) {
+    const auto& table = trained_table_ != nullptr ? trained_table_->value : table_;
+    ops::gather_rows<B, T>(*be_, x, table.view({config_.n_vocab, config_.d_model}),
+                           b.tokens.view({b.n}));
+    if (b.n_gists() == 0) return;
+    const typename workspace<B>::scope scope(memory_);
+    const matrix rows = memory_.template take<T>({b.n_gists(), config_.d_model});
+    ops::gather_rows<B, T>(*be_, rows, gists_->matrix(), b.gists.view({b.n_gists()}));
+    ops::scatter_rows<B, T>(*be_, x, rows, b.gist_rows.view({b.n_gists()}));
+  }
+
+  /// Hidden states behind the final norm, keeping nothing; as the model was before training.
+  void plain_forward(matrix hidden, const batch<B>& b) {
+    const typename workspace<B>::scope scope(memory_);
+    const auto kept = blocks_.front()->reserve(memory_, b.n, 0);
+    embed(hidden, b);
+    const lora_rows<space> none{false, {}, false, 0};
+    for (const auto& block : blocks_) {
+      block->forward(hidden, kept, b, rotation_of(b), none, memory_);
+    }
+    ops::norm<B, T>(*be_, hidden, hidden, final_norm(), {}, {config_.norm, config_.norm_eps});
+  }
+
+  double run(const batch<B>& b, double scale, const lora_rows<space>& lora, bool backward,
+             const teacher<B>* teach) {
+    if (b.n == 0) return 0;
+    const index_t n_lora = lora.count(b.n);
+    std::size_t need = bytes_needed(b, n_lora, backward);
+    if (teach != nullptr) {
+      const std::size_t taught = bytes_needed(*teach->plain, 0, false);
+      need = std::max(need, taught) +
+             workspace<B>::template bytes_for<T>(teach->plain->n * config_.d_model);
+    }
+    make_room(need);
+    const typename workspace<B>::scope scope(memory_);
+    matrix taught;
+    if (teach != nullptr) {
+      taught = memory_.template take<T>({teach->plain->n, config_.d_model});
+      plain_forward(taught, *teach->plain);
+    }
+    const matrix x = memory_.template take<T>({b.n, config_.d_model});
+    embed(x, b);
+    const rotation<B> rope = rotation_of(b);
+    std::vector<block_activations<T, space>> kept;
+    std::vector<matrix> inputs;
+    for (std::size_t l = 0; l < blocks_.size(); ++l) {
+      const bool own = backward && !options_.recompute;
+      if (own || l == 0) kept.push_back(blocks_[l]->reserve(memory_, b.n, n_lora));
+      if (backward && options_.recompute) {
+        inputs.push_back(memory_.template take<T>({b.n, config_.d_model}));
+        copy(inputs.back(), x);
+      }
+      blocks_[l]->forward(x, kept.back(), b, rope, lora, memory_);
+    }
+    const matrix hidden = memory_.template take<T>({b.n, config_.d_model});
+    ops::norm<B, T>(*be_, hidden, x, final_norm(), {}, {config_.norm, config_.norm_eps});
+
+    std::vector<float> weights;
+    for (const float w : b.weights) weights.push_back(static_cast<float>(scale) * w);
+    head_targets targets{b.target_rows, b.targets, weights, {}, 0.0};
+    if (teach != nullptr) {
+      targets.teacher_rows = teach->rows;
+      targets.mix = teach->mix;
+    }
+    matrix d_hidden;
+    if (backward) {
+      d_hidden = memory_.template take<T>({b.n, config_.d_model});
+      zero(d_hidden);
+    }
+    const double loss = head_->loss(hidden, d_hidden, targets, taught, memory_);
+    if (!backward) return loss;
+
+    const matrix d = memory_.template take<T>({b.n, config_.d_model});
+    zero(d);
+    vector_view<T, space> d_norm;
+    if (trained_norm_ != nullptr) d_norm = trained_norm_->flat(trained_norm_->gradient);
+    ops::norm_backward<B, T>(*be_, d, d_norm, d_hidden, x, final_norm(),
+                             {config_.norm, config_.norm_eps});
+    for (std::size_t l = blocks_.size(); l-- > 0;) {
+      if (options_.recompute) {
+        copy(x, inputs[l]);
+        blocks_[l]->forward(x, kept.back(), b, rope, lora, memory_);
+      }
+      blocks_[l]->backward(d, options_.recompute ? kept.back() : kept[l], b, rope, lora, memory_);
+    }
+    if (trained_table_ != nullptr) {
+      ops::scatter_add_rows<B, T>(*be_, trained_table_->gradient_matrix(), d,
+                                  b.table_rows.view({b.n}));
+    }
+    if (b.n_gists() > 0) {
+      const matrix rows = memory_.template take<T>({b.n_gists(), config_.d_model});
+      ops::gather_rows<B, T>(*be_, rows, d, b.gist_rows.view({b.n_gists()}));
+      ops::scatter_add_rows<B, T>(*be_, gists_->gradient_matrix(), rows,
+                                  b.gists.view({b.n_gists()}));
+    }
+    return loss;
+  }
+
+  B* be_;
+  model::model_config config_;
+  model_options options_;
+  parameter_set<B, T> set_;
+  parameter<B, T>* gists_ = nullptr;
+  parameter<B, T>* gist_head_ = nullptr;
+  parameter<B, T>* trained_table_ = nullptr;
+  parameter<B, T>* trained_norm_ = nullptr;
+  buffer<T, B> table_;
+  buffer<T, B> final_norm_;
+  std::optional<language_head<B, T>> head_;
+  std::vector<std::unique_ptr<trainable_block<B, T>>> blocks_;
+  buffer<float, B> frequencies_;
+  buffer<float, B> negated_;
+  workspace<B> memory_;
+};
+
+}  // namespace gistkv::train
