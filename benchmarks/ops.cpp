@@ -7,6 +7,7 @@
 //   benchmark_ops --benchmark_filter=onednn/linear
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -71,16 +72,19 @@ void add_prompt(B& be, const std::string& form) {
   add<rope_case>(be, form, {{.n = 512, .n_heads = 9, .head_dim = 64, .seed = 5}});
   add<activation_case>(be, form, {{.n = 512, .d = 1536, .seed = 6}});
   add<add_case>(be, form, {{.n = 512, .d = 576, .seed = 7}});
-  add<attention_case>(
-      be, form,
-      {{.n_q = 512,
-        .n_heads = 9,
-        .n_kv_heads = 3,
-        .n_local = 512,
-        .mask = mask_choice::causal,
-        .seed = 8},
-       {.n_q = 512, .n_heads = 9, .n_kv_heads = 3, .n_own = 1280, .n_local = 512, .seed = 10},
-       {.n_q = 1, .n_heads = 9, .n_kv_heads = 3, .n_own = 512, .n_local = 64, .seed = 9}});
+  // A chunk of a prompt and one token, behind little and behind 8k rows of gists.
+  for (const index_t n_own : {512, 8192}) {
+    for (const index_t n_q : {1, 512}) {
+      add<attention_case>(be, form,
+                          {{.n_q = n_q,
+                            .n_heads = 9,
+                            .n_kv_heads = 3,
+                            .n_own = n_own,
+                            .n_local = std::max<index_t>(n_q, 20),
+                            .mask = mask_choice::sentences,
+                            .seed = 8}});
+    }
+  }
 }
 
 template <class B>

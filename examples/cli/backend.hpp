@@ -17,6 +17,7 @@
 #include <gistkv/cache/snapshot.hpp>
 #include <gistkv/conformance/report.hpp>
 #include <gistkv/gmsa/compressor.hpp>
+#include <gistkv/model/adapter.hpp>
 #include <gistkv/model/generate.hpp>
 #include <gistkv/model/gist_rows.hpp>
 #include <gistkv/model/host_model.hpp>
@@ -87,6 +88,8 @@ class sequence {
 class resident_model {
  public:
   virtual ~resident_model() = default;
+  /// Adds LoRA for the rows of gist tokens; see model::transformer::adapt.
+  virtual void adapt(const model::adapter& a) = 0;
   virtual const model::model_config& config() const = 0;
   virtual cache::cache_shape cache_shape() const = 0;
   virtual token_t first_gist() const = 0;

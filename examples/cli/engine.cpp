@@ -10,8 +10,8 @@
 
 #include <cli/errors.hpp>
 #include <cli/soft.hpp>
-#include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/hash.hpp>
+#include <gistkv/io/adapter_file.hpp>
 #include <gistkv/io/fingerprint.hpp>
 #include <gistkv/io/gguf.hpp>
 #include <gistkv/io/load_model.hpp>
@@ -23,45 +23,45 @@ namespace gistkv::cli {
 
 namespace {
 
-const io::safetensors_tensor& input_tensor(const io::safetensors_file& file) {
-  const io::safetensors_tensor& input = file.tensor("gist.input");
-  if (input.extents.size() != 2 || input.extents[0] < 1) {
-    throw format_error(file.name() + ": tensor 'gist.input' has shape " +
-                       io::extents_text(input.extents) + ", expected [gists, d_model]");
-  }
-  return input;
-}
-
-std::vector<float> read_rows(const io::safetensors_tensor& tensor, const std::string& file,
-                             index_t n_gist, index_t d_model) {
-  if (tensor.extents != std::vector<index_t>{n_gist, d_model}) {
-    throw format_error(file + ": tensor '" + tensor.name + "' has shape " +
-                       io::extents_text(tensor.extents) + ", expected [" + std::to_string(n_gist) +
-                       ", " + std::to_string(d_model) + "]");
-  }
-  const io::stored_tensor stored = io::as_weight(tensor, file);
-  std::vector<float> rows(static_cast<std::size_t>(n_gist * d_model));
-  dequantize(stored.type, stored.data.data(), n_gist * d_model, rows.data());
-  return rows;
-}
-
 gist_source make_gists(const model_options& o, const model::host_model& weights, index_t n_gist,
                        std::uint64_t seed) {
   gist_source source;
   if (n_gist == 0) return source;
   if (o.adapter.empty()) {
     source.rows = model::untrained_gist_rows(weights, n_gist, seed);
+    source.fingerprint = fingerprint_of(source.rows);
   } else {
-    source.rows = read_adapter(o.adapter, weights.config.d_model);
+    const auto file = io::safetensors_file::open(o.adapter);
+    const auto base = file.metadata().find("base");
+    const std::string found = hex(io::fingerprint(weights));
+    if (base != file.metadata().end() && base->second != found) {
+      throw format_error(o.adapter + ": was trained on another model (fingerprint " + base->second +
+                         ", this one has " + found + ")");
+    }
+    source.lora = io::read_adapter(file, weights.config);
+    source.rows = std::move(source.lora.gists);
+    source.lora.gists = {};
     source.trained = true;
+    source.fingerprint = fingerprint_of(file);
     if (source.rows.n_gist != n_gist) {
       throw argument_error(o.adapter + ": holds " + std::to_string(source.rows.n_gist) +
                            " gists a sentence, asked for are " + std::to_string(n_gist) +
                            " (--gists " + std::to_string(source.rows.n_gist) + ")");
     }
   }
-  source.fingerprint = fingerprint_of(source.rows);
   return source;
+}
+
+/// LoRA on all rows becomes part of the weights; that on gist rows stands beside them.
+std::unique_ptr<const resident_model> load_adapted(backend& be, const model::host_model& weights,
+                                                   const gist_source& gists) {
+  const bool beside = gists.lora.gist_rows_only;
+  if (gists.lora.factors.empty() || beside) {
+    auto m = be.load(weights, gists.rows);
+    m->adapt(gists.lora);
+    return m;
+  }
+  return be.load(model::merged(weights, gists.lora), gists.rows);
 }
 
 }  // namespace
@@ -87,31 +87,7 @@ io::tokenizer load_tokenizer(const std::string& model) {
 }
 
 index_t adapter_gists(const std::string& path) {
-  return input_tensor(io::safetensors_file::open(path)).extents[0];
-}
-
-model::gist_rows read_adapter(const std::string& path, index_t d_model) {
-  const auto file = io::safetensors_file::open(path);
-  for (const io::safetensors_tensor& tensor : file.tensors()) {
-    if (tensor.name == "gist.input" || tensor.name == "gist.head") continue;
-    const bool lora = tensor.name.find("lora") != std::string::npos;
-    throw format_error(path + ": tensor " + io::quote(tensor.name) +
-                       (lora ? " is a LoRA matrix, which this program cannot apply yet"
-                             : " is unknown, expected gist.input and gist.head"));
-  }
-  const io::safetensors_tensor& input = input_tensor(file);
-  model::gist_rows rows;
-  rows.n_gist = input.extents[0];
-  const auto said = file.metadata().find("n_gist");
-  if (said != file.metadata().end() && said->second != std::to_string(rows.n_gist)) {
-    throw format_error(path + ": metadata 'n_gist' is " + io::quote(said->second) +
-                       ", tensor 'gist.input' has " + std::to_string(rows.n_gist) + " rows");
-  }
-  rows.input = read_rows(input, path, rows.n_gist, d_model);
-  if (const auto* head = file.find_tensor("gist.head")) {
-    rows.head = read_rows(*head, path, rows.n_gist, d_model);
-  }
-  return rows;
+  return io::adapter_gists(io::safetensors_file::open(path));
 }
 
 method_settings resolve(method_options o, const model_options& model) {
@@ -132,6 +108,20 @@ std::uint64_t fingerprint_of(const model::gist_rows& rows) {
   return hash.digest();
 }
 
+std::uint64_t fingerprint_of(const io::safetensors_file& adapter) {
+  xxh64 hash;
+  for (const io::safetensors_tensor& tensor : adapter.tensors()) {
+    hash.update(tensor.name + io::extents_text(tensor.extents));
+    hash.update(to_string(tensor.type));
+    hash.update(tensor.data);
+  }
+  for (const char* key : {"alpha", "lora_rows"}) {
+    const auto found = adapter.metadata().find(key);
+    if (found != adapter.metadata().end()) hash.update(found->second);
+  }
+  return hash.digest();
+}
+
 std::string_view codec::piece(token_t t) const {
   return t < tokens->vocab_size() ? tokens->piece(t) : std::string_view{};
 }
@@ -149,7 +139,7 @@ engine::engine(backend_ptr to, const model_options& o, const method_settings& se
       soft(settings.method == "gmsa"
                ? std::make_unique<soft_source>(make_soft_source(o.adapter, source->weights))
                : nullptr),
-      model(be->load(soft ? soft->parts.decoder : source->weights, gists.rows)) {
+      model(load_adapted(*be, soft ? soft->parts.decoder : source->weights, gists)) {
   const index_t n_vocab = model->config().n_vocab;
   if (tokens.vocab_size() > n_vocab) {
     throw format_error(o.model + ": the tokenizer has " + std::to_string(tokens.vocab_size()) +

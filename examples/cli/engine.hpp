@@ -16,17 +16,20 @@
 #include <cli/output.hpp>
 #include <gistkv/io/chat_template.hpp>
 #include <gistkv/io/tokenizer.hpp>
+#include <gistkv/model/adapter.hpp>
 #include <gistkv/model/gist_rows.hpp>
 
 namespace gistkv::io {
 struct loaded_model;
-}
+class safetensors_file;
+}  // namespace gistkv::io
 
 namespace gistkv::cli {
 
 /// Gist rows and where they come from.
 struct gist_source {
   model::gist_rows rows;
+  model::adapter lora;  ///< What the adapter has besides; `gists` of it is empty.
   bool trained = false;
   std::uint64_t fingerprint = 0;  ///< 0 without gists.
 };
@@ -40,11 +43,10 @@ io::tokenizer load_tokenizer(const std::string& model);
 /// How many gists a sentence an adapter file holds. @throws format_error, io::file_error.
 index_t adapter_gists(const std::string& path);
 
-/// The rows of an adapter file. @throws format_error, also for what this program cannot apply.
-model::gist_rows read_adapter(const std::string& path, index_t d_model);
-
-/// Hash of gist rows.
+/// Hash of gist rows that are of no file.
 std::uint64_t fingerprint_of(const model::gist_rows& rows);
+/// Hash of what an adapter file changes: its tensors, and how LoRA is applied.
+std::uint64_t fingerprint_of(const io::safetensors_file& adapter);
 
 struct soft_source;
 

@@ -17,6 +17,7 @@
 #include <cli/output.hpp>
 #include <cli/soft.hpp>
 #include <cli/verbs.hpp>
+#include <gistkv/io/adapter_file.hpp>
 #include <gistkv/io/fingerprint.hpp>
 #include <gistkv/io/gguf.hpp>
 #include <gistkv/io/load_model.hpp>
@@ -154,10 +155,11 @@ json inspect_adapter(const std::string& path, const std::string& model) {
     r["fits_model"] = true;
     return r;
   }
-  const index_t d_model = model.empty() ? file.tensor("gist.input").extents[1]
-                                        : load_model(model)->weights.config.d_model;
-  r["fingerprint"] = hex(fingerprint_of(read_adapter(path, d_model)));
-  if (!model.empty()) r["fits_model"] = true;
+  r["fingerprint"] = hex(fingerprint_of(file));
+  if (!model.empty()) {
+    io::read_adapter(file, load_model(model)->weights.config);
+    r["fits_model"] = true;
+  }
   return r;
 }
 

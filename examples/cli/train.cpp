@@ -129,7 +129,7 @@ class training_run {
     const stage_config& s = config_.stages[stage];
     train::model_options o{s.trained, config_.lora, config_.rule, config_.recompute};
     if (s.trained == train::trained_weights::all && !adapter_.factors.empty()) {
-      const model::host_model weights = io::merged(source_->weights, adapter_);
+      const model::host_model weights = model::merged(source_->weights, adapter_);
       model_ = this_backend().make_trainer(options_.threads, weights, adapter_.gists, o);
       return;
     }

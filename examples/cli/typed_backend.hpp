@@ -88,6 +88,7 @@ class typed_model final : public resident_model {
               const model::gist_rows& gists)
       : be_(std::move(be)), model_(*be_, weights, gists) {}
 
+  void adapt(const model::adapter& a) override { model_.adapt(a); }
   const model::model_config& config() const override { return model_.config(); }
   cache::cache_shape cache_shape() const override { return model_.cache_shape(); }
   token_t first_gist() const override { return model_.first_gist(); }

@@ -166,7 +166,7 @@ END
     ask "$work/t.gkv" "$question" --model "$model" --adapter "$work/other.safetensors"
   refuses 2 'made with untrained gist rows' \
     ask "$work/x.gkv" "$question" --model "$model" --adapter "$work/a.safetensors"
-  for wrong_one in 'lora cannot apply yet' "strange 'gist.tail' is unknown" "lies n_gist"; do
+  for wrong_one in "lora 'layers.0.lora_a' is unknown" "strange 'gist.tail' is unknown" "lies n_gist"; do
     refuses 1 "${wrong_one#* }" compress "$text" -o "$work/no.gkv" --model "$model" \
       --adapter "$work/${wrong_one%% *}.safetensors" --gists 2
   done

@@ -124,13 +124,8 @@ TEST_CASE("onednn with factors of bf16 reads a book as float does, on every kind
     const reading found = read<bf16>(backend<fast>(), weights, ids, 0, 512);
     const std::vector<double> at_once = cosines(want, found, ids.size());
     const double ratio = std::exp(found.mean_nll - want.mean_nll);
-    const auto n_below = std::lower_bound(at_once.begin(), at_once.end(), 0.999) - at_once.begin();
     CHECK(std::abs(ratio - 1) <= 0.01);
-    // Codes that meet many rows are rounded to bf16 for them: a second rounding beside that of the
-    // activations, which a few positions of a text show.
-    CHECK(n_below <=
-          (type == weight_type::bf16 ? 0 : static_cast<std::ptrdiff_t>(ids.size() / 256)));
-    CHECK(at_once.front() >= 0.998);
+    CHECK(at_once.front() >= 0.999);
 
     // Token by token codes are multiplied as they are.
     const auto few = std::span<const token_t>(ids).first(64);
@@ -140,7 +135,7 @@ TEST_CASE("onednn with factors of bf16 reads a book as float does, on every kind
     CHECK(smallest >= 0.999);
     MESSAGE(to_string(type) << ": perplexity " << std::exp(want.mean_nll) << " in float, times "
                             << ratio << "; cosine of a position at least " << at_once.front()
-                            << ", below 0.999 at " << n_below << "; token by token " << smallest);
+                            << "; token by token " << smallest);
 
     const reading same_rows = read<float>(backend<exact>(), weights, gisted, 2, 512);
     CHECK(read<bf16>(backend<fast>(), weights, gisted, 2, 100).rows == same_rows.rows);

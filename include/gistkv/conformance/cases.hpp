@@ -12,6 +12,7 @@
 #include <gistkv/core/host_matrix.hpp>
 #include <gistkv/core/op_options.hpp>
 #include <gistkv/core/types.hpp>
+#include <gistkv/mask/visible_spans.hpp>
 
 /// What is tried, as data: tests check these shapes and benchmarks time the same ones. Extents are
 /// 1, primes, widths of vector registers and one to either side, and those of real models; `pad`
@@ -27,7 +28,8 @@ struct irregular_mask {
   }
 };
 
-enum class mask_choice { everything, causal, irregular, spans, nothing };
+/// `spans` are random, `sentences` those of a text (sentence_spans).
+enum class mask_choice { everything, causal, irregular, spans, sentences, nothing };
 
 inline std::string to_string(mask_choice m) {
   switch (m) {
@@ -39,10 +41,27 @@ inline std::string to_string(mask_choice m) {
       return "irregular";
     case mask_choice::spans:
       return "spans";
+    case mask_choice::sentences:
+      return "sentences";
     case mask_choice::nothing:
       return "nothing";
   }
   return "?";
+}
+
+/// What the last n_q of n_local rows see where every 24 tokens are followed by 4 gists, and the
+/// last of the anchors are those of the local rows.
+inline std::vector<visible_spans> sentence_spans(index_t n_q, index_t n_anchors, index_t n_local) {
+  constexpr index_t n_gist = 4;
+  constexpr index_t length = 24 + n_gist;
+  std::vector<visible_spans> spans;
+  for (index_t p = n_local - n_q; p < n_local; ++p) {
+    const index_t later = (n_local + length - 1) / length - p / length;
+    spans.push_back({static_cast<std::int32_t>(std::max<index_t>(0, n_anchors - n_gist * later)),
+                     static_cast<std::int32_t>(p / length * length),
+                     static_cast<std::int32_t>(p + 1)});
+  }
+  return spans;
 }
 
 namespace detail {
@@ -264,9 +283,21 @@ struct attention_case {
   bool composed = false;  ///< Through composed:: even if the backend has a native path.
 
   index_t n_keys() const { return n_shared + n_own + n_local; }
-  bool dense() const { return mask != mask_choice::spans && mask != mask_choice::nothing; }
-  /// Of full visibility.
-  double flops() const { return 4.0 * detail::product({n_q, n_heads, n_keys(), head_dim}); }
+  bool dense() const {
+    return mask != mask_choice::spans && mask != mask_choice::sentences &&
+           mask != mask_choice::nothing;
+  }
+  /// Of the pairs that the mask lets see each other; of all where it is random.
+  double flops() const {
+    double pairs = detail::product({n_q, n_keys()});
+    if (mask == mask_choice::sentences) {
+      pairs = 0;
+      for (const visible_spans& s : sentence_spans(n_q, n_shared + n_own, n_local)) {
+        pairs += static_cast<double>(s.anchors + s.local_end - s.local_begin);
+      }
+    }
+    return 4.0 * pairs * detail::product({n_heads, head_dim});
+  }
   double bytes(double e) const {
     return e * 2.0 *
            (detail::product({n_q, n_heads, head_dim}) +

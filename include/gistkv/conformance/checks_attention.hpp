@@ -139,9 +139,7 @@ class trial<B, T, softmax_case> {
         c_(c),
         random_(c.seed),
         n_anchors_(c.n_k / 3),
-        spans_(c.mask == mask_choice::nothing
-                   ? std::vector<visible_spans>(static_cast<std::size_t>(c.n_q))
-                   : random_spans(random_, c.n_q, n_anchors_, c.n_k - n_anchors_)),
+        spans_(spans_for(c.mask, random_, c.n_q, n_anchors_, c.n_k - n_anchors_)),
         device_spans_(be, spans_),
         s_(be, placement<3>({c.n_heads, c.n_q, c.n_k}, c.pad), scores()),
         lse_(be, placement<2>({c.n_heads, c.n_q}, c.pad), {}) {}
@@ -199,9 +197,7 @@ class attention_trial {
         c_(c),
         random_(c.seed),
         scale_(1.0 / std::sqrt(static_cast<double>(c.head_dim))),
-        spans_(c.mask == mask_choice::nothing
-                   ? std::vector<visible_spans>(static_cast<std::size_t>(c.n_q))
-                   : random_spans(random_, c.n_q, c.n_shared + c.n_own, c.n_local)),
+        spans_(spans_for(c.mask, random_, c.n_q, c.n_shared + c.n_own, c.n_local)),
         device_spans_(be, spans_),
         q_(be, placement<3>({c.n_q, c.n_heads, c.head_dim}, c.pad),
            normals(random_, c.n_q * c.n_heads * c.head_dim)),

@@ -100,6 +100,16 @@ inline std::vector<visible_spans> random_spans(random_generator& random, index_t
   return spans;
 }
 
+/// The spans of a case that is not dense.
+inline std::vector<visible_spans> spans_for(mask_choice mask, random_generator& random, index_t n_q,
+                                            index_t n_anchors, index_t n_local) {
+  if (mask == mask_choice::nothing) {
+    return std::vector<visible_spans>(static_cast<std::size_t>(n_q));
+  }
+  if (mask == mask_choice::sentences) return sentence_spans(n_q, n_anchors, n_local);
+  return random_spans(random, n_q, n_anchors, n_local);
+}
+
 /// Row numbers of a gather: any of m, repeated or not, the last one among them.
 inline std::vector<std::int32_t> gather_indices(random_generator& random, index_t n, index_t m) {
   std::vector<std::int32_t> rows(static_cast<std::size_t>(n));
@@ -120,7 +130,7 @@ inline std::vector<std::int32_t> scatter_indices(random_generator& random, index
   return rows;
 }
 
-/// Calls f with the mask; `spans` and `n_anchors` count for mask_choice::spans and nothing, and lie
+/// Calls f with the mask; `spans` and `n_anchors` count for those that are not dense, and lie
 /// where the mask will run.
 template <class F>
 void with_mask(mask_choice choice, const visible_spans* spans, index_t n_anchors, F&& f) {
@@ -132,6 +142,7 @@ void with_mask(mask_choice choice, const visible_spans* spans, index_t n_anchors
     case mask_choice::irregular:
       return f(irregular_mask{});
     case mask_choice::spans:
+    case mask_choice::sentences:
     case mask_choice::nothing:
       return f(span_mask{spans, n_anchors, 0});
   }

@@ -265,6 +265,12 @@ inline std::vector<attention_case> attention_cases() {
   cases.push_back({.n_q = 3, .n_heads = 2, .n_kv_heads = 2, .head_dim = 16, .n_local = 0});
   cases.push_back({.n_q = 0, .n_heads = 2, .n_kv_heads = 1, .head_dim = 16, .n_local = 5});
   cases.push_back({.n_q = 1, .n_heads = 9, .n_kv_heads = 3, .n_own = 301, .n_local = 700});
+  cases.push_back({.n_q = 100,
+                   .n_heads = 9,
+                   .n_kv_heads = 3,
+                   .n_own = 211,
+                   .n_local = 130,
+                   .mask = mask_choice::sentences});
   for (const mask_choice m :
        {mask_choice::causal, mask_choice::everything, mask_choice::irregular}) {
     cases.push_back({.n_q = 67, .n_heads = 9, .n_kv_heads = 3, .n_local = 67, .mask = m});

@@ -6,7 +6,9 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include <gistkv/core/workspace.hpp>
 #include <gistkv/model/config.hpp>
 #include <gistkv/model/host_model.hpp>
+#include <gistkv/model/low_rank_map.hpp>
 #include <gistkv/ops/activation.hpp>
 #include <gistkv/ops/add.hpp>
 #include <gistkv/ops/attention.hpp>
@@ -78,6 +81,9 @@ struct sequence_kv {
   vector_view<const std::int32_t, Space> local_rows = {};
   kv_spans<T, Space> visible = {};
   span_list spans = {};
+  /// Rows of the batch that are gists of this sequence, to which a block's LoRA applies; counted
+  /// from the first row of the batch.
+  vector_view<const std::int32_t, Space> gist_rows = {};
 };
 
 /// One pre-norm transformer layer of the Llama family, by configuration only:
@@ -102,6 +108,10 @@ class block {
         gate_(be, w.gate),
         up_(be, w.up),
         down_(be, w.down) {
+    const std::array maps = {&w.query, &w.key, &w.value, &w.output, &w.gate, &w.up, &w.down};
+    for (std::size_t i = 0; i < maps.size(); ++i) {
+      extents_[i] = {maps[i]->weight.rows, maps[i]->weight.cols};
+    }
     if (config.attention_scale > 0) {
       scale_ = config.attention_scale;
     } else {
@@ -118,6 +128,30 @@ class block {
     return bytes(c.d_model) + std::max(attention, 2 * bytes(c.d_ff));
   }
 
+  /// Adds LoRA for the rows of gist tokens: sequence_kv::gist_rows. All other rows stay as they
+  /// are, to the bit.
+  void adapt(B& be, const low_rank& source, double alpha) {
+    const auto at = std::find(targets.begin(), targets.end(), source.target);
+    if (at == targets.end()) {
+      throw argument_error("LoRA: target '" + source.target + "' is none of a block");
+    }
+    const host_extents want = extents_[static_cast<std::size_t>(at - targets.begin())];
+    if (source.rows != want.rows || source.cols != want.cols) {
+      throw shape_error("LoRA of " + source.target + " is [" + std::to_string(source.rows) + ", " +
+                        std::to_string(source.cols) + "], expected [" + std::to_string(want.rows) +
+                        ", " + std::to_string(want.cols) + "]");
+    }
+    lora_[static_cast<std::size_t>(at - targets.begin())].emplace(be, source, alpha);
+  }
+  /// Bytes of scratch that LoRA needs for n rows of gists.
+  std::size_t lora_workspace_size(index_t n) const {
+    std::size_t most = 0;
+    for (const auto& map : lora_) {
+      if (map) most = std::max(most, map->workspace_size(n));
+    }
+    return most;
+  }
+
   /// Transforms the rows x in place and writes their keys and values.
   /// @param[in,out] x  [n, d_model], the sequences one after the other
   /// @param[in] positions, frequencies  as ops::rope
@@ -131,7 +165,7 @@ class block {
     attend(be, c, normed, positions, frequencies, rope, sequences, scratch);
     ops::add<B, T>(be, x, x, normed);
     ops::norm<B, T>(be, normed, x, vector(feed_forward_norm_), {}, {c.norm, c.norm_eps});
-    feed_forward(be, c, normed, scratch);
+    feed_forward(be, c, normed, sequences, scratch);
     ops::add<B, T>(be, x, x, normed);
   }
 
@@ -152,6 +186,9 @@ class block {
     apply<B, T, 3>(
         be, x,
         {{{&query_, joined_heads(q)}, {&key_, joined_heads(k)}, {&value_, joined_heads(v)}}});
+    add_lora(be, 0, joined_heads(q), x, sequences, scratch);
+    add_lora(be, 1, joined_heads(k), x, sequences, scratch);
+    add_lora(be, 2, joined_heads(v), x, sequences, scratch);
     if (query_norm_.size() > 0) norm_heads(be, c, q, query_norm_);
     if (key_norm_.size() > 0) norm_heads(be, c, k, key_norm_);
     ops::rope<B, T>(be, q, positions, frequencies, rope);
@@ -169,17 +206,31 @@ class block {
                                s.spans, scale_, scratch);
     }
     output_(be, x, joined_heads(o));
+    add_lora(be, 3, x, joined_heads(o), sequences, scratch);
   }
 
   /// x <- W_down (act(W_gate x) * W_up x)
   void feed_forward(B& be, const model_config& c, matrix_view<T, space> x,
+                    std::span<const sequence_kv<KV, space>> sequences,
                     workspace<B>& scratch) const {
     const typename workspace<B>::scope scope(scratch);
     const auto gate = scratch.template take<T>({x.extent(0), c.d_ff});
     const auto up = scratch.template take<T>({x.extent(0), c.d_ff});
     apply<B, T, 2>(be, x, {{{&gate_, gate}, {&up_, up}}});
+    add_lora(be, 4, gate, x, sequences, scratch);
+    add_lora(be, 5, up, x, sequences, scratch);
     ops::activation<B, T>(be, gate, gate, up, c.activation);
     down_(be, x, gate);
+    add_lora(be, 6, x, gate, sequences, scratch);
+  }
+
+  /// o += LoRA of one target on the rows of gists.
+  void add_lora(B& be, std::size_t target, matrix_view<T, space> o, matrix_view<const T, space> x,
+                std::span<const sequence_kv<KV, space>> sequences, workspace<B>& scratch) const {
+    if (!lora_[target]) return;
+    for (const auto& s : sequences) {
+      if (!s.gist_rows.empty()) lora_[target]->add_to(be, o, x, s.gist_rows, scratch);
+    }
   }
 
   /// [n, heads, head_dim] as [n, heads * head_dim].
@@ -198,6 +249,15 @@ class block {
     return {x.data() + x.offset(s.begin, h, 0), {s.count, x.extent(2)}, {x.stride(0), 1}};
   }
 
+  static constexpr std::array<std::string_view, 7> targets = {"query", "key", "value", "output",
+                                                              "gate",  "up",  "down"};
+  struct host_extents {
+    index_t rows = 0;
+    index_t cols = 0;
+  };
+
+  std::array<host_extents, 7> extents_ = {};
+  std::array<std::optional<low_rank_map<B, T>>, 7> lora_;  ///< In the order of `targets`.
   buffer<T, B> attention_norm_;
   linear_map<B, T> query_;
   linear_map<B, T> key_;

@@ -14,6 +14,7 @@
 #include <gistkv/core/backend.hpp>
 #include <gistkv/core/buffer.hpp>
 #include <gistkv/core/workspace.hpp>
+#include <gistkv/model/adapter.hpp>
 #include <gistkv/model/block.hpp>
 #include <gistkv/model/config.hpp>
 #include <gistkv/model/gist_rows.hpp>
@@ -67,6 +68,22 @@ class transformer {
     frequencies_ = buffer<float, B>(be, std::span<const float>(f));
   }
 
+  /// Adds the LoRA of an adapter that is for the rows of gist tokens; where it is for all rows, the
+  /// model is made of `merged` weights instead. @throws argument_error, shape_error.
+  void adapt(const adapter& a) {
+    if (!a.factors.empty() && !a.gist_rows_only) {
+      throw argument_error("transformer: the adapter's LoRA is for all rows, want merged weights");
+    }
+    for (const low_rank& f : a.factors) {
+      if (f.layer < 0 || f.layer >= config_.n_layers) {
+        throw argument_error("transformer: LoRA for layer " + std::to_string(f.layer) + " of " +
+                             std::to_string(config_.n_layers));
+      }
+      blocks_[static_cast<std::size_t>(f.layer)].adapt(*be_, f, a.alpha);
+      adapted_ = true;
+    }
+  }
+
   B& backend() const { return *be_; }
   const model_config& config() const { return config_; }
   index_t n_gist() const { return n_gist_; }
@@ -91,6 +108,18 @@ class transformer {
       n_keys = std::max(n_keys, s.cache->n_anchors() + s.cache->n_local() + 2 * count);
       bytes += 3 * workspace<B>::template bytes_for<std::int32_t>(count) +
                workspace<B>::template bytes_for<visible_spans>(count);
+    }
+    if (adapted_) {
+      index_t n_gists = 0;
+      for (const step& s : steps) {
+        const index_t count = std::count_if(s.tokens.begin(), s.tokens.end(),
+                                            [this](token_t t) { return is_gist(t); });
+        bytes += workspace<B>::template bytes_for<std::int32_t>(count);
+        n_gists = std::max(n_gists, count);
+      }
+      std::size_t lora = 0;
+      for (const auto& b : blocks_) lora = std::max(lora, b.lora_workspace_size(n_gists));
+      bytes += lora;
     }
     return bytes + workspace<B>::template bytes_for<std::int32_t>(n) +
            block<B, T, KV>::workspace_size(config_, n, n_keys);
@@ -128,6 +157,7 @@ class transformer {
         kv.anchor_rows = uploaded(scratch, plan.anchor_rows);
         kv.local_rows = uploaded(scratch, plan.local_rows);
         kv.spans = {plan.spans, uploaded(scratch, plan.spans).data()};
+        if (adapted_) kv.gist_rows = uploaded(scratch, gist_rows_of(s, begin));
         begin += count;
       }
       for (std::size_t i = 0; i < plans.size(); ++i) sequences[i].spans.host = plans[i].spans;
@@ -202,6 +232,16 @@ class transformer {
            static_cast<index_t>(s.embeddings.size()) / config_.d_model;
   }
 
+  std::vector<std::int32_t> gist_rows_of(const step& s, index_t begin) const {
+    std::vector<std::int32_t> found;
+    for (std::size_t i = 0; i < s.tokens.size(); ++i) {
+      if (is_gist(s.tokens[i])) {
+        found.push_back(static_cast<std::int32_t>(begin + static_cast<index_t>(i)));
+      }
+    }
+    return found;
+  }
+
   std::vector<std::uint8_t> gist_flags(const step& s) const {
     std::vector<std::uint8_t> flags(static_cast<std::size_t>(rows(s)), 0);
     for (std::size_t i = 0; i < s.tokens.size(); ++i) flags[i] = is_gist(s.tokens[i]) ? 1 : 0;
@@ -272,6 +312,7 @@ class transformer {
   B* be_;
   model_config config_;
   index_t n_gist_;
+  bool adapted_ = false;
   buffer<T, B> table_;  ///< [n_vocab(), d_model]
   std::vector<block<B, T, KV>> blocks_;
   buffer<T, B> final_norm_;

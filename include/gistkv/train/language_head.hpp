@@ -11,7 +11,9 @@
 #include <vector>
 
 #include <gistkv/core/workspace.hpp>
+#include <gistkv/model/block.hpp>
 #include <gistkv/model/host_model.hpp>
+#include <gistkv/ops/add.hpp>
 #include <gistkv/ops/backward.hpp>
 #include <gistkv/ops/linear.hpp>
 #include <gistkv/ops/masked_softmax.hpp>
@@ -42,11 +44,19 @@ class language_head {
   using matrix = matrix_view<T, space>;
   using const_matrix = matrix_view<const T, space>;
 
-  /// @param weight   trained [n_vocab, d_model], or null: `source` is constant
+  /// @param map      [n_vocab, d_model]; a bias stays constant
+  /// @param weight   trained [n_vocab, d_model], or null: that of `map` is constant
   /// @param gists    trained [n_gist, d_model], or null: none
-  language_head(B& be, const host_matrix& source, parameter<B, T>* weight, parameter<B, T>* gists)
-      : be_(&be), n_vocab_(source.rows), d_(source.cols), weight_(weight), gists_(gists) {
+  language_head(B& be, const model::host_linear& map, parameter<B, T>* weight,
+                parameter<B, T>* gists)
+      : be_(&be),
+        n_vocab_(map.weight.rows),
+        d_(map.weight.cols),
+        weight_(weight),
+        gists_(gists),
+        bias_(model::load_vector<T>(be, map.bias)) {
     if (weight_ != nullptr) return;
+    const host_matrix& source = map.weight;
     packed_.emplace(be.pack(source));
     const std::vector<float> values = floats_of(source);
     std::vector<float> columns(values.size());
@@ -106,6 +116,9 @@ class language_head {
                         {.transpose_b = true});
     } else {
       ops::linear<B, T>(*be_, o, hidden, *packed_);
+    }
+    if (bias_.size() > 0) {
+      ops::add<B, T>(*be_, o, o, repeat_rows(bias_.view({n_vocab_}), o.extent(0)));
     }
   }
 
@@ -177,6 +190,7 @@ class language_head {
   index_t d_;
   parameter<B, T>* weight_;
   parameter<B, T>* gists_;
+  buffer<T, B> bias_;
   std::optional<packed_weight_t<B>> packed_;
   std::optional<packed_weight_t<B>> transposed_;
 };

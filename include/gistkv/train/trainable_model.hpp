@@ -112,8 +112,9 @@ class trainable_model {
                                : &set_.add("head", parameter_kind::weight, config_.n_vocab, d,
                                            floats_of(source.head.weight));
     }
-    head_.emplace(be, config_.tied_head ? source.token_embedding : source.head.weight, head,
-                  gist_head_);
+    head_.emplace(be,
+                  config_.tied_head ? model::host_linear{source.token_embedding, {}} : source.head,
+                  head, gist_head_);
     const lora_options* lora = options.trained == trained_weights::lora ? &options_.lora : nullptr;
     for (std::size_t l = 0; l < source.blocks.size(); ++l) {
       blocks_.push_back(std::make_unique<trainable_block<B, T>>(

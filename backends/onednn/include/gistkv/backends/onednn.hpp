@@ -238,7 +238,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   void linears(std::span<const output> outputs, matrix_view<const T> x) {
     const onednn_detail::code_matrix& first = outputs.front().w->codes_;
     const bool together =
-        x.extent(0) < worth_widening &&
+        x.extent(0) < worth_expanding &&
         std::all_of(outputs.begin(), outputs.end(), [&](const output& to) {
           return to.w->codes_.n_panels() > 0 && to.w->codes_.format() == first.format();
         });
@@ -345,8 +345,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   }
 
  private:
-  /// Widening the codes costs about as much as multiplying so many rows by them.
-  static constexpr index_t worth_widening = 12;
+  /// Expanding the codes costs about as much as multiplying so many rows by them.
+  static constexpr index_t worth_expanding = 12;
 
   static instruction_set checked(instruction_set isa) {
     if (isa > best_instruction_set()) {
@@ -409,8 +409,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   }
 
   void linear_codes(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
-    if (x.extent(0) >= worth_widening) {
-      linear_widened(o, x, w);
+    if (x.extent(0) >= worth_expanding) {
+      linear_expanded(o, x, w);
     } else {
       const output to{o, &w};
       linear_whole_numbers({&to, 1}, x);
@@ -422,13 +422,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     using namespace onednn_detail;
     const index_t n = x.extent(0);
     const code_matrix& codes = outputs.front().w->codes_;
-    const auto n_blocks = static_cast<std::size_t>(n * codes.n_blocks());
-    auto* words = activations_.get<std::uint32_t>(n_blocks * (2 + code_block / 2));
-    const quantized_rows rows{reinterpret_cast<std::int8_t*>(words + 2 * n_blocks),
-                              reinterpret_cast<float*>(words), words + n_blocks, x.extent(1)};
-    for (index_t i = 0; i < n; ++i) {
-      code_kernels_->quantize(rows.from(i), row(x, i), codes.format());
-    }
+    const quantized_rows rows = quantized(x, codes.format());
     index_t n_panels = 0;
     for (const output& to : outputs) n_panels += to.w->codes_.n_panels();
     const index_t n_tasks = std::min<index_t>(n_panels, 2 * n_threads());
@@ -448,47 +442,49 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     });
   }
 
-  /// Many rows: four panels of codes at a time become the bf16 slice of 64 rows that oneDNN takes.
-  void linear_widened(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
+  /// Many rows: four panels of codes at a time are unpacked for all of them.
+  void linear_expanded(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
     using namespace onednn_detail;
-    constexpr index_t slice = 4 * code_panel;
+    constexpr index_t slice = expanded_panels::rows;
     const code_matrix& codes = w.codes_;
-    const bf16* factors = dense<bf16>(x);
     const index_t n = x.extent(0);
+    const quantized_rows rows = quantized(x, codes.format());
+    if (codes.format().has_minimum) {
+      parallel(n, w.cols_ / 4, [&](index_t i) { code_kernels_->pair_sums(rows.from(i)); });
+    }
     const index_t n_slices = (w.rows_ + slice - 1) / slice;
     const row_parts parts(n, n_slices, n_threads());
-    product_.make_room();
-    for (const index_t rows : {parts.length, parts.last()}) {
-      product_.prepare({rows, w.cols_, slice, data_type::bf16, type_of<T>()});
-    }
-    const auto words = static_cast<std::size_t>(w.cols_ / 2 * slice);
-    const auto results = static_cast<std::size_t>(w.rows_ % slice != 0 ? parts.length * slice : 0);
-    reserve_of_threads((words + results) * sizeof(std::uint32_t));
+    const std::size_t words = expanded_panels::words_for(codes.n_blocks());
+    reserve_of_threads(words * sizeof(std::uint32_t));
     pool_.for_tasks(n_slices * parts.count, [&](index_t i, int thread) {
       const index_t first = i / parts.count * slice;
       const index_t begin = i % parts.count * parts.length;
-      const index_t count = std::min(parts.length, n - begin);
-      const index_t n_out = std::min(slice, w.rows_ - first);
       const std::byte* panels[4];
       for (index_t p = 0; p < 4; ++p) {
         // Panels past the end stand for the last one, and their results are dropped.
         panels[p] = codes.panel(std::min(first / code_panel + p, codes.n_panels() - 1));
       }
-      scratch& own = of_thread_[static_cast<std::size_t>(thread)];
-      auto* weights = own.template get<std::uint32_t>(words + results);
-      code_kernels_->widen(weights, panels, codes.n_blocks(), codes.format());
-      const product_shape shape{count, w.cols_, slice, data_type::bf16, type_of<T>()};
-      const bf16* from = factors + begin * w.cols_;
-      T* to = o.data() + begin * o.stride(0) + first;
-      if (n_out == slice) {
-        product_.run(shape, nullptr, weights, to, o.stride(0), from, thread);
-        return;
-      }
-      T* wide = reinterpret_cast<T*>(weights + words);
-      product_.run(shape, nullptr, weights, wide, slice, from, thread);
-      for (index_t r = 0; r < count; ++r)
-        std::copy_n(wide + r * slice, n_out, to + r * o.stride(0));
+      auto* memory =
+          of_thread_[static_cast<std::size_t>(thread)].template get<std::uint32_t>(words);
+      const auto expanded = expanded_panels::in(memory, codes.n_blocks());
+      code_kernels_->expand(expanded, panels, codes.n_blocks(), codes.format());
+      code_kernels_->multiply_expanded(o.data() + begin * o.stride(0) + first, o.stride(0),
+                                       rows.from(begin), std::min(parts.length, n - begin),
+                                       expanded, std::min(slice, w.rows_ - first), codes.format());
     });
+  }
+
+  /// The rows of x in whole numbers.
+  onednn_detail::quantized_rows quantized(matrix_view<const T> x,
+                                          onednn_detail::code_format format) {
+    using onednn_detail::quantized_rows;
+    const index_t n = x.extent(0);
+    const index_t d = x.extent(1);
+    auto* memory = activations_.get<std::uint32_t>(quantized_rows::words_for(n, d));
+    const quantized_rows rows = quantized_rows::in(memory, n, d);
+    parallel(n, 4 * d,
+             [&](index_t i) { code_kernels_->quantize(rows.from(i), row(x, i), format); });
+    return rows;
   }
 
   void linear_floats(matrix_view<T> o, matrix_view<const T> x,
@@ -517,17 +513,17 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     };
     product_.make_room();
     for (const auto& s : w.slices) {
-      product_.prepare(shape_of(parts.length, s), &s.memory);
-      product_.prepare(shape_of(parts.last(), s), &s.memory);
+      product_.prepare(shape_of(parts.length, s), s.memory);
+      product_.prepare(shape_of(parts.last(), s), s.memory);
     }
-    pool_.for_tasks(static_cast<index_t>(w.slices.size()) * parts.count, [&](index_t i,
-                                                                             int thread) {
-      const auto& s = w.slices[static_cast<std::size_t>(i / parts.count)];
-      const index_t begin = i % parts.count * parts.length;
-      const index_t count = std::min(parts.length, n - begin);
-      product_.run(shape_of(count, s), &s.memory, nullptr, o.data() + begin * o.stride(0) + s.begin,
-                   o.stride(0), factors + begin * w.cols, thread);
-    });
+    pool_.for_tasks(
+        static_cast<index_t>(w.slices.size()) * parts.count, [&](index_t i, int thread) {
+          const auto& s = w.slices[static_cast<std::size_t>(i / parts.count)];
+          const index_t begin = i % parts.count * parts.length;
+          const index_t count = std::min(parts.length, n - begin);
+          product_.run(shape_of(count, s), s.memory, o.data() + begin * o.stride(0) + s.begin,
+                       o.stride(0), factors + begin * w.cols, thread);
+        });
   }
 
   /// How rows of a product with `n_slices` of the weights are cut to give every thread enough

@@ -9,12 +9,12 @@
 
 #include <gistkv/backends/onednn/quantized.hpp>
 
-/// Products of weights in codes with activations in whole numbers (AVX512-VNNI), and codes as pairs
-/// of bf16. The sum over a block of 32 is exact in integers; blocks add up in float.
+/// Products of weights in codes with activations in 16 bits (AVX512-VNNI). The sum over a block of
+/// 32 is exact in integers; blocks add up in float.
 
 #if defined(__clang__)
-#pragma clang attribute push(                                                          \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,avx512vnni,f16c"))), \
+#pragma clang attribute push(                                                                     \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,avx512vnni,avx512bf16,f16c"))), \
     apply_to = function)
 #else
 #pragma GCC push_options
@@ -22,7 +22,7 @@
 // g++ 12 sees uninitialised variables in its own AVX-512 intrinsics (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,avx512vnni,f16c")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,avx512vnni,avx512bf16,f16c")
 #endif
 
 namespace gistkv::backends::onednn_detail::avx512_vnni {
@@ -42,49 +42,77 @@ inline void store(bf16* p, __m512 v, __mmask16 lanes) {
   _mm256_mask_storeu_epi16(p, lanes, _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
 }
 
-/// q = round(127 * 128 x / max |x|) over 32 neighbours, as 128 high + low.
+/// See quantized_rows.
 template <class T>
 void quantize(const quantized_rows& to, const T* x, code_format format) {
-  constexpr float largest = 127.0F * 128.0F;
-  for (index_t b = 0; b < to.d / code_block; ++b) {
-    const __m512 left = load(x + b * code_block);
-    const __m512 right = load(x + b * code_block + 16);
-    const float most =
-        _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(left), _mm512_abs_ps(right)));
-    const __m512 inverse = _mm512_set1_ps(most > 0.0F ? largest / most : 0.0F);
-    const __m512i q[2] = {_mm512_cvtps_epi32(_mm512_mul_ps(left, inverse)),
-                          _mm512_cvtps_epi32(_mm512_mul_ps(right, inverse))};
-    auto* parts = reinterpret_cast<__m128i*>(to.parts + b * 2 * code_block);
-    for (int i = 0; i < 2; ++i) {
-      const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(q[i], _mm512_set1_epi32(64)), 7);
-      const __m512i low = _mm512_sub_epi32(q[i], _mm512_slli_epi32(high, 7));
-      _mm_storeu_si128(parts + i, _mm512_cvtepi32_epi8(high));
-      _mm_storeu_si128(parts + 2 + i, _mm512_cvtepi32_epi8(low));
-    }
-    const int sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q[0], q[1]));
-    const float scale = most / largest;
-    to.scale[b] = scale;
+  const index_t n_blocks = to.d / code_block;
+  // The exponent of the largest element of each block, and of the row: |x| < 2^(exponent - 126).
+  std::int32_t most_of_row = 0;
+  for (index_t b = 0; b < n_blocks; ++b) {
+    const __m512 most = _mm512_max_ps(_mm512_abs_ps(load(x + b * code_block)),
+                                      _mm512_abs_ps(load(x + b * code_block + 16)));
+    to.shift[b] = _mm512_reduce_max_epi32(_mm512_castps_si512(most)) >> 23;
+    most_of_row = to.shift[b] > most_of_row ? to.shift[b] : most_of_row;
+  }
+  // Blocks that are smaller still vanish beside the largest one.
+  constexpr std::int32_t widest = 24;
+  std::int32_t base = most_of_row;
+  for (index_t b = 0; b < n_blocks; ++b) base = to.shift[b] < base ? to.shift[b] : base;
+  base = base > most_of_row - widest ? base : most_of_row - widest;
+  base = base > 1 ? base : 1;
+  // Where an element is not a number or infinite, neither is any result.
+  *to.scale = most_of_row == 255 ? __builtin_nanf("") : __builtin_ldexpf(1.0F, base - 126 - 15);
+
+  const __m512i order = _mm512_set_epi16(31, 29, 30, 28, 27, 25, 26, 24, 23, 21, 22, 20, 19, 17, 18,
+                                         16, 15, 13, 14, 12, 11, 9, 10, 8, 7, 5, 6, 4, 3, 1, 2, 0);
+  for (index_t b = 0; b < n_blocks; ++b) {
+    const std::int32_t exponent = to.shift[b] > base ? to.shift[b] : base;
+    const __m512 power = _mm512_set1_ps(static_cast<float>(126 + 15 - exponent));
+    const __m512i left = _mm512_cvtps_epi32(_mm512_scalef_ps(load(x + b * code_block), power));
+    const __m512i right =
+        _mm512_cvtps_epi32(_mm512_scalef_ps(load(x + b * code_block + 16), power));
+    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtsepi32_epi16(left)),
+                                            _mm512_cvtsepi32_epi16(right), 1);
+    _mm512_storeu_si512(to.values + b * code_block, _mm512_permutexvar_epi16(order, both));
+    // The sum of what is stored, which may be one less than what was rounded.
+    const std::int32_t sum = _mm512_reduce_add_epi32(_mm512_madd_epi16(both, _mm512_set1_epi16(1)));
+    to.shift[b] = (exponent - base) << 23;
     to.extra[b] = format.has_minimum
-                      ? __builtin_bit_cast(std::uint32_t, scale * static_cast<float>(sum))
+                      ? __builtin_bit_cast(std::uint32_t, __builtin_ldexpf(static_cast<float>(sum),
+                                                                           exponent - base))
                       : static_cast<std::uint32_t>(-format.offset * sum);
   }
 }
 
-/// The eight words of one record: codes of four columns for each of 16 rows.
+/// The 64 bytes number `w` of a record, in a register: the compiler would read them again for each
+/// of the words in them, and reading is what a product of one row waits for.
+inline __m512i load_bytes(const std::byte* record, int w) {
+  __m512i bytes = _mm512_loadu_si512(record + 64 * w);
+  __asm__("" : "+v"(bytes));
+  return bytes;
+}
+/// Words of two codes in 16 bits that are in so many bytes.
 template <int Bits>
-inline void load_words(__m512i (&words)[8], const std::byte* record) {
-  if constexpr (Bits == 8) {
-#pragma GCC unroll 8
-    for (int w = 0; w < 8; ++w) words[w] = _mm512_loadu_si512(record + 64 * w);
-  } else {
-    const __m512i low = _mm512_set1_epi8(15);
-#pragma GCC unroll 8
-    for (int w = 0; w < 4; ++w) {
-      const __m512i pairs = _mm512_loadu_si512(record + 64 * w);
-      words[w] = _mm512_and_si512(pairs, low);
-      words[w + 4] = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), low);
-    }
-  }
+inline constexpr int parts_of_bytes = 16 / Bits;
+/// Part `j` of bytes number w is word number word_of(w, j) of 16 of the record: codes of two
+/// columns for each of 16 rows. Number 2 i has columns 4 i, 4 i + 2; the next 4 i + 1, 4 i + 3.
+constexpr int word_of(int w, int j) { return 2 * w + j / 2 * 8 + j % 2; }
+template <int Bits>
+inline __m512i part(__m512i bytes, int j) {
+  const __m512i shifted = j == 0   ? bytes
+                          : j == 1 ? _mm512_srli_epi16(bytes, 8)
+                          : j == 2 ? _mm512_srli_epi16(bytes, 4)
+                                   : _mm512_srli_epi16(bytes, 12);
+  if (j == parts_of_bytes<Bits> - 1) return shifted;  // Nothing is left above.
+  return _mm512_and_si512(shifted, _mm512_set1_epi16(static_cast<std::int16_t>((1 << Bits) - 1)));
+}
+
+/// The same for 4 bits, times 16^place_of(j): one instruction and not two.
+constexpr int place_of(int j) { return j == 1 ? 2 : j == 2 ? 1 : 0; }
+inline __m512i part_in_place(__m512i bytes, int j) {
+  if (j == 3) return _mm512_srli_epi16(bytes, 12);  // Nothing is left above.
+  return _mm512_and_si512(bytes,
+                          _mm512_set1_epi16(static_cast<std::int16_t>(15 << (4 * place_of(j)))));
 }
 template <int Bits>
 inline __m512 load_scale(const std::byte* record) {
@@ -99,37 +127,81 @@ inline __m512 load_minimum(const std::byte* record) {
 template <int Bits, bool Minimum>
 inline constexpr std::size_t record_size = 64 * Bits + (Minimum ? 64 : 32);
 
-/// R rows with one panel. The words of a block of weights stay in registers for all R rows.
+/// Two neighbours of a row, for all lanes.
+inline __m512i load_pair(const std::int16_t* x) {
+  std::int32_t pair;
+  __builtin_memcpy(&pair, x, 4);
+  return _mm512_set1_epi32(pair);
+}
+
+/// sum + 2^(shift / 2^23) scale dot. The shift goes to the exponent of the scale, which is no
+/// multiplication: those are what the processor has too few of.
+inline __m512 add_block(__m512 sum, __m512i dot, __m512 scale, std::int32_t shift) {
+  const __m512i factor = _mm512_add_epi32(_mm512_castps_si512(scale), _mm512_set1_epi32(shift));
+  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_castsi512_ps(factor), sum);
+}
+
+/// Asks for a record that is needed some blocks later: several rows are so much work a block that
+/// the CPU does not look ahead far enough by itself.
+template <int Bits, bool Minimum>
+inline void prefetch_record(const std::byte* record) {
+  constexpr std::size_t ahead = 4096;
+#pragma GCC unroll 16
+  for (std::size_t i = 0; i < record_size<Bits, Minimum>; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(record + ahead + i), _MM_HINT_T0);
+  }
+}
+
+/// R rows with one panel: each word of weights is unpacked once for all of them.
 template <int Bits, bool Minimum, int R, class T>
 void product_rows(T* o, index_t ldo, const quantized_rows& x, const std::byte* panel,
                   __mmask16 lanes) {
+  // Few rows leave codes of 4 bits where they are in 16 and move the sums instead: as many sums as
+  // there are places.
+  constexpr bool in_place = R <= 2 && Bits == 4;
+  constexpr int chains = in_place ? 3 : 2;
   const index_t n_blocks = x.d / code_block;
   __m512 sum[std::size_t{R}];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) sum[r] = _mm512_setzero_ps();
   for (index_t b = 0; b < n_blocks; ++b) {
-    __m512i words[8];
-    load_words<Bits>(words, panel);
+    if constexpr (R > 1) prefetch_record<Bits, Minimum>(panel);
+    __m512i dot[std::size_t{R}][std::size_t{chains}];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int c = 0; c < chains; ++c) dot[r][c] = _mm512_setzero_si512();
+      if constexpr (!Minimum) {
+        dot[r][0] = _mm512_set1_epi32(static_cast<std::int32_t>(x.extra[r * n_blocks + b]));
+      }
+    }
+#pragma GCC unroll 8
+    for (int w = 0; w < Bits; ++w) {
+      const __m512i bytes = load_bytes(panel, w);
+#pragma GCC unroll 4
+      for (int j = 0; j < parts_of_bytes<Bits>; ++j) {
+        const __m512i word = in_place ? part_in_place(bytes, j) : part<Bits>(bytes, j);
+        const int chain = in_place ? place_of(j) : j % chains;
+        const index_t column = b * code_block + 2 * word_of(w, j);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          dot[r][chain] =
+              _mm512_dpwssd_epi32(dot[r][chain], word, load_pair(x.values + r * x.d + column));
+        }
+      }
+    }
     const __m512 scale = load_scale<Bits>(panel);
     const __m512 minimum = load_minimum<Bits, Minimum>(panel);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const std::int8_t* parts = x.parts + 2 * (r * x.d + b * code_block);
-      const index_t at = r * n_blocks + b;
-      __m512i high = _mm512_setzero_si512();
-      __m512i low = Minimum ? _mm512_setzero_si512()
-                            : _mm512_set1_epi32(static_cast<std::int32_t>(x.extra[at]));
-#pragma GCC unroll 8
-      for (int w = 0; w < 8; ++w) {
-        std::int32_t four[2];
-        __builtin_memcpy(&four[0], parts + 4 * w, 4);
-        __builtin_memcpy(&four[1], parts + code_block + 4 * w, 4);
-        high = _mm512_dpbusd_epi32(high, words[w], _mm512_set1_epi32(four[0]));
-        low = _mm512_dpbusd_epi32(low, words[w], _mm512_set1_epi32(four[1]));
+#pragma GCC unroll 4
+      for (int c = 1; c < chains; ++c) {
+        const __m512i moved =
+            in_place ? _mm512_srai_epi32(dot[r][c], static_cast<unsigned>(4 * c)) : dot[r][c];
+        dot[r][0] = _mm512_add_epi32(dot[r][0], moved);
       }
-      const __m512i dot = _mm512_add_epi32(_mm512_slli_epi32(high, 7), low);
-      const __m512 scaled = _mm512_mul_ps(scale, _mm512_set1_ps(x.scale[at]));
-      sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scaled, sum[r]);
+      const index_t at = r * n_blocks + b;
+      sum[r] = add_block(sum[r], dot[r][0], scale, x.shift[at]);
       if constexpr (Minimum) {
         const float of_x = __builtin_bit_cast(float, x.extra[at]);
         sum[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(of_x), sum[r]);
@@ -138,7 +210,9 @@ void product_rows(T* o, index_t ldo, const quantized_rows& x, const std::byte* p
     panel += record_size<Bits, Minimum>;
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) store(o + r * ldo, sum[r], lanes);
+  for (int r = 0; r < R; ++r) {
+    store(o + r * ldo, _mm512_mul_ps(sum[r], _mm512_set1_ps(x.scale[r])), lanes);
+  }
 }
 
 template <int Bits, bool Minimum, class T>
@@ -182,56 +256,158 @@ void product(T* o, index_t ldo, const quantized_rows& x, index_t n, const std::b
   }
 }
 
-/// Four panels as words of two bf16 each, [d / 2][64].
 template <int Bits, bool Minimum>
-void widen_panels(std::uint32_t* o, const std::byte* const (&panels)[4], index_t n_blocks,
-                  int code_offset) {
-  const __m512i byte = _mm512_set1_epi32(255);
-  const __m512i half = _mm512_set1_epi32(0x8000);
+void expand_panels(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
+                   int centre) {
+  const __m512i middle = _mm512_set1_epi16(static_cast<std::int16_t>(centre));
   for (index_t b = 0; b < n_blocks; ++b) {
     for (int p = 0; p < 4; ++p) {
       const std::byte* record =
           panels[p] + static_cast<std::size_t>(b) * record_size<Bits, Minimum>;
-      __m512i words[8];
-      load_words<Bits>(words, record);
       const __m512 scale = load_scale<Bits>(record);
-      const __m512 minimum =
-          Minimum ? load_minimum<Bits, Minimum>(record)
-                  : _mm512_mul_ps(scale, _mm512_set1_ps(-static_cast<float>(code_offset)));
+      _mm512_storeu_ps(o.scale + b * 64 + 16 * p, scale);
+      if constexpr (Minimum) {
+        const __m512 rest = _mm512_fmadd_ps(scale, _mm512_set1_ps(static_cast<float>(centre)),
+                                            load_minimum<Bits, Minimum>(record));
+        const __m512i half = _mm512_srli_epi32(
+            _mm512_add_epi32(_mm512_castps_si512(rest), _mm512_set1_epi32(0x8000)), 16);
+        std::uint32_t* to = o.minimum + b / 2 * 64 + 16 * p;
+        _mm512_storeu_si512(
+            to, b % 2 == 0 ? half
+                           : _mm512_or_si512(_mm512_loadu_si512(to), _mm512_slli_epi32(half, 16)));
+      }
 #pragma GCC unroll 8
-      for (int w = 0; w < 8; ++w) {
-        __m512i rounded[4];
+      for (int w = 0; w < Bits; ++w) {
+        const __m512i bytes = load_bytes(record, w);
 #pragma GCC unroll 4
-        for (unsigned i = 0; i < 4; ++i) {
-          const __m512i code = _mm512_and_si512(_mm512_srli_epi32(words[w], 8 * i), byte);
-          const __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(code), scale, minimum);
-          rounded[i] = _mm512_add_epi32(_mm512_castps_si512(value), half);
+        for (int j = 0; j < parts_of_bytes<Bits>; ++j) {
+          _mm512_storeu_si512(o.words + ((b * 16 + word_of(w, j)) * 64 + 16 * p),
+                              _mm512_sub_epi16(part<Bits>(bytes, j), middle));
         }
-        std::uint32_t* to = o + ((b * 16 + 2 * w) * 64 + 16 * p);
-        const __m512i upper = _mm512_set1_epi32(static_cast<std::int32_t>(0xffff0000U));
-        _mm512_storeu_si512(to, _mm512_or_si512(_mm512_srli_epi32(rounded[0], 16),
-                                                _mm512_and_si512(rounded[1], upper)));
-        _mm512_storeu_si512(to + 64, _mm512_or_si512(_mm512_srli_epi32(rounded[2], 16),
-                                                     _mm512_and_si512(rounded[3], upper)));
       }
     }
   }
 }
 
-inline void widen(std::uint32_t* o, const std::byte* const (&panels)[4], index_t n_blocks,
-                  code_format format) {
+inline void expand(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
+                   code_format format) {
   if (format.bits == 8) {
-    widen_panels<8, false>(o, panels, n_blocks, format.offset);
+    expand_panels<8, false>(o, panels, n_blocks, format.offset);
   } else if (format.has_minimum) {
-    widen_panels<4, true>(o, panels, n_blocks, 0);
+    // The middle of 4 bits: what then remains of the minimum is small, and bf16 enough for it.
+    expand_panels<4, true>(o, panels, n_blocks, 8);
   } else {
-    widen_panels<4, false>(o, panels, n_blocks, format.offset);
+    expand_panels<4, false>(o, panels, n_blocks, format.offset);
+  }
+}
+
+/// The sums of a row's blocks as pairs of bf16, in their own place: 2 blocks a word.
+inline void pair_sums(const quantized_rows& x) {
+  const index_t n_blocks = x.d / code_block;
+  for (index_t b = 0; b < n_blocks; ++b) {
+    const bf16 sum(__builtin_bit_cast(float, x.extra[b]));
+    const std::uint32_t before = b % 2 == 0 ? 0 : x.extra[b / 2];
+    x.extra[b / 2] = before | static_cast<std::uint32_t>(sum.bits) << (b % 2 == 0 ? 0 : 16);
+  }
+}
+
+/// R rows with two panels, 32 outputs of the 64. Sums over a block and over the row stay in
+/// registers.
+template <bool Minimum, int R, class T>
+void expanded_rows(T* o, index_t ldo, const quantized_rows& x, const expanded_panels& w,
+                   const __mmask16 (&lanes)[2]) {
+  const index_t n_blocks = x.d / code_block;
+  __m512 sum[std::size_t{R}][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+  // By themselves: in the loop below there is no register for them.
+  for (index_t b = 0; Minimum && b < (n_blocks + 1) / 2; ++b) {
+    const auto left = __builtin_bit_cast(__m512bh, _mm512_loadu_si512(w.minimum + b * 64));
+    const auto right = __builtin_bit_cast(__m512bh, _mm512_loadu_si512(w.minimum + b * 64 + 16));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const auto of_x = __builtin_bit_cast(
+          __m512bh, _mm512_set1_epi32(static_cast<std::int32_t>(x.extra[r * n_blocks + b])));
+      sum[r][0] = _mm512_dpbf16_ps(sum[r][0], left, of_x);
+      sum[r][1] = _mm512_dpbf16_ps(sum[r][1], right, of_x);
+    }
+  }
+  for (index_t b = 0; b < n_blocks; ++b) {
+    __m512i dot[std::size_t{R}][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int u = 0; u < 16; ++u) {
+      const std::uint32_t* at = w.words + (b * 16 + u) * 64;
+      const __m512i left = _mm512_loadu_si512(at);
+      const __m512i right = _mm512_loadu_si512(at + 16);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const __m512i pair = load_pair(x.values + r * x.d + b * code_block + 2 * u);
+        dot[r][0] = _mm512_dpwssd_epi32(dot[r][0], left, pair);
+        dot[r][1] = _mm512_dpwssd_epi32(dot[r][1], right, pair);
+      }
+    }
+    const __m512 left = _mm512_loadu_ps(w.scale + b * 64);
+    const __m512 right = _mm512_loadu_ps(w.scale + b * 64 + 16);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const std::int32_t shift = x.shift[r * n_blocks + b];
+      sum[r][0] = add_block(sum[r][0], dot[r][0], left, shift);
+      sum[r][1] = add_block(sum[r][1], dot[r][1], right, shift);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const __m512 scale = _mm512_set1_ps(x.scale[r]);
+    store(o + r * ldo, _mm512_mul_ps(sum[r][0], scale), lanes[0]);
+    store(o + r * ldo + 16, _mm512_mul_ps(sum[r][1], scale), lanes[1]);
+  }
+}
+
+/// Rows from i on, R at a time; returns the first that is left.
+template <bool Minimum, int R, class T>
+index_t expanded_tiles(T* o, index_t ldo, const quantized_rows& x, index_t i, index_t n,
+                       const expanded_panels& w, const __mmask16 (&lanes)[2]) {
+  for (; i + R <= n; i += R) {
+    expanded_rows<Minimum, R>(o + i * ldo, ldo, x.from(i), w, lanes);
+  }
+  return i;
+}
+
+template <bool Minimum, class T>
+void expanded_product(T* o, index_t ldo, const quantized_rows& x, index_t n,
+                      const expanded_panels& w, index_t n_out) {
+  for (index_t first = 0; first < n_out; first += 32) {
+    const expanded_panels part{w.words + first, w.scale + first, w.minimum + first};
+    __mmask16 lanes[2];
+    for (index_t i = 0; i < 2; ++i) {
+      const index_t left = n_out - first - 16 * i;
+      lanes[i] = static_cast<__mmask16>(left >= 16 ? 0xffff : left > 0 ? (1U << left) - 1U : 0);
+    }
+    T* to = o + first;
+    index_t i = expanded_tiles<Minimum, 6>(to, ldo, x, 0, n, part, lanes);
+    i = expanded_tiles<Minimum, 3>(to, ldo, x, i, n, part, lanes);
+    expanded_tiles<Minimum, 1>(to, ldo, x, i, n, part, lanes);
   }
 }
 
 template <class T>
-inline constexpr code_kernels<T> table{
-    .quantize = quantize<T>, .product = product<T>, .widen = widen};
+void multiply_expanded(T* o, index_t ldo, const quantized_rows& x, index_t n,
+                       const expanded_panels& w, index_t n_out, code_format format) {
+  if (format.has_minimum) {
+    expanded_product<true>(o, ldo, x, n, w, n_out);
+  } else {
+    expanded_product<false>(o, ldo, x, n, w, n_out);
+  }
+}
+
+template <class T>
+inline constexpr code_kernels<T> table{.quantize = quantize<T>,
+                                       .product = product<T>,
+                                       .expand = expand,
+                                       .pair_sums = pair_sums,
+                                       .multiply_expanded = multiply_expanded<T>};
 
 }  // namespace gistkv::backends::onednn_detail::avx512_vnni
 

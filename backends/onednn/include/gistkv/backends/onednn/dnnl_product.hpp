@@ -131,9 +131,8 @@ class dnnl_product {
     if (primitives_.size() >= most_primitives) primitives_.clear();
   }
 
-  /// Makes ready what `run` needs. Not from several threads. Without weights: for words of bf16
-  /// pairs, [cols / 2][64], cols a multiple of 32 and rows 64.
-  void prepare(const product_shape& shape, const dnnl::memory* weights = nullptr) {
+  /// Makes ready what `run` needs. Not from several threads.
+  void prepare(const product_shape& shape, const dnnl::memory& weights) {
     // For every thread: which of them get a task is known when it is too late to allocate.
     for (scratch& s : results_) {
       s.get<float>(static_cast<std::size_t>(shape.n > 1 ? shape.n * shape.rows : 0));
@@ -144,18 +143,14 @@ class dnnl_product {
     }
     const one_thread guard;
     checked([&] {
-      const auto layout = weights != nullptr
-                              ? weights->get_desc()
-                              : dnnl::memory::desc({shape.cols, shape.rows}, shape.factor,
-                                                   dnnl::memory::format_tag::BA16a64b2a);
-      const auto description = describe(shape, layout);
+      const auto description = describe(shape, weights.get_desc());
       prepared p{dnnl::matmul(description), description.scratchpad_desc().get_size(), {}};
       for (std::size_t t = 0; t < streams_.size(); ++t) {
         const auto nowhere = [&](const dnnl::memory::desc& d) {
           return dnnl::memory(d, engine_, nullptr);
         };
         arguments a{nowhere(description.src_desc()), nowhere(description.dst_desc()),
-                    nowhere(layout), nowhere(description.scratchpad_desc())};
+                    nowhere(description.scratchpad_desc())};
         p.of_thread.push_back(std::move(a));
       }
       for (scratch& s : scratch_) s.get<std::byte>(p.scratch_bytes);
@@ -165,10 +160,9 @@ class dnnl_product {
 
   /// o [n, rows], its rows ldo apart, = x [n, cols] w^T, behind a `prepare`. x is dense: between
   /// rows that lie apart oneDNN 2.6 knows no fast product, so the result is made dense as well.
-  /// Weights are a slice, or words in the memory of a thread.
   template <class X, class O>
-  void run(const product_shape& shape, const dnnl::memory* weights, const void* words, O* o,
-           index_t ldo, const X* x, int thread) {
+  void run(const product_shape& shape, const dnnl::memory& weights, O* o, index_t ldo, const X* x,
+           int thread) {
     const one_thread guard;
     prepared& p = primitives_.at(shape);
     const auto t = static_cast<std::size_t>(thread);
@@ -179,13 +173,11 @@ class dnnl_product {
       a.x.set_data_handle(const_cast<X*>(x));
       a.o.set_data_handle(result);
       a.scratch.set_data_handle(scratch_[t].get<std::byte>(p.scratch_bytes));
-      if (weights == nullptr) a.words.set_data_handle(const_cast<void*>(words));
       // Through the C interface: that of C++ allocates a list of arguments a call.
-      const std::array<dnnl_exec_arg_t, 4> list{
-          {{DNNL_ARG_SRC, a.x.get()},
-           {DNNL_ARG_DST, a.o.get()},
-           {DNNL_ARG_SCRATCHPAD, a.scratch.get()},
-           {DNNL_ARG_WEIGHTS, weights != nullptr ? weights->get() : a.words.get()}}};
+      const std::array<dnnl_exec_arg_t, 4> list{{{DNNL_ARG_SRC, a.x.get()},
+                                                 {DNNL_ARG_DST, a.o.get()},
+                                                 {DNNL_ARG_SCRATCHPAD, a.scratch.get()},
+                                                 {DNNL_ARG_WEIGHTS, weights.get()}}};
       dnnl::error::wrap_c_api(dnnl_primitive_execute(p.primitive.get(), streams_[t].get(),
                                                      static_cast<int>(list.size()), list.data()),
                               "could not run a product");
@@ -202,7 +194,6 @@ class dnnl_product {
   struct arguments {
     dnnl::memory x;
     dnnl::memory o;
-    dnnl::memory words;
     dnnl::memory scratch;
   };
   struct prepared {

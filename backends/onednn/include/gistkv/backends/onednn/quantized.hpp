@@ -158,20 +158,48 @@ class code_matrix {
   std::vector<std::byte> bytes_;
 };
 
-/// Rows of activations in 15 bits and a sign: x = scale (128 high + low) for 32 neighbours, whose
-/// 32 high parts stand before their 32 low ones. One part alone, as
-/// other engines have it, moved the logits of one position in six of a small model by more than the
-/// rounding to bf16 moves any (docs/onednn.md). `extra` is what codes need of the sum:
-/// -offset sum (128 high + low) as an integer, or the sum of x for a minimum.
+/// Rows of activations in 15 bits and a sign, x = scale 2^s values, with a scale for the row and a
+/// power of two for 32 neighbours. Eight bits, which other engines use, moved the logits of one
+/// position in six of a small model by more than the rounding to bf16 moves any (docs/onednn.md).
+/// `extra` is what codes need of the sum of a block: -offset sum(values) as an integer, or, for a
+/// minimum, 2^s sum(values) as a float.
 struct quantized_rows {
-  std::int8_t* parts = nullptr;  ///< [n, 2 d]
-  float* scale = nullptr;        ///< [n, d / 32]
-  std::uint32_t* extra = nullptr;
+  std::int16_t* values = nullptr;  ///< [n, d]; each four neighbours in the order 0 2 1 3.
+  std::int32_t* shift = nullptr;   ///< [n, d / 32]: s >= 0, at the place of a float's exponent.
+  std::uint32_t* extra = nullptr;  ///< [n, d / 32]
+  float* scale = nullptr;          ///< [n]
   index_t d = 0;
 
+  static constexpr std::size_t words_for(index_t n, index_t d) {
+    return static_cast<std::size_t>(n * (d / 2 + d / code_block * 2 + 1));
+  }
+  /// In the memory of words_for(n, d) words.
+  static quantized_rows in(std::uint32_t* memory, index_t n, index_t d) {
+    const index_t blocks = n * (d / code_block);
+    std::uint32_t* rest = memory + n * d / 2;
+    return {reinterpret_cast<std::int16_t*>(memory), reinterpret_cast<std::int32_t*>(rest),
+            rest + blocks, reinterpret_cast<float*>(rest + 2 * blocks), d};
+  }
   quantized_rows from(index_t row) const {
     const index_t blocks = row * (d / code_block);
-    return {parts + 2 * row * d, scale + blocks, extra + blocks, d};
+    return {values + row * d, shift + blocks, extra + blocks, scale + row, d};
+  }
+};
+
+/// Four panels with their codes, less their middle, in 16 bits: a weight is scale code + minimum.
+struct expanded_panels {
+  std::uint32_t* words = nullptr;    ///< [d / 2][64], pairs in the order of quantized_rows
+  float* scale = nullptr;            ///< [d / 32][64]
+  std::uint32_t* minimum = nullptr;  ///< [d / 64][64], bf16 of two blocks; if the format has them
+
+  static constexpr index_t rows = 4 * code_panel;
+  static constexpr std::size_t words_for(index_t n_blocks) {
+    return static_cast<std::size_t>(rows * (n_blocks * (code_block / 2 + 1) + (n_blocks + 1) / 2));
+  }
+  /// In the memory of words_for(n_blocks) words.
+  static expanded_panels in(std::uint32_t* memory, index_t n_blocks) {
+    std::uint32_t* scale = memory + n_blocks * rows * (code_block / 2);
+    return {memory, reinterpret_cast<float*>(scale), scale + n_blocks * rows};
   }
 };
 
@@ -182,9 +210,13 @@ struct code_kernels {
   /// o[i, :n_out] of n rows i for one panel; n_out <= 16 of its outputs exist.
   void (*product)(T* o, index_t ldo, const quantized_rows& x, index_t n, const std::byte* panel,
                   index_t n_out, code_format format);
-  /// Four panels as bf16, two neighbours along a row side by side: [d / 2][64] words.
-  void (*widen)(std::uint32_t* o, const std::byte* const (&panels)[4], index_t n_blocks,
-                code_format format);
+  void (*expand)(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
+                 code_format format);
+  /// Makes `extra` of one row, of floats, what multiply_expanded reads.
+  void (*pair_sums)(const quantized_rows& x);
+  /// o[i, :n_out] of n rows i; n_out <= 64 of the outputs exist.
+  void (*multiply_expanded)(T* o, index_t ldo, const quantized_rows& x, index_t n,
+                            const expanded_panels& w, index_t n_out, code_format format);
 };
 
 }  // namespace gistkv::backends::onednn_detail

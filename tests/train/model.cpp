@@ -1,0 +1,267 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include <gistkv/backends/eigen.hpp>
+#include <gistkv/train/trainable_model.hpp>
+
+#include "support/random_model.hpp"
+
+/// The whole model in double: derivatives against central differences, and what must not depend on
+/// how a batch is put together.
+
+namespace gistkv::test {
+
+namespace {
+
+using oracle = backends::eigen<double>;
+using model_type = train::trainable_model<oracle>;
+
+oracle& be() {
+  static oracle b(1);
+  return b;
+}
+
+model::gist_rows small_gists(const model::host_model& m, index_t n_gist) {
+  return model::untrained_gist_rows(m, n_gist, 5);
+}
+
+/// Two documents of sentences of uneven length; some tokens count for nothing.
+std::vector<train::sequence> documents(index_t n_vocab, index_t n_gist, bool gist_targets) {
+  random_generator random(3);
+  std::vector<train::sequence> all;
+  for (const std::vector<index_t>& sentences :
+       {std::vector<index_t>{3, 1, 4, 2}, std::vector<index_t>{2, 5}}) {
+    train::sequence& s = all.emplace_back();
+    for (const index_t length : sentences) {
+      for (index_t i = 0; i < length; ++i) {
+        s.tokens.push_back(static_cast<token_t>(random.below(n_vocab)));
+        s.weights.push_back(s.tokens.size() % 5 == 0 ? 0.0F : 0.5F + 0.1F * static_cast<float>(i));
+      }
+      for (index_t g = 0; g < n_gist; ++g) {
+        s.tokens.push_back(static_cast<token_t>(n_vocab + g));
+        s.weights.push_back(gist_targets ? 1.0F : 0.0F);
+      }
+    }
+    s.tokens.push_back(static_cast<token_t>(random.below(n_vocab)));
+    s.weights.push_back(1.0F);
+    s.weights.front() = 0.0F;
+  }
+  return all;
+}
+
+/// LoRA with a B that is not zero, or A would have no derivative.
+void fill_lora(model_type& m) {
+  random_generator random(17);
+  std::vector<model::low_rank> factors = m.save().factors;
+  for (model::low_rank& f : factors) {
+    for (float& x : f.b) x = static_cast<float>(0.3 * random.normal());
+  }
+  m.load(factors);
+}
+
+/// Compares some elements of every gradient with central differences of `loss`.
+template <class Loss>
+void check_gradients(model_type& m, Loss&& loss) {
+  random_generator random(29);
+  auto& set = m.parameters();
+  for (std::size_t i = 0; i < set.size(); ++i) {
+    auto& p = set[i];
+    CAPTURE(p.name);
+    double norm = 0;
+    for (index_t e = 0; e < p.value.size(); ++e) {
+      norm = std::max(norm, std::abs(p.gradient.data()[e]));
+    }
+    CHECK(norm > 0);
+    for (int k = 0; k < 6; ++k) {
+      const index_t e = random.below(p.value.size());
+      double& x = p.value.data()[e];
+      const double before = x;
+      constexpr double h = 1e-5;
+      x = before + h;
+      const double high = loss();
+      x = before - h;
+      const double low = loss();
+      x = before;
+      CAPTURE(e);
+      CHECK(std::abs((high - low) / (2 * h) - p.gradient.data()[e]) <= 2e-7 * std::max(1.0, norm));
+    }
+  }
+}
+
+struct form {
+  const char* name;
+  train::trained_weights trained;
+  bool gist_rows_only;
+  random_model_options shape;
+};
+
+std::vector<form> forms() {
+  using train::trained_weights;
+  random_model_options plain;
+  random_model_options rich;
+  rich.biases = true;
+  rich.head_norms = true;
+  rich.tied_head = false;
+  return {{"gist rows", trained_weights::none, false, plain},
+          {"gist rows, untied", trained_weights::none, false, rich},
+          {"LoRA on all rows", trained_weights::lora, false, plain},
+          {"LoRA on gist rows", trained_weights::lora, true, rich},
+          {"all", trained_weights::all, false, plain},
+          {"all, biases, head norms, untied", trained_weights::all, false, rich}};
+}
+
+train::model_options options_of(const form& f, bool recompute = false) {
+  train::lora_options lora;
+  lora.rank = 3;
+  lora.alpha = 6;
+  lora.gist_rows_only = f.gist_rows_only;
+  return {f.trained, lora, {2, 1, 1}, recompute};
+}
+
+}  // namespace
+
+TEST_CASE("gradients of every trained set") {
+  for (const form& f : forms()) {
+    CAPTURE(std::string(f.name));
+    const model::host_model source = random_model(f.shape);
+    model_type m(be(), source, small_gists(source, 2), options_of(f));
+    if (f.trained == train::trained_weights::lora) fill_lora(m);
+    const auto sequences = documents(source.config.n_vocab, 2, true);
+    const train::batch<oracle> b(be(), sequences, m.options().rule, source.config.n_vocab);
+    const double found = m.forward_backward(b, 0.5, 1);
+    CHECK(std::abs(found - m.loss(b, 0.5)) <= 1e-12);
+    check_gradients(m, [&] { return m.loss(b, 0.5); });
+  }
+}
+
+TEST_CASE("gradients with a teacher") {
+  const form f = forms()[3];
+  const model::host_model source = random_model(f.shape);
+  model_type m(be(), source, small_gists(source, 2), options_of(f));
+  fill_lora(m);
+  const auto sequences = documents(source.config.n_vocab, 2, false);
+  const train::batch<oracle> b(be(), sequences, m.options().rule, source.config.n_vocab);
+  train::teacher<oracle> t;
+  const auto plain =
+      train::plain_sequences(sequences, static_cast<token_t>(source.config.n_vocab), t.rows);
+  REQUIRE(t.rows.size() == b.targets.size());
+  const train::batch<oracle> read(be(), plain, m.options().rule, source.config.n_vocab);
+  t.plain = &read;
+  t.mix = 0.7;
+  m.forward_backward(b, 0.5, 1, &t);
+  check_gradients(m, [&] { return m.loss(b, 0.5, &t); });
+  const auto with_gists = documents(source.config.n_vocab, 2, true);
+  std::vector<std::int32_t> rows;
+  CHECK_THROWS_AS(
+      train::plain_sequences(with_gists, static_cast<token_t>(source.config.n_vocab), rows),
+      argument_error);
+}
+
+TEST_CASE("recomputing gives the same gradients, and a batch the sum of its sequences") {
+  const form f = forms()[2];
+  const model::host_model source = random_model(f.shape);
+  model_type kept(be(), source, small_gists(source, 2), options_of(f));
+  model_type again(be(), source, small_gists(source, 2), options_of(f, true));
+  model_type singles(be(), source, small_gists(source, 2), options_of(f));
+  for (model_type* m : {&kept, &again, &singles}) fill_lora(*m);
+  const auto sequences = documents(source.config.n_vocab, 2, true);
+  const train::batch<oracle> b(be(), sequences, kept.options().rule, source.config.n_vocab);
+  const double loss = kept.forward_backward(b, 1.0, 1);
+  CHECK(again.forward_backward(b, 1.0, 1) == loss);
+  double sum = 0;
+  for (const train::sequence& s : sequences) {
+    const train::batch<oracle> one(be(), {&s, 1}, kept.options().rule, source.config.n_vocab);
+    sum += singles.forward_backward(one, 1.0, 1);
+  }
+  CHECK(std::abs(sum - loss) <= 1e-12 * loss);
+  for (std::size_t i = 0; i < kept.parameters().size(); ++i) {
+    const auto want = kept.parameters()[i].gradient.to_host();
+    const auto recomputed = again.parameters()[i].gradient.to_host();
+    const auto added = singles.parameters()[i].gradient.to_host();
+    for (std::size_t e = 0; e < want.size(); ++e) {
+      CHECK(recomputed[e] == want[e]);
+      CHECK(std::abs(added[e] - want[e]) <= 1e-12);
+    }
+  }
+}
+
+TEST_CASE("dropout is a function of its seed and off when nothing is trained") {
+  form f = forms()[2];
+  const model::host_model source = random_model(f.shape);
+  train::model_options options = options_of(f);
+  options.lora.dropout = 0.5;
+  model_type m(be(), source, small_gists(source, 2), options);
+  model_type none(be(), source, small_gists(source, 2), options_of(f));
+  for (model_type* one : {&m, &none}) fill_lora(*one);
+  const auto sequences = documents(source.config.n_vocab, 2, true);
+  const train::batch<oracle> b(be(), sequences, m.options().rule, source.config.n_vocab);
+  const double first = m.forward_backward(b, 1.0, 1);
+  CHECK(m.forward_backward(b, 1.0, 1) == first);
+  CHECK(m.forward_backward(b, 1.0, 2) != first);
+  CHECK(m.loss(b, 1.0) == none.loss(b, 1.0));
+  // With one seed the dropped elements are those of the forward pass.
+  m.parameters().clear_gradients();
+  m.forward_backward(b, 1.0, 3);
+  const auto gradients = [&](std::size_t i) { return m.parameters()[i].gradient.to_host(); };
+  std::vector<std::vector<double>> kept;
+  for (std::size_t i = 0; i < m.parameters().size(); ++i) kept.push_back(gradients(i));
+  for (const std::size_t i : {std::size_t{1}, std::size_t{2}, std::size_t{3}}) {
+    auto& p = m.parameters()[i];
+    const std::size_t e = kept[i].size() / 2;
+    double& x = p.value.data()[e];
+    const double before = x;
+    x = before + 1e-5;
+    const double high = m.forward_backward(b, 1.0, 3);
+    x = before - 1e-5;
+    const double low = m.forward_backward(b, 1.0, 3);
+    x = before;
+    CAPTURE(p.name);
+    CHECK(std::abs((high - low) / 2e-5 - kept[i][e]) <= 1e-6);
+  }
+}
+
+TEST_CASE("what is frozen stays as it is") {
+  const form f = forms()[3];
+  const model::host_model source = random_model(f.shape);
+  const auto bytes = [&source] {
+    std::vector<std::byte> all;
+    for (const auto& b : source.blocks) {
+      for (const auto* w : {&b.query.weight, &b.down.weight}) {
+        all.insert(all.end(), w->data.begin(), w->data.end());
+      }
+    }
+    return all;
+  };
+  const auto before = bytes();
+  train::model_options options = options_of(f);
+  options.lora.targets = {"query", "down"};
+  model_type m(be(), source, small_gists(source, 2), options);
+  // A document without gists never meets LoRA on gist rows: its loss is that of the base model.
+  train::sequence plain;
+  for (token_t t = 0; t < 9; ++t) plain.tokens.push_back(t);
+  const train::batch<oracle> text(be(), {&plain, 1}, m.options().rule, source.config.n_vocab);
+  const auto sequences = documents(source.config.n_vocab, 2, true);
+  const train::batch<oracle> b(be(), sequences, m.options().rule, source.config.n_vocab);
+  const double first = m.loss(b, 1.0);
+  for (index_t step = 1; step <= 5; ++step) {
+    m.parameters().clear_gradients();
+    m.forward_backward(b, 1.0, 1);
+    m.parameters().update(
+        {}, [](train::parameter_kind k) { return k == train::parameter_kind::lora ? 0.01 : 0.0; },
+        1.0, step);
+  }
+  CHECK(m.loss(b, 1.0) < first);
+  CHECK(bytes() == before);
+  model_type untrained(be(), source, small_gists(source, 2), options);
+  CHECK(m.loss(text, 1.0) == untrained.loss(text, 1.0));
+}
+
+}  // namespace gistkv::test
