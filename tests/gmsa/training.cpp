@@ -105,12 +105,12 @@ TEST_CASE("gradients are differences of the loss, in every stage") {
         const double slope = (loss_at(value + h) - loss_at(value - h)) / (2 * h);
         be().upload(p.value.data() + at, &value, sizeof value);
         const double error = std::abs(slope - gradient[static_cast<std::size_t>(at)]) / largest;
-        CHECK(error <= 2e-3);  // Soft tokens and losses are summed in double, weights differ by h.
+        CHECK(error <= 1e-6);
         worst = std::max(worst, error);
       }
     }
-    CHECK(n_trained == (stage == gmsa::stage::answering ? 3 : n_trained));
-    CHECK(n_trained >= 3);
+    CHECK(n_trained >= base.config.n_layers);
+    if (stage == gmsa::stage::answering) CHECK(n_trained == base.config.n_layers);
     MESSAGE("stage " << static_cast<int>(stage) << ": " << n_trained
                      << " parameters, largest error " << worst << " of the largest entry");
   }

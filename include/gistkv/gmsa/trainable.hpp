@@ -70,8 +70,9 @@ class trainable_gmsa {
     } else {
       table_ = table_of(decoder.token_embedding);
     }
-    head_.emplace(be, decoder.config.tied_head ? decoder.token_embedding : decoder.head.weight,
-                  head, nullptr);
+    head_.emplace(
+        be, config_.tied_head ? model::host_linear{decoder.token_embedding, {}} : decoder.head,
+        head, nullptr);
     // LoRA that is not trained is merged.
     encoder_.emplace(set_, restoring ? parts.encoder : compressor_of(parts).encoder, "encoder.",
                      false, false, restoring ? &options_.lora : nullptr);
