@@ -26,6 +26,14 @@ template <class V>
 GISTKV_HD constexpr V greatest(V a, V b) {
   return a > b ? a : b;
 }
+/// f(0), ..., f(N - 1), each a copy of its own: registers cannot be indexed by a variable.
+template <int N, class F>
+GISTKV_HD void unrolled(F&& f) {
+  if constexpr (N > 0) {
+    unrolled<N - 1>(f);
+    f(N - 1);
+  }
+}
 GISTKV_HD constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 /// Keys and values of consecutive rows of all KV heads: row r of head h at h * head + r * row.
@@ -132,42 +140,39 @@ template <int Keys>
 struct key_blocks {
   tile_bounds bounds;
   int local_begin = 0;
-  int rows[n_parts] = {};
-  int ends[n_parts] = {};  ///< Blocks up to the end of each part.
+  int n_local = 0, n_shared = 0, n_own = 0;                    ///< Rows of each part.
+  int local_blocks = 0, shared_blocks = 0, own_blocks = 0;
 
-  GISTKV_HD constexpr key_blocks(const tile_bounds& seen, int n_shared) : bounds(seen) {
+  GISTKV_HD constexpr key_blocks(const tile_bounds& seen, int shared_rows) : bounds(seen) {
     if (seen.begin_least < seen.end_greatest) {
       local_begin = seen.begin_least;
-      rows[local_part] = seen.end_greatest - seen.begin_least;
+      n_local = seen.end_greatest - seen.begin_least;
     }
-    rows[shared_part] = least(n_shared, seen.anchors_greatest);
-    rows[own_part] = seen.anchors_greatest - rows[shared_part];
-    int n = 0;
-    for (int p = 0; p < n_parts; ++p) ends[p] = n += ceil_div(rows[p], Keys);
+    n_shared = least(shared_rows, seen.anchors_greatest);
+    n_own = seen.anchors_greatest - n_shared;
+    local_blocks = ceil_div(n_local, Keys);
+    shared_blocks = ceil_div(n_shared, Keys);
+    own_blocks = ceil_div(n_own, Keys);
   }
 
-  GISTKV_HD constexpr int count() const { return ends[n_parts - 1]; }
+  GISTKV_HD constexpr int count() const { return local_blocks + shared_blocks + own_blocks; }
 
   GISTKV_HD constexpr key_block at(int b) const {
     key_block block;
-    int first = 0;
-    if (b < ends[local_part]) {
-      first = b * Keys;
-      block.row = local_begin + first;
-      block.whole =
-          block.row >= bounds.begin_greatest && block.row + Keys <= bounds.end_least;
-    } else if (b < ends[shared_part]) {
-      block.part = shared_part;
-      first = block.row = block.anchor = (b - ends[local_part]) * Keys;
-    } else {
-      block.part = own_part;
-      first = block.row = (b - ends[shared_part]) * Keys;
-      block.anchor = rows[shared_part] + first;
+    if (b < local_blocks) {
+      const int row = b * Keys;
+      block.row = local_begin + row;
+      block.rows = least(Keys, n_local - row);
+      block.whole = block.row >= bounds.begin_greatest && block.row + Keys <= bounds.end_least;
+      return block;
     }
-    block.rows = least(Keys, rows[block.part] - first);
-    if (block.part != local_part) {
-      block.whole = block.rows == Keys && block.anchor + Keys <= bounds.anchors_least;
-    }
+    b -= local_blocks;
+    const bool shared = b < shared_blocks;
+    block.part = shared ? shared_part : own_part;
+    block.row = (shared ? b : b - shared_blocks) * Keys;
+    block.rows = least(Keys, (shared ? n_shared : n_own) - block.row);
+    block.anchor = shared ? block.row : n_shared + block.row;
+    block.whole = block.rows == Keys && block.anchor + Keys <= bounds.anchors_least;
     return block;
   }
 };

@@ -39,10 +39,10 @@ struct warp_attention {
 
   GISTKV_HD void begin(W& w, const attention_sequence<T>& s, const attention_item& item, int group,
                        int first_row) {
-    for (int f = 0; f < Shape::fragments; ++f) {
+    unrolled<Shape::fragments>([&](int f) {
       load_queries<T, Shape::head_dim>(w, q[f], s, item, group, first_row + 16 * f);
       state[f].clear(w);
-    }
+    });
   }
 
   /// @param keys, values  bytes of shared memory where the block's matrices begin
@@ -50,10 +50,10 @@ struct warp_attention {
                         int n_rows, int group, float scale_log2, std::uint32_t keys,
                         std::uint32_t values) {
     registers<float, Shape::keys / 2> s[Shape::fragments];
-    w.each([&](int lane) {
-      for (int f = 0; f < Shape::fragments; ++f) {
+    unrolled<Shape::fragments>([&](int f) {
+      w.each([&](int lane) {
         for (int e = 0; e < Shape::keys / 2; ++e) s[f](lane, e) = 0.0F;
-      }
+      });
     });
     for (int t = 0; t < Shape::head_dim / 16; ++t) {
       for (int n = 0; n < Shape::keys / 16; ++n) {
@@ -62,14 +62,14 @@ struct warp_attention {
           return keys + tile_offset<Shape::pieces>(16 * n + pieces_first_row(lane),
                                                    2 * t + pieces_first_piece(lane));
         });
-        for (int f = 0; f < Shape::fragments; ++f) {
+        unrolled<Shape::fragments>([&](int f) {
           w.template multiply<T>(s[f], 8 * n, q[f], 4 * t, b, 0);
           w.template multiply<T>(s[f], 8 * n + 4, q[f], 4 * t, b, 2);
-        }
+        });
       }
     }
     registers<std::uint32_t, Shape::keys / 4> a[Shape::fragments];
-    for (int f = 0; f < Shape::fragments; ++f) {
+    unrolled<Shape::fragments>([&](int f) {
       if (!block.whole) {
         mask_scores<W, Shape::keys / 2>(w, s[f], block, spans, first_row + 16 * f, n_rows, group);
       }
@@ -77,7 +77,7 @@ struct warp_attention {
       weigh_scores<W, Shape::keys / 2>(w, s[f], state[f], shrink, scale_log2);
       shrink_state(w, state[f], shrink);
       pack_weights<T, W, Shape::keys / 2>(w, a[f], s[f]);
-    }
+    });
     for (int t = 0; t < Shape::keys / 16; ++t) {
       for (int n = 0; n < Shape::head_dim / 16; ++n) {
         registers<std::uint32_t, 4> b;
@@ -85,10 +85,10 @@ struct warp_attention {
           return values + tile_offset<Shape::pieces>(16 * t + rows_first_row(lane),
                                                      2 * n + rows_first_piece(lane));
         });
-        for (int f = 0; f < Shape::fragments; ++f) {
+        unrolled<Shape::fragments>([&](int f) {
           w.template multiply<T>(state[f].o, 8 * n, a[f], 4 * t, b, 0);
           w.template multiply<T>(state[f].o, 8 * n + 4, a[f], 4 * t, b, 2);
-        }
+        });
       }
     }
   }
@@ -166,10 +166,10 @@ GISTKV_HD void attend_tile(W& w, const attention_batch<T>& batch, int number) {
     rows.attend(w, blocks.at(b), spans, first_row, n_rows, batch.group, batch.scale * log2_e,
                 stage, stage + Shape::matrix_bytes);
   }
-  for (int f = 0; f < Shape::fragments; ++f) {
+  unrolled<Shape::fragments>([&](int f) {
     store_result<T, Shape::head_dim>(w, rows.state[f], s, item, batch.group, first_row + 16 * f,
                                      batch.scale);
-  }
+  });
 }
 
 }  // namespace gistkv::backends::cuda_detail

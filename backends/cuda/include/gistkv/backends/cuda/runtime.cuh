@@ -45,17 +45,17 @@ inline void check(cublasStatus_t code, const char* expression) {
 /// After a launch, whose own errors come this way only.
 inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
 
-/// The memory of cudaMallocAsync.
-inline cuda_allocator runtime_allocator() {
-  return {[](void*, std::size_t n_bytes, cudaStream_t stream) -> void* {
-            void* p = nullptr;
-            if (cudaMallocAsync(&p, n_bytes, stream) == cudaSuccess) return p;
-            static_cast<void>(cudaGetLastError());  // Reported as "no memory".
-            return nullptr;
-          },
-          [](void*, void* p, std::size_t, cudaStream_t stream) { cudaFreeAsync(p, stream); },
-          nullptr};
+inline void* allocate_async(void*, std::size_t n_bytes, cudaStream_t stream) {
+  void* p = nullptr;
+  if (cudaMallocAsync(&p, n_bytes, stream) == cudaSuccess) return p;
+  static_cast<void>(cudaGetLastError());  // Reported as "no memory".
+  return nullptr;
 }
+inline void deallocate_async(void*, void* p, std::size_t, cudaStream_t stream) {
+  cudaFreeAsync(p, stream);
+}
+/// The memory of cudaMallocAsync.
+inline cuda_allocator runtime_allocator() { return {allocate_async, deallocate_async, nullptr}; }
 
 /// A stream that is owned, or one of the caller's.
 class stream_handle {
