@@ -9,6 +9,10 @@ if(NOT GISTKV_CUDA)
   set(GISTKV_CUDA_MISSING "GISTKV_CUDA is OFF")
   return()
 endif()
+if(CMAKE_CROSSCOMPILING)
+  set(GISTKV_CUDA_MISSING "not where this cross-compiles to")
+  return()
+endif()
 
 # CMake looks for nvcc on the PATH only; installers put it elsewhere.
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
