@@ -89,9 +89,9 @@ TEST_CASE("an error planted in the machine under the split kernel is seen") {
                                 .lse = true,
                                 .seed = 3};
   using enum fault;
-  for (const fault planted :
-       {none, barrier_missing, copy_not_awaited, values_not_transposed, right_operand_swapped,
-        left_operand_off_by_one, maximum_of_pairs, sum_of_pairs, rest_not_zeroed, maximum_ignored}) {
+  for (const fault planted : {none, barrier_missing, copy_not_awaited, values_not_transposed,
+                              right_operand_swapped, left_operand_off_by_one, maximum_of_pairs,
+                              sum_of_pairs, rest_not_zeroed, maximum_ignored}) {
     CAPTURE(static_cast<int>(planted));
     layout<bf16> texts(hard);
     run<bf16, shape>(texts.batch(split_rows), 3, 5, planted);

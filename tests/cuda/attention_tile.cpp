@@ -96,9 +96,13 @@ TEST_CASE("an error in what the tile kernel is told is seen") {
           }
         }) > 1.0);
   CHECK(worst_with([](auto&, auto& b) { b.scale *= 1.01F; }) > 1.0);
-  CHECK(worst_with([](auto&, auto& b) { std::swap(b.sequences[0].parts[1], b.sequences[0].parts[2]); }) > 1.0);
+  CHECK(worst_with([](auto&, auto& b) {
+          std::swap(b.sequences[0].parts[1], b.sequences[0].parts[2]);
+        }) > 1.0);
   CHECK(worst_with([](auto&, auto& b) { b.sequences[1].parts[0].v_head = 0; }) > 1.0);
-  CHECK(worst_with([](auto&, auto& b) { std::swap(b.sequences[0].q_token, b.sequences[0].q_head); }) > 1.0);
+  CHECK(worst_with([](auto&, auto& b) {
+          std::swap(b.sequences[0].q_token, b.sequences[0].q_head);
+        }) > 1.0);
 }
 
 }  // namespace

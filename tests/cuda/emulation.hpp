@@ -99,7 +99,8 @@ class turns {
     std::vector<int> may;
     bool all_done = true;
     for (int i = 0; i < static_cast<int>(state_.size()); ++i) {
-      if (at(i) == waiting && (stopped_ || waiting_for_[static_cast<std::size_t>(i)]())) at(i) = ready;
+      if (at(i) == waiting && (stopped_ || waiting_for_[static_cast<std::size_t>(i)]()))
+        at(i) = ready;
       if (at(i) == ready) may.push_back(i);
       all_done = all_done && at(i) == done;
     }
@@ -183,6 +184,10 @@ class group {
   static float exp2(float x) { return std::exp2(x); }
   static float log(float x) { return std::log(x); }
   template <class T>
+  static float to_float(T x) {
+    return static_cast<float>(x);
+  }
+  template <class T>
   static std::uint32_t pack(float low, float high) {
     return T(low).bits | static_cast<std::uint32_t>(T(high).bits) << 16;
   }
@@ -217,6 +222,20 @@ class group {
   template <int N>
   void quad_sum(registers<float, N>& x) {
     reduce_quads(x, block_->error == fault::sum_of_pairs, [](float a, float b) { return a + b; });
+  }
+  void warp_max(registers<float, 1>& x) {
+    float all = x(0, 0);
+    for (int lane = 1; lane < Lanes; ++lane) all = std::max(all, x(lane, 0));
+    each([&](int lane) { x(lane, 0) = all; });
+  }
+  void warp_sum(registers<float, 1>& x) {
+    float all = 0.0F;
+    for (int lane = 0; lane < Lanes; ++lane) all += x(lane, 0);
+    each([&](int lane) { x(lane, 0) = all; });
+  }
+  template <class V>
+  V from_lane(registers<V, 1>& x, int lane) {
+    return x(lane, 0);
   }
   template <class V, int N, class M>
   int least_of(registers<V, N>& x, int M::*member) {

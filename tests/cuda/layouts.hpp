@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <limits>
 #include <string>
@@ -57,9 +58,13 @@ class rows {
     memory_.resize(static_cast<std::size_t>(2 * gap + n_heads * (n_rows * stride_ + gap)), guard());
   }
   static T guard() {
-    T x;
-    x.bits = 0x7fff;  // NaN: whoever reads it shows.
-    return x;
+    if constexpr (std::is_same_v<T, float>) {
+      return std::numeric_limits<float>::quiet_NaN();
+    } else {
+      T x;
+      x.bits = 0x7fff;  // NaN: whoever reads it shows.
+      return x;
+    }
   }
   index_t row_stride() const { return stride_; }
   index_t head_stride() const { return n_rows_ * stride_ + gap; }
@@ -71,7 +76,8 @@ class rows {
       const index_t at = static_cast<index_t>(i) - first();
       const index_t in_head = at % head_stride();
       const bool inside = at >= 0 && in_head < n_rows_ * stride_ && in_head % stride_ < d_;
-      n += !inside && memory_[i].bits != guard().bits;
+      const T expected = guard();
+      n += !inside && std::memcmp(&memory_[i], &expected, sizeof(T)) != 0;
     }
     return n == 0;
   }
@@ -129,7 +135,7 @@ class layout {
         s.lse_head = c.lse.row_stride();
       }
       for (int p = 0; p < n_parts; ++p) {
-        s.parts[p] = {c.k[p].data(),        c.v[p].data(),       c.k[p].head_stride(),
+        s.parts[p] = {c.k[p].data(),       c.v[p].data(),        c.k[p].head_stride(),
                       c.k[p].row_stride(), c.v[p].head_stride(), c.v[p].row_stride(),
                       c.n_rows[p]};
       }
@@ -142,7 +148,8 @@ class layout {
   }
 
   struct outcome {
-    double worst = 0.0;  ///< Greatest error as a share of what rounding explains; NaN counts as inf.
+    double worst =
+        0.0;  ///< Greatest error as a share of what rounding explains; NaN counts as inf.
     double largest = 0.0;  ///< Greatest |expected|.
     bool guards_hold = true;
   };
@@ -153,7 +160,8 @@ class layout {
     const auto take = [&all](double found, double want, double budget) {
       const bool equal = found == want;  // Infinities too.
       const double error = equal ? 0.0 : std::abs(found - want) / budget;
-      all.worst = std::max(all.worst, std::isnan(error) ? std::numeric_limits<double>::infinity() : error);
+      all.worst =
+          std::max(all.worst, std::isnan(error) ? std::numeric_limits<double>::infinity() : error);
       all.largest = std::max(all.largest, std::abs(want));
     };
     const int n_heads = options_.group * options_.n_kv_heads;
@@ -164,8 +172,7 @@ class layout {
           const auto row = static_cast<std::size_t>(i * n_heads + h);
           if (options_.lse) {
             const double want = c.want_lse[row];
-            take(number(*c.lse.row(i, h)), want,
-                 epsilon_of<T>() * std::max(1.0, std::abs(want)));
+            take(number(*c.lse.row(i, h)), want, epsilon_of<T>() * std::max(1.0, std::abs(want)));
           }
           for (int d = 0; d < options_.head_dim; ++d, ++at) {
             take(number(c.o.row(i, h)[d]), c.want_o[at], c.budget_o[at]);

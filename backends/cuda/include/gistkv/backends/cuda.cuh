@@ -38,9 +38,9 @@ struct cuda_options {
 ///
 /// T is the type of activations, weights and caches: bf16, f16 or float. Sums are carried in float.
 /// Calls are queued on one stream and return at once; only `download`, `synchronize`, large uploads
-/// and `pack` wait. Memory comes from the allocator; what the kernels and cuBLASLt need beside their
-/// arguments is taken once, on construction. The device that is current then has to be current in
-/// every call; one object serves one thread at a time.
+/// and `pack` wait. Memory comes from the allocator; what the kernels and cuBLASLt need beside
+/// their arguments is taken once, on construction. The device that is current then has to be
+/// current in every call; one object serves one thread at a time.
 template <class T = bf16>
 requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>) class cuda
     : public no_native {
@@ -99,18 +99,18 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
     if (cuda_detail::staging::fits(n_bytes)) {
       return staging_.upload(to, from, n_bytes, stream());
     }
-    cuda_detail::check(
-        cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyHostToDevice, stream()), "cudaMemcpyAsync");
+    cuda_detail::check(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyHostToDevice, stream()),
+                       "cudaMemcpyAsync");
     synchronize();  // The caller's memory is free on return, page-locked or not.
   }
   void download(void* to, const void* from, std::size_t n_bytes) {
-    cuda_detail::check(
-        cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToHost, stream()), "cudaMemcpyAsync");
+    cuda_detail::check(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToHost, stream()),
+                       "cudaMemcpyAsync");
     synchronize();
   }
   void copy(void* to, const void* from, std::size_t n_bytes) {
-    cuda_detail::check(
-        cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToDevice, stream()), "cudaMemcpyAsync");
+    cuda_detail::check(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToDevice, stream()),
+                       "cudaMemcpyAsync");
   }
   void synchronize() {
     cuda_detail::check(cudaStreamSynchronize(stream()), "cudaStreamSynchronize");
@@ -140,8 +140,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
     constexpr index_t aligned = 16 / static_cast<index_t>(sizeof(T));
     w.stride_ = (host.cols + aligned - 1) / aligned * aligned;
     const auto row_bytes = static_cast<std::size_t>(w.stride_) * sizeof(T);
-    w.data_ = cuda_detail::device_block(
-        allocator_, static_cast<std::size_t>(host.rows) * row_bytes, stream());
+    w.data_ = cuda_detail::device_block(allocator_, static_cast<std::size_t>(host.rows) * row_bytes,
+                                        stream());
     std::vector<float> row(static_cast<std::size_t>(host.cols));
     const index_t piece =
         std::max<index_t>(1, static_cast<index_t>((std::size_t{8} << 20) / row_bytes));
@@ -170,10 +170,10 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
 
   void matmul(tensor_view<T, 3, space> o, tensor_view<const T, 3, space> a,
               tensor_view<const T, 3, space> b, const matmul_options& options) {
-    products_.multiply<T>({o.data(), o.stride(0), o.stride(1)}, {a.data(), a.stride(0), a.stride(1)},
-                          {b.data(), b.stride(0), b.stride(1)}, o.extent(0), o.extent(1),
-                          o.extent(2), a.extent(2), options.transpose_b, options.accumulate,
-                          static_cast<float>(options.alpha), stream());
+    products_.multiply<T>(
+        {o.data(), o.stride(0), o.stride(1)}, {a.data(), a.stride(0), a.stride(1)},
+        {b.data(), b.stride(0), b.stride(1)}, o.extent(0), o.extent(1), o.extent(2), a.extent(2),
+        options.transpose_b, options.accumulate, static_cast<float>(options.alpha), stream());
   }
 
   void norm(matrix_view<T, space> o, matrix_view<const T, space> x,
@@ -341,8 +341,12 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   }
   static cuda_detail::attention_part<T> part_of(const kv_span<T, space>& x) {
     if (x.rows() == 0) return {};
-    return {x.k.data(),     x.v.data(),    x.k.stride(0),
-            x.k.stride(1), x.v.stride(0), x.v.stride(1),
+    return {x.k.data(),
+            x.v.data(),
+            x.k.stride(0),
+            x.k.stride(1),
+            x.v.stride(0),
+            x.v.stride(1),
             static_cast<std::int32_t>(x.rows())};
   }
 

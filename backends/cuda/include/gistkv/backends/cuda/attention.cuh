@@ -103,9 +103,8 @@ template <class T, int HeadDim>
 void launch_tiles(attention_batch<T>& batch, cudaStream_t stream) {
   using shape = tile_shape_for<HeadDim>;
   set_tiles(batch, shape::rows / batch.group);
-  attend_tile_kernel<T, shape>
-      <<<static_cast<unsigned int>(batch.n_tiles * batch.n_kv_heads), shape::warps * 32,
-         shape::shared_bytes, stream>>>(batch);
+  attend_tile_kernel<T, shape><<<static_cast<unsigned int>(batch.n_tiles * batch.n_kv_heads),
+                                 shape::warps * 32, shape::shared_bytes, stream>>>(batch);
   check_launch("attend_tile_kernel");
 }
 
@@ -140,6 +139,9 @@ bool is_aligned(const attention_sequence<T>& s) {
 template <class T>
 void launch_attention(attention_batch<T>& batch, int head_dim, int most_keys,
                       const attention_device& device, cudaStream_t stream) {
+  int n_tokens = 0;
+  for (int i = 0; i < batch.n_sequences; ++i) n_tokens += batch.sequences[i].n_tokens;
+  if (n_tokens == 0) return;
   if constexpr (sizeof(T) == 2) {
     int most_tokens = 0;
     bool fits = batch.scale > 0.0F && batch.group <= 64;

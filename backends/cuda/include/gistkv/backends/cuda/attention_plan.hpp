@@ -122,9 +122,9 @@ struct tile_bounds {
 /// Consecutive rows of one part.
 struct key_block {
   int part = 0;
-  int row = 0;     ///< Within the part.
-  int rows = 0;    ///< Up to the size of a block.
-  int anchor = 0;  ///< Number of the first row among all anchors, if it is one.
+  int row = 0;         ///< Within the part.
+  int rows = 0;        ///< Up to the size of a block.
+  int anchor = 0;      ///< Number of the first row among all anchors, if it is one.
   bool whole = false;  ///< Every token of the tile sees every key of a full block.
 
   /// Does a token with these spans see key `c` of the block?
@@ -140,7 +140,7 @@ template <int Keys>
 struct key_blocks {
   tile_bounds bounds;
   int local_begin = 0;
-  int n_local = 0, n_shared = 0, n_own = 0;                    ///< Rows of each part.
+  int n_local = 0, n_shared = 0, n_own = 0;  ///< Rows of each part.
   int local_blocks = 0, shared_blocks = 0, own_blocks = 0;
 
   GISTKV_HD constexpr key_blocks(const tile_bounds& seen, int shared_rows) : bounds(seen) {
@@ -190,9 +190,7 @@ GISTKV_HD constexpr std::uint32_t tile_offset(int row, int piece) {
 GISTKV_HD constexpr int fragment_row(int lane, int e) {
   return lane / 32 * 16 + lane % 32 / 4 + e / 2 % 2 * 8;
 }
-GISTKV_HD constexpr int fragment_col(int lane, int e) {
-  return e / 4 * 8 + lane % 4 * 2 + e % 2;
-}
+GISTKV_HD constexpr int fragment_col(int lane, int e) { return e / 4 * 8 + lane % 4 * 2 + e % 2; }
 
 /// The row and the 16-byte piece whose address lane `lane` gives to ldmatrix, relative to a corner
 /// of the tile: four 8 x 8 matrices, first down the rows, then to the right...

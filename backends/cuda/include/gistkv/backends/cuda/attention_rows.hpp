@@ -52,9 +52,9 @@ GISTKV_HD void attend_rows(W& w, const attention_batch<T>& batch, int head_dim, 
         value(lane, 0) = nullptr;
         const int key = first + lane;
         if (key < n_keys) {
-          const int part = key < n_shared         ? shared_part
+          const int part = key < n_shared       ? shared_part
                            : key < seen.anchors ? own_part
-                                                  : local_part;
+                                                : local_part;
           const index_t row = part == shared_part ? key
                               : part == own_part  ? key - n_shared
                                                   : key - seen.anchors + seen.local_begin;

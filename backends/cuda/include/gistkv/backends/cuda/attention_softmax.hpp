@@ -102,7 +102,8 @@ template <class T, class G, int N>
 GISTKV_HD void pack_weights(G& g, typename G::template registers<std::uint32_t, N / 2>& a,
                             typename G::template registers<float, N>& s) {
   g.each([&](int lane) {
-    for (int i = 0; i < N / 2; ++i) a(lane, i) = G::template pack<T>(s(lane, 2 * i), s(lane, 2 * i + 1));
+    for (int i = 0; i < N / 2; ++i)
+      a(lane, i) = G::template pack<T>(s(lane, 2 * i), s(lane, 2 * i + 1));
   });
 }
 
@@ -141,8 +142,9 @@ GISTKV_HD void store_result(G& g, attention_state<G, HeadDim>& state,
       const float factor = sum > 0.0F ? 1.0F / sum : 0.0F;
       T* o = s.o + token * s.o_token + head * s.o_head;
       for (int e = 2 * h; e < HeadDim / 2; e += 4) {
-        G::store_pair(o + fragment_col(lane, e),
-                      G::template pack<T>(state.o(lane, e) * factor, state.o(lane, e + 1) * factor));
+        G::store_pair(
+            o + fragment_col(lane, e),
+            G::template pack<T>(state.o(lane, e) * factor, state.o(lane, e + 1) * factor));
       }
       if (s.lse != nullptr && lane % 4 == 0) {
         G::store(s.lse + token * s.lse_token + head * s.lse_head,

@@ -36,7 +36,7 @@ struct partial_rows {
 template <class Shape>
 inline constexpr std::uint32_t split_shared_bytes =
     greatest(Shape::warps* Shape::shared_bytes,
-             static_cast<std::uint32_t>(Shape::warps * partial_rows<Shape::head_dim>::floats * 4)) +
+             static_cast<std::uint32_t>(Shape::warps* partial_rows<Shape::head_dim>::floats * 4)) +
     16;
 
 struct merged_pair {
@@ -63,15 +63,13 @@ GISTKV_HD merged_pair merge_pair(const float* from, int n, int row, int col, flo
 
 /// One warp's share of the blocks [first, last) of keys.
 template <class T, class Shape, class W>
-GISTKV_HD void attend_share(W& w, warp_attention<T, Shape, W>& rows,
-                            const attention_sequence<T>& s, const attention_item& item, int group,
-                            float scale_log2, const key_blocks<Shape::keys>& blocks, int first,
-                            int last) {
+GISTKV_HD void attend_share(W& w, warp_attention<T, Shape, W>& rows, const attention_sequence<T>& s,
+                            const attention_item& item, int group, float scale_log2,
+                            const key_blocks<Shape::keys>& blocks, int first, int last) {
   const visible_spans* spans = s.spans + item.begin;
   const std::uint32_t ring = static_cast<std::uint32_t>(w.index()) * Shape::shared_bytes;
-  const int n = first + w.index() < last
-                    ? (last - first - w.index() + Shape::warps - 1) / Shape::warps
-                    : 0;
+  const int n =
+      first + w.index() < last ? (last - first - w.index() + Shape::warps - 1) / Shape::warps : 0;
   const auto block_at = [&](int i) { return blocks.at(first + w.index() + i * Shape::warps); };
   const auto stage_of = [&](int i) {
     return ring + static_cast<std::uint32_t>(i % Shape::stages) * Shape::stage_bytes;
@@ -158,11 +156,11 @@ GISTKV_HD void attend_split(W& w, const attention_batch<T>& batch, const split_s
   };
   if (scratch.n_splits == 1) return store(partials, Shape::warps);
 
-  float* of_item = scratch.partials +
-                   static_cast<index_t>(number) * scratch.n_splits * at::floats;
+  float* of_item = scratch.partials + static_cast<index_t>(number) * scratch.n_splits * at::floats;
   float* mine = of_item + split * at::floats;
   for_pairs([&](int row, int col) {
-    const merged_pair m = merge_pair<Shape::head_dim, W>(partials, Shape::warps, row, col, scale_log2);
+    const merged_pair m =
+        merge_pair<Shape::head_dim, W>(partials, Shape::warps, row, col, scale_log2);
     mine[row * Shape::head_dim + col] = m.first;
     mine[row * Shape::head_dim + col + 1] = m.second;
     if (col != 0) return;

@@ -135,8 +135,7 @@ GISTKV_HD void attend_tile(W& w, const attention_batch<T>& batch, int number) {
   const attention_item item = item_of(batch, number);
   const attention_sequence<T>& s = batch.sequences[item.sequence];
   const visible_spans* spans = s.spans + item.begin;
-  const key_blocks<Shape::keys> blocks(bounds_of(w, spans, item.count),
-                                       s.parts[shared_part].rows);
+  const key_blocks<Shape::keys> blocks(bounds_of(w, spans, item.count), s.parts[shared_part].rows);
   const int n_blocks = blocks.count();
   const int first_row = w.index() * Shape::fragments * 16;
   const int n_rows = item.count * batch.group;
@@ -144,8 +143,7 @@ GISTKV_HD void attend_tile(W& w, const attention_batch<T>& batch, int number) {
   const auto copy = [&](int b) {
     if (b < n_blocks) {
       const key_block block = blocks.at(b);
-      const std::uint32_t to =
-          static_cast<std::uint32_t>(b % Shape::stages) * Shape::stage_bytes;
+      const std::uint32_t to = static_cast<std::uint32_t>(b % Shape::stages) * Shape::stage_bytes;
       w.each([&](int lane) {
         copy_block<T, Shape>(w, w.index() * 32 + lane, Shape::warps * 32, s.parts[block.part],
                              block, item.kv_head, to);
@@ -161,10 +159,9 @@ GISTKV_HD void attend_tile(W& w, const attention_batch<T>& batch, int number) {
     // All copies of block b are there, and all warps are done with the stage that is filled next.
     w.sync_block();
     copy(b + Shape::stages - 1);
-    const std::uint32_t stage =
-        static_cast<std::uint32_t>(b % Shape::stages) * Shape::stage_bytes;
-    rows.attend(w, blocks.at(b), spans, first_row, n_rows, batch.group, batch.scale * log2_e,
-                stage, stage + Shape::matrix_bytes);
+    const std::uint32_t stage = static_cast<std::uint32_t>(b % Shape::stages) * Shape::stage_bytes;
+    rows.attend(w, blocks.at(b), spans, first_row, n_rows, batch.group, batch.scale * log2_e, stage,
+                stage + Shape::matrix_bytes);
   }
   unrolled<Shape::fragments>([&](int f) {
     store_result<T, Shape::head_dim>(w, rows.state[f], s, item, batch.group, first_row + 16 * f,

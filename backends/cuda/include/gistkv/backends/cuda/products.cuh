@@ -75,8 +75,8 @@ class products {
     const plan* p = nullptr;
     if (k > 0 && s.o_row >= n && s.a_row >= k && s.b_row >= b_cols) p = &plan_for(s);
     if (p == nullptr || !p->usable) {
-      const index_t blocks = std::clamp<index_t>(
-          (batch * m * n + row_threads - 1) / row_threads, 1, index_t{1} << 20);
+      const index_t blocks =
+          std::clamp<index_t>((batch * m * n + row_threads - 1) / row_threads, 1, index_t{1} << 20);
       plain_product<T><<<static_cast<unsigned int>(blocks), row_threads, 0, stream>>>(
           o.data, o.batch, o.row, a.data, a.batch, a.row, b.data, b.batch, b.row, batch, m, n, k,
           transpose_b, accumulate, alpha);
@@ -184,9 +184,9 @@ class products {
         static_cast<std::uint32_t>(s.o_alignment));
     cublasLtMatmulHeuristicResult_t found{};
     int n_found = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        handle_.get(), operation, p.b.get(), p.a.get(), p.o.get(), p.o.get(), made, 1, &found,
-        &n_found);
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(handle_.get(), operation, p.b.get(), p.a.get(), p.o.get(),
+                                       p.o.get(), made, 1, &found, &n_found);
     if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, "cublasLtMatmulAlgoGetHeuristic");
     p.usable = status == CUBLAS_STATUS_SUCCESS && n_found > 0;
     p.algorithm = found.algo;
