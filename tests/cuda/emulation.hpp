@@ -47,6 +47,12 @@ enum class fault {
   rest_not_zeroed,          ///< Rows behind the last of a part are whatever was there.
   bounds_of_first_lane,     ///< A tile visits what its first token sees.
   maximum_ignored,          ///< Nothing is subtracted: large scores overflow.
+  // Of the machine of emulation_hopper.hpp.
+  arrival_not_awaited,    ///< Nobody waits for the copy engine.
+  release_not_awaited,    ///< The copy engine does not wait for who still reads.
+  product_not_awaited,    ///< One group of products fewer is waited for.
+  swizzle_missing,        ///< The copy engine writes rows as they are.
+  stride_of_other_panel,  ///< Descriptors' two strides change places.
 };
 
 /// Lets one of several threads run at a time, in an order that a seed draws.
@@ -338,7 +344,7 @@ class group {
   void publish() {}
   unsigned int count_up(unsigned int* counter) { return (*counter)++; }
 
- private:
+ protected:
   struct copy {
     std::uint32_t to;
     const void* from;
@@ -388,17 +394,17 @@ class group {
   std::vector<std::vector<copy>> groups_ = std::vector<std::vector<copy>>(1);
 };
 
-/// Runs kernel(group) for every warp of a block of threads.
-template <class Kernel>
-void run_block(int n_warps, std::size_t shared_bytes, std::uint64_t seed, fault planted,
+/// Runs kernel(group) for every group of a block of threads.
+template <class Group = group<32>, class Block = block_state, class Kernel>
+void run_block(int n_groups, std::size_t shared_bytes, std::uint64_t seed, fault planted,
                Kernel&& kernel) {
-  block_state block(n_warps, shared_bytes, seed, planted);
+  Block block(n_groups, shared_bytes, seed, planted);
   std::vector<std::thread> threads;
-  for (int i = 0; i < n_warps; ++i) {
+  for (int i = 0; i < n_groups; ++i) {
     threads.emplace_back([&, i] {
       try {
         block.order.begin(i);
-        group<32> w(block, i);
+        Group w(block, i);
         kernel(w);
         block.order.end(i);
       } catch (...) {

@@ -117,7 +117,7 @@ GISTKV_HD tile_bounds bounds_of(W& w, const visible_spans* spans, int count) {
   typename W::template registers<tile_bounds, 1> part;
   w.each([&](int lane) {
     part(lane, 0) = tile_bounds{};
-    for (int i = lane; i < count; i += 32) part(lane, 0).add(spans[i]);
+    for (int i = lane % 32; i < count; i += 32) part(lane, 0).add(spans[i]);
   });
   tile_bounds all;
   all.anchors_least = w.least_of(part, &tile_bounds::anchors_least);
