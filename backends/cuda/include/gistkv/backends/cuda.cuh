@@ -31,6 +31,7 @@ struct cuda_options {
   std::optional<cudaStream_t> stream = std::nullopt;
   cuda_allocator allocator = cuda_detail::runtime_allocator();
   std::size_t product_workspace = std::size_t{32} << 20;  ///< Bytes that cuBLASLt may use.
+  bool wgmma = true;  ///< Attention by the kernel of sm_90a where it can run; false: for tests.
 };
 
 /// Backend for NVIDIA GPUs from sm_80 on, for inference: cuBLASLt multiplies matrices, own kernels
@@ -70,8 +71,11 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
     attention_.most_partials = partial_bytes / sizeof(float);
     attention_.most_items = counter_bytes / sizeof(unsigned int);
     if constexpr (sizeof(T) == 2) {
-      prepare_attention<T, 64>();
-      prepare_attention<T, 128>();
+      if (options.wgmma && device_.architecture == 90 && has_wgmma()) {
+        attention_.encode = find_encode_function();
+      }
+      prepare_attention<T, 64>(attention_.encode != nullptr);
+      prepare_attention<T, 128>(attention_.encode != nullptr);
     }
   }
   explicit cuda(cudaStream_t stream) : cuda(cuda_options{.stream = stream}) {}
@@ -79,6 +83,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   cudaStream_t stream() const { return stream_.get(); }
   /// Compute capability, as 10 major + minor.
   int architecture() const { return device_.architecture; }
+  /// Does attention of many rows go by wgmma (sm_90a), not by mma.sync (sm_80 and up)?
+  bool uses_wgmma() const { return attention_.encode != nullptr; }
   /// Of the host.
   int n_threads() const { return 1; }
 
@@ -290,6 +296,14 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
                           ", sm_80 or later is needed");
     }
     return info;
+  }
+  bool has_wgmma() {
+    auto* answer = static_cast<int*>(partials_.data());
+    cuda_detail::report_wgmma<T><<<1, 1, 0, stream()>>>(answer);
+    cuda_detail::check_launch("report_wgmma");
+    int has = 0;
+    download(&has, answer, sizeof has);
+    return has != 0;
   }
   int attribute(cudaDeviceAttr which) const {
     int value = 0;

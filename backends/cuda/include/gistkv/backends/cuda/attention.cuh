@@ -8,6 +8,7 @@
 
 #include <cuda_runtime.h>
 
+#include <gistkv/backends/cuda/attention_hopper.cuh>
 #include <gistkv/backends/cuda/attention_rows.hpp>
 #include <gistkv/backends/cuda/attention_shapes.hpp>
 #include <gistkv/backends/cuda/device_group.cuh>
@@ -45,8 +46,9 @@ __global__ void __launch_bounds__(row_warps * 32)
 struct attention_device {
   int n_processors = 1;
   split_scratch scratch;
-  std::size_t most_partials = 0;  ///< Floats.
-  int most_items = 0;             ///< Counters.
+  std::size_t most_partials = 0;     ///< Floats.
+  int most_items = 0;                ///< Counters.
+  encode_function encode = nullptr;  ///< Where the kernel of sm_90a can run.
 };
 
 template <class Kernel>
@@ -58,9 +60,11 @@ void allow_shared(Kernel* kernel, std::uint32_t n_bytes) {
 
 /// Once a device and type.
 template <class T, int HeadDim>
-void prepare_attention() {
+void prepare_attention(bool with_wgmma) {
   using tile = tile_shape_for<HeadDim>;
   using split = split_shape_for<HeadDim>;
+  using wgmma = wgmma_shape_for<HeadDim>;
+  if (with_wgmma) allow_shared(attend_wgmma_kernel<T, wgmma>, wgmma_shared_bytes<wgmma>);
   allow_shared(attend_tile_kernel<T, tile>, tile::shared_bytes);
   allow_shared(attend_split_kernel<T, split>, split_shared_bytes<split>);
 }
@@ -100,7 +104,12 @@ void launch_split(attention_batch<T>& batch, int most_keys, const attention_devi
 }
 
 template <class T, int HeadDim>
-void launch_tiles(attention_batch<T>& batch, cudaStream_t stream) {
+void launch_tiles(attention_batch<T>& batch, const attention_device& device, cudaStream_t stream) {
+  if (device.encode != nullptr) {
+    using shape = wgmma_shape_for<HeadDim>;
+    set_tiles(batch, shape::rows / batch.group);
+    return launch_wgmma<T, shape>(batch, device.encode, device.n_processors, stream);
+  }
   using shape = tile_shape_for<HeadDim>;
   set_tiles(batch, shape::rows / batch.group);
   attend_tile_kernel<T, shape><<<static_cast<unsigned int>(batch.n_tiles * batch.n_kv_heads),
@@ -153,7 +162,7 @@ void launch_attention(attention_batch<T>& batch, int head_dim, int most_keys,
       if (most_tokens * batch.group <= split_rows) {
         launch_split<T, HeadDim>(batch, most_keys, device, stream);
       } else {
-        launch_tiles<T, HeadDim>(batch, stream);
+        launch_tiles<T, HeadDim>(batch, device, stream);
       }
     };
     if (fits && head_dim == 64) return launch(std::integral_constant<int, 64>());
