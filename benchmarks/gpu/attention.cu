@@ -19,6 +19,8 @@
 #include <gistkv/backends/cuda.cuh>
 #include <gistkv/core/buffer.hpp>
 #include <gistkv/core/random.hpp>
+#include <gistkv/core/workspace.hpp>
+#include <gistkv/ops/composed/attention.hpp>
 
 namespace {
 
