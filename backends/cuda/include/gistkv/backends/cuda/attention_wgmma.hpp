@@ -54,11 +54,12 @@ GISTKV_HD constexpr std::uint64_t operand_descriptor(std::uint32_t begin, std::u
 /// Queries of 64 rows as left operand of the scores, 16 dimensions from 16 t on.
 GISTKV_HD constexpr std::uint64_t queries_descriptor(std::uint32_t matrix, int t) {
   constexpr std::uint32_t panel_bytes = 64 * panel_cols * 2;
-  return operand_descriptor(
-      matrix + static_cast<std::uint32_t>(t / 4) * panel_bytes + static_cast<std::uint32_t>(t % 4) * 32,
-      16, 1024);
+  return operand_descriptor(matrix + static_cast<std::uint32_t>(t / 4) * panel_bytes +
+                                static_cast<std::uint32_t>(t % 4) * 32,
+                            16, 1024);
 }
-/// Byte of element (row, col) in a matrix of n_rows rows, in the layout that the copy engine writes.
+/// Byte of element (row, col) in a matrix of n_rows rows, in the layout that the copy engine
+/// writes.
 GISTKV_HD constexpr std::uint32_t panel_offset(int n_rows, int row, int col) {
   return static_cast<std::uint32_t>(col / panel_cols * n_rows * panel_cols * 2) +
          tile_offset<8>(row, col % panel_cols / 8) + static_cast<std::uint32_t>(col % 8) * 2;
@@ -131,8 +132,8 @@ GISTKV_HD void produce(G& g, const attention_batch<T>& batch, const tensor_maps<
         g.wait_barrier(place.barrier(free), place.parity);
         g.expect_bytes(place.barrier(full), Shape::matrix_bytes);
         for (int p = 0; p < Shape::panels; ++p) {
-          g.copy_tile(to + static_cast<std::uint32_t>(p) * Shape::panel_bytes, map,
-                      p * panel_cols, block.row, item.kv_head, place.barrier(full));
+          g.copy_tile(to + static_cast<std::uint32_t>(p) * Shape::panel_bytes, map, p * panel_cols,
+                      block.row, item.kv_head, place.barrier(full));
         }
       };
       copy(maps.k[item.sequence][block.part], place.keys(), keys_free, keys_full);
