@@ -15,5 +15,7 @@ void add_generate(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_verify(CLI::App& app);
+void add_eval(CLI::App& app);
+void add_plot(CLI::App& app);
 
 }  // namespace gistkv::cli
