@@ -27,7 +27,7 @@ enum class eviction {
 
 /// A method of keeping a cache small, as all evaluations read with it:
 ///
-///   full        rule {n_gist 0, n_sink 0}
+///   full        rule {n_gist 0}, whatever the sink
 ///   sag         rule {n_gist N_g, recent K, n_sink S} on a text with gists at sentence ends
 ///   uniform     the same rule, gists every so many tokens (the placement of Activation Beacon,
 ///               Zhang et al. 2024, arXiv 2401.03462)
