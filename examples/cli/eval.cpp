@@ -28,9 +28,8 @@ namespace gistkv::cli {
 
 namespace {
 
-constexpr std::array<std::string_view, 9> tasks = {"ppl",    "compression", "speed", "needle",
-                                                   "kv",     "qa",          "mmlu",  "choice",
-                                                   "longqa"};
+constexpr std::array<std::string_view, 9> tasks = {"ppl", "compression", "speed",  "needle", "kv",
+                                                   "qa",  "mmlu",        "choice", "longqa"};
 
 std::string listed(std::span<const std::string_view> names) {
   std::string all;
@@ -79,8 +78,15 @@ void cut_torn_line(const std::string& path) {
   const std::string text = all.str();
   const std::size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
   if (whole < text.size() && ::truncate(path.c_str(), static_cast<off_t>(whole)) != 0) {
-    throw io::file_error(path, "cut the line that an interrupted run left in", std::error_code(errno, std::generic_category()));
+    throw io::file_error(path, "cut the line that an interrupted run left in",
+                         std::error_code(errno, std::generic_category()));
   }
+}
+
+/// A path without its folders, which mean nothing on another machine.
+std::string last_part(std::string path) {
+  while (path.ends_with('/')) path.pop_back();
+  return path.substr(path.rfind('/') == std::string::npos ? 0 : path.rfind('/') + 1);
 }
 
 std::string cpu_model() {
@@ -184,15 +190,15 @@ json evaluation::record(const eval_method& m, const std::string& what,
   key["version"] = 1;
   key["model"] = hex(engine_.model_fingerprint());
   key["method"] = m.name;
-  key["policy"] = {m.policy.rule.n_gist, m.policy.rule.recent, m.policy.rule.n_sink,
-                   m.policy.block,       m.policy.recent,      m.policy.observation,
-                   m.policy.pool};
+  key["policy"] = {m.policy.rule.n_gist, m.policy.rule.recent, m.policy.rule.n_sink, m.policy.block,
+                   m.policy.recent,      m.policy.observation, m.policy.pool};
   // Budgets are those of sag, so its gists and rule count for every method.
   key["rule"] = {sag_.rule, sag_.n_gist, sag_.cache.rule.recent, sag_.cache.rule.n_sink};
   key["budget"] = options_.method.budget.value_or("match");
   if (m.placing != placing::none) key["gists"] = hex(engine_.gists.fingerprint);
   key["backend"] = {engine_.be->info().name, engine_.be->info().cache_type,
                     engine_.be->info().factor_type};
+  if (options_.max_tokens > 0) key["max_tokens"] = options_.max_tokens;
   key["sample"] = what;
   const std::string digest = hex(xxh64(0).update(std::string_view(key.dump())).digest());
   if (const auto found = known_.find(digest); found != known_.end()) return found->second;
@@ -206,7 +212,9 @@ json evaluation::record(const eval_method& m, const std::string& what,
     line["method"] = m.name;
     line["record"] = record;
     file << line.dump(-1, ' ', false, json::error_handler_t::replace) << '\n' << std::flush;
-    if (!file) throw io::file_error(options_.results, "write", std::error_code(errno, std::generic_category()));
+    if (!file)
+      throw io::file_error(options_.results, "write",
+                           std::error_code(errno, std::generic_category()));
   }
   return record;
 }
@@ -214,11 +222,11 @@ json evaluation::record(const eval_method& m, const std::string& what,
 json evaluation::settings() const {
   json s;
   s["task"] = options_.task;
-  s["model"] = options_.model.model;
+  s["model"] = last_part(options_.model.model);
   s["model_fingerprint"] = hex(engine_.model_fingerprint());
-  s["adapter"] = options_.model.adapter;
+  s["adapter"] = last_part(options_.model.adapter);
   s["gist_rows"] = engine_.gists.trained ? "trained" : "untrained";
-  s["data"] = options_.data;
+  s["data"] = last_part(options_.data);
   s["limit"] = options_.limit;
   s["length"] = options_.length;
   s["seed"] = options_.seed;
@@ -227,8 +235,8 @@ json evaluation::settings() const {
   s["recent"] = sag_.cache.rule.recent;
   s["sink"] = sag_.cache.rule.n_sink;
   s["budget"] = options_.method.budget.value_or("as sag, on the same text");
-  s["version"] = std::to_string(GISTKV_VERSION_MAJOR) + "." +
-                 std::to_string(GISTKV_VERSION_MINOR) + "." + std::to_string(GISTKV_VERSION_PATCH);
+  s["version"] = std::to_string(GISTKV_VERSION_MAJOR) + "." + std::to_string(GISTKV_VERSION_MINOR) +
+                 "." + std::to_string(GISTKV_VERSION_PATCH);
   return s;
 }
 
@@ -340,9 +348,8 @@ json figure(const std::string& metric, const std::string& method, const eval::es
 }
 
 void report(const evaluation& run, std::vector<json> figures) {
-  const bool gists =
-      std::any_of(run.methods().begin(), run.methods().end(),
-                  [](const eval_method& m) { return m.placing != placing::none; });
+  const bool gists = std::any_of(run.methods().begin(), run.methods().end(),
+                                 [](const eval_method& m) { return m.placing != placing::none; });
   if (gists) note_untrained(run.engine(), run.options().seed);
   if (run.options().json) {
     const json settings = run.settings();
@@ -360,7 +367,8 @@ void report(const evaluation& run, std::vector<json> figures) {
     document["rows"] = std::move(rows);
     return print_json(document);
   }
-  std::vector<std::vector<std::string>> table = {{"metric", "method", "value", "95 % interval", "n"}};
+  std::vector<std::vector<std::string>> table = {
+      {"metric", "method", "value", "95 % interval", "n"}};
   auto number = [](double x) { return decimal(x, std::abs(x) >= 1000 ? 0 : 4); };
   for (const json& f : figures) {
     std::string metric = f["metric"].get<std::string>();
@@ -371,10 +379,10 @@ void report(const evaluation& run, std::vector<json> figures) {
                 (detail == std::string_view("against") ? "" : std::string(detail) + " ") +
                 (value.is_string() ? value.get<std::string>() : value.dump());
     }
-    table.push_back({metric, f["method"].get<std::string>(), number(f["value"].get<double>()),
-                     number(f["ci95"][0].get<double>()) + " - " +
-                         number(f["ci95"][1].get<double>()),
-                     f["n"].dump()});
+    table.push_back(
+        {metric, f["method"].get<std::string>(), number(f["value"].get<double>()),
+         number(f["ci95"][0].get<double>()) + " - " + number(f["ci95"][1].get<double>()),
+         f["n"].dump()});
   }
   print_table(table);
 }

@@ -155,9 +155,9 @@ void eval_choices(evaluation& run, bool mmlu) {
       for (const std::string& option : all[i].options) key += "\n" + option;
       for (std::size_t m = 0; m < n_methods; ++m) {
         const eval_method& method = run.methods()[m];
-        records[m].push_back(
-            run.record(method, hex(xxh64(0).update(std::string_view(key)).digest()),
-                       [&] { return option_record(run, method, all[i]); }));
+        records[m].push_back(run.record(method,
+                                        hex(xxh64(0).update(std::string_view(key)).digest()),
+                                        [&] { return option_record(run, method, all[i]); }));
         bar(++done);
       }
     }
@@ -165,28 +165,25 @@ void eval_choices(evaluation& run, bool mmlu) {
   if (o.shuffle_labels) {
     for (prompt& p : all) {
       random_generator random(xxh64(o.seed).update(std::string_view(p.name)).digest());
-      p.answer =
-          static_cast<std::size_t>(random.below(static_cast<index_t>(p.options.size())));
+      p.answer = static_cast<std::size_t>(random.below(static_cast<index_t>(p.options.size())));
     }
   }
   std::vector<json> figures;
   auto add = [&](const std::string& metric, std::size_t m, const std::vector<double>& values,
                  const char* against) {
-    json f = figure(metric, run.methods()[m].name,
-                    eval::bootstrap(
-                        values.size(), [&](auto items) { return eval::mean_of(values, items); },
-                        o.seed),
-                    values.size());
+    json f =
+        figure(metric, run.methods()[m].name,
+               eval::bootstrap(
+                   values.size(), [&](auto items) { return eval::mean_of(values, items); }, o.seed),
+               values.size());
     if (*against != '\0') f["settings"]["against"] = against;
     figures.push_back(std::move(f));
   };
   auto correct = [&](std::size_t m, const char* field) {
     std::vector<double> values;
     for (std::size_t i = 0; i < chosen.size(); ++i) {
-      values.push_back(eval::best_choice(doubles(records[m][i].at(field))) ==
-                               all[chosen[i]].answer
-                           ? 1.0
-                           : 0.0);
+      values.push_back(
+          eval::best_choice(doubles(records[m][i].at(field))) == all[chosen[i]].answer ? 1.0 : 0.0);
     }
     return values;
   };

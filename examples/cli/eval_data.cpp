@@ -117,7 +117,9 @@ void add_hotpot(const json& line, const std::string& where, std::vector<question
 }
 
 void add_nq(const json& line, const std::string& where, std::vector<question>& out) {
-  question q{{}, {}, text_field(line, {"question"}, where),
+  question q{{},
+             {},
+             text_field(line, {"question"}, where),
              texts_of(field(line, {"answers"}, where), where + ": answers")};
   for (const json& c : field(line, {"ctxs"}, where)) {
     q.context += (q.context.empty() ? "" : "\n\n") + text_field(c, {"text"}, where);
@@ -132,7 +134,8 @@ void add_records(const json& line, const std::string& where, std::vector<questio
   for (const json& pair : records) {
     const auto texts = texts_of(pair, where + ": a record");
     if (texts.size() != 2) throw format_error(where + ": a record is no pair");
-    q.context += (q.context.back() == '{' ? "\"" : ",\n \"") + texts[0] + "\": \"" + texts[1] + "\"";
+    q.context +=
+        (q.context.back() == '{' ? "\"" : ",\n \"") + texts[0] + "\": \"" + texts[1] + "\"";
   }
   q.context += "}";
   q.text = "Key: \"" + text_field(line, {"key"}, where) + "\"\nCorresponding value:";
@@ -141,14 +144,15 @@ void add_records(const json& line, const std::string& where, std::vector<questio
 }
 
 void add_plain(const json& line, const std::string& where, std::vector<question>& out) {
-  question q{{}, text_field(line, {"context", "passage", "document"}, where),
+  question q{{},
+             text_field(line, {"context", "passage", "document"}, where),
              text_field(line, {"question", "input", "query"}, where),
              texts_of(field(line, {"answers", "answer", "outputs"}, where), where + ": answers")};
   out.push_back(std::move(q));
 }
 
-std::size_t index_of_label(const json& value, const std::vector<std::string>& labels,
-                           std::size_t n, const std::string& where) {
+std::size_t index_of_label(const json& value, const std::vector<std::string>& labels, std::size_t n,
+                           const std::string& where) {
   std::string label = value.is_string() ? value.get<std::string>() : value.dump();
   const auto found = std::find(labels.begin(), labels.end(), label);
   if (found != labels.end()) return static_cast<std::size_t>(found - labels.begin());

@@ -34,8 +34,8 @@ std::string first_tokens(const engine& e, const std::string& text, index_t lengt
     for (std::size_t i = 0; i < wanted; ++i) {
       n_bytes += e.codec().piece(ids[i]).size();
       // A character may be spread over tokens: the text ends in front of it.
-      const bool inside = n_bytes < prefix.size() &&
-                          (static_cast<unsigned char>(prefix[n_bytes]) & 0xC0U) == 0x80U;
+      const bool inside =
+          n_bytes < prefix.size() && (static_cast<unsigned char>(prefix[n_bytes]) & 0xC0U) == 0x80U;
       if (!inside) end = n_bytes;
     }
     return prefix.substr(0, std::min(end, prefix.size()));
@@ -85,8 +85,8 @@ std::vector<double> column(const std::vector<json>& of, const std::string& name)
 }
 
 /// exp(sum nll / sum tokens), and its ratio to another method's on the same draws.
-eval::estimate perplexity(const std::vector<json>& of, const std::string& nll,
-                          const std::string& n, std::uint64_t seed) {
+eval::estimate perplexity(const std::vector<json>& of, const std::string& nll, const std::string& n,
+                          std::uint64_t seed) {
   const auto a = column(of, nll);
   const auto b = column(of, n);
   return eval::bootstrap(
@@ -121,23 +121,19 @@ void add_memory(const evaluation& run, const records& all, std::vector<json>& fi
     };
     const auto full_sums = weighted(full);
     const auto held_sums = weighted(held);
-    figures.push_back(figure("kv_ratio_bytes", name,
-                             eval::bootstrap(
-                                 full.size(),
-                                 [&](auto items) {
-                                   return eval::ratio_of_sums(full_sums, held_sums, items);
-                                 },
-                                 seed),
-                             full.size()));
+    figures.push_back(figure(
+        "kv_ratio_bytes", name,
+        eval::bootstrap(
+            full.size(),
+            [&](auto items) { return eval::ratio_of_sums(full_sums, held_sums, items); }, seed),
+        full.size()));
     const auto bytes = static_cast<double>(run.bytes_per_row());
-    figures.push_back(figure("kv_bytes_mean", name,
-                             eval::bootstrap(
-                                 full.size(),
-                                 [&](auto items) {
-                                   return bytes * eval::ratio_of_sums(held_sums, n, items);
-                                 },
-                                 seed),
-                             full.size()));
+    figures.push_back(figure(
+        "kv_bytes_mean", name,
+        eval::bootstrap(
+            full.size(),
+            [&](auto items) { return bytes * eval::ratio_of_sums(held_sums, n, items); }, seed),
+        full.size()));
   }
 }
 
@@ -146,8 +142,8 @@ void note_unequal_bytes(const evaluation& run, const records& all) {
     if (run.methods()[m].name == "full") continue;
     double worst = 0;
     for (const json& r : all[m]) {
-      worst = std::max(worst, std::abs(r.at("rows_read").get<double>() /
-                                           r.at("rows_wanted").get<double>() - 1));
+      worst = std::max(
+          worst, std::abs(r.at("rows_read").get<double>() / r.at("rows_wanted").get<double>() - 1));
     }
     if (worst > 0.01) {
       note(run.methods()[m].name + " reads up to " + decimal(100 * worst, 1) +
@@ -221,8 +217,8 @@ json measure(const evaluation& run, const eval_method& m, const document& d) {
     bucket_begin.push_back(text.text.plain.text_begin[row]);
   }
   auto bucket_of = [&](index_t at) {
-    return static_cast<std::size_t>(
-        std::upper_bound(bucket_begin.begin(), bucket_begin.end(), at) - bucket_begin.begin() - 1);
+    return static_cast<std::size_t>(std::upper_bound(bucket_begin.begin(), bucket_begin.end(), at) -
+                                    bucket_begin.begin() - 1);
   };
   double nll = 0;
   double nll_counting = 0;
@@ -269,12 +265,12 @@ void add_buckets(const evaluation& run, const records& all, std::vector<json>& f
         nll.push_back(r["bucket_nll"][static_cast<std::size_t>(b)].get<double>());
         n.push_back(r["bucket_tokens"][static_cast<std::size_t>(b)].get<double>());
       }
-      json f = figure("ppl_by_position", run.methods()[m].name,
-                      eval::bootstrap(
-                          nll.size(),
-                          [&](auto items) { return std::exp(eval::ratio_of_sums(nll, n, items)); },
-                          run.options().seed),
-                      nll.size());
+      json f = figure(
+          "ppl_by_position", run.methods()[m].name,
+          eval::bootstrap(
+              nll.size(), [&](auto items) { return std::exp(eval::ratio_of_sums(nll, n, items)); },
+              run.options().seed),
+          nll.size());
       f["settings"]["bucket"] = std::to_string(b + 1) + "/" + std::to_string(n_buckets);
       f["settings"]["position_begin"] = b * run.options().length / n_buckets;
       f["settings"]["position_end"] = (b + 1) * run.options().length / n_buckets;
@@ -296,8 +292,8 @@ void eval_perplexity(evaluation& run) {
     for (const document& d : documents) {
       for (std::size_t m = 0; m < run.methods().size(); ++m) {
         const eval_method& method = run.methods()[m];
-        all[m].push_back(run.record(method, sample_key(run, d),
-                                    [&] { return measure(run, method, d); }));
+        all[m].push_back(
+            run.record(method, sample_key(run, d), [&] { return measure(run, method, d); }));
         bar(++done);
       }
     }
@@ -316,7 +312,8 @@ void eval_perplexity(evaluation& run) {
     if (against != "full" && against != "sag") continue;
     for (std::size_t m = 0; m < all.size(); ++m) {
       if (m == b || (against == "sag" && run.methods()[m].name == "full")) continue;
-      json f = figure("ppl_ratio", run.methods()[m].name, perplexity_ratio(all[m], all[b], seed), n);
+      json f =
+          figure("ppl_ratio", run.methods()[m].name, perplexity_ratio(all[m], all[b], seed), n);
       f["settings"]["against"] = against;
       figures.push_back(std::move(f));
     }
@@ -342,8 +339,8 @@ void eval_compression(evaluation& run) {
       return eval::rated_rows(rows, eval::targets_in(rows, text.rated));
     };
     for (std::size_t m = 0; m < run.methods().size(); ++m) {
-      all[m].push_back(memory_record(run, text, plan(run, run.methods()[m], text.text, counted),
-                                     counted));
+      all[m].push_back(
+          memory_record(run, text, plan(run, run.methods()[m], text.text, counted), counted));
     }
   }
   std::vector<json> figures;
@@ -356,8 +353,7 @@ void eval_compression(evaluation& run) {
     figures.push_back(figure(
         "ratio_tokens", method.name,
         eval::bootstrap(
-            regular.size(),
-            [&](auto items) { return eval::ratio_of_sums(regular, gists, items); },
+            regular.size(), [&](auto items) { return eval::ratio_of_sums(regular, gists, items); },
             run.options().seed),
         regular.size()));
   }

@@ -70,10 +70,11 @@ void add_means(const evaluation& run, const std::vector<std::vector<json>>& all,
   for (std::size_t m = 0; m < all.size(); ++m) {
     const auto v = values(m);
     if (v.empty()) continue;
-    figures.push_back(figure(
-        metric, run.methods()[m].name,
-        eval::bootstrap(v.size(), [&](auto items) { return eval::mean_of(v, items); }, seed),
-        v.size()));
+    figures.push_back(
+        figure(metric, run.methods()[m].name,
+               eval::bootstrap(
+                   v.size(), [&](auto items) { return eval::mean_of(v, items); }, seed),
+               v.size()));
   }
   for (std::size_t b = 0; b < all.size(); ++b) {
     if (run.methods()[b].name != "full" || all[b].empty()) continue;
@@ -81,14 +82,13 @@ void add_means(const evaluation& run, const std::vector<std::vector<json>>& all,
     for (std::size_t m = 0; m < all.size(); ++m) {
       if (m == b || all[m].size() != base.size()) continue;
       const auto v = values(m);
-      json f = figure(metric + "_difference", run.methods()[m].name,
-                      eval::bootstrap(
-                          v.size(),
-                          [&](auto items) {
-                            return eval::mean_of(v, items) - eval::mean_of(base, items);
-                          },
-                          seed),
-                      v.size());
+      json f = figure(
+          metric + "_difference", run.methods()[m].name,
+          eval::bootstrap(
+              v.size(),
+              [&](auto items) { return eval::mean_of(v, items) - eval::mean_of(base, items); },
+              seed),
+          v.size());
       f["settings"]["against"] = "full";
       figures.push_back(std::move(f));
     }
@@ -104,12 +104,12 @@ void add_ratio(const evaluation& run, const std::vector<std::vector<json>>& all,
       full.push_back(r.at("rows_full").get<double>());
       held.push_back(r.at("rows").get<double>());
     }
-    figures.push_back(figure("kv_ratio_bytes", run.methods()[m].name,
-                             eval::bootstrap(
-                                 full.size(),
-                                 [&](auto items) { return eval::ratio_of_sums(full, held, items); },
-                                 run.options().seed),
-                             full.size()));
+    figures.push_back(
+        figure("kv_ratio_bytes", run.methods()[m].name,
+               eval::bootstrap(
+                   full.size(), [&](auto items) { return eval::ratio_of_sums(full, held, items); },
+                   run.options().seed),
+               full.size()));
   }
 }
 
@@ -138,8 +138,8 @@ json needle_record(const evaluation& run, const eval_method& m, const eval::hays
                    const std::string& name) {
   constexpr index_t usual = 20;
   const auto n_keys = static_cast<index_t>(h.keys.size());
-  const reply r = answered(run, m, name, h.text(), h.question(), false,
-                           answer_tokens(run, usual * n_keys));
+  const reply r =
+      answered(run, m, name, h.text(), h.question(), false, answer_tokens(run, usual * n_keys));
   double correct = 0;
   for (const std::string& value : h.values) {
     if (n_keys > 1) {
@@ -164,15 +164,15 @@ std::string joined_contexts(const std::vector<question>& all, std::size_t of, in
   std::vector<std::string> contexts = {all[of].context};
   random_generator random(xxh64(seed).update(std::string_view(all[of].name)).digest());
   for (int tries = 0; static_cast<index_t>(contexts.size()) < parts && tries < 10'000; ++tries) {
-    const auto other =
-        static_cast<std::size_t>(random.below(static_cast<index_t>(all.size())));
+    const auto other = static_cast<std::size_t>(random.below(static_cast<index_t>(all.size())));
     const std::string& context = all[other].context;
     if (std::find(contexts.begin(), contexts.end(), context) == contexts.end()) {
       contexts.push_back(context);
     }
   }
-  std::swap(contexts[0],
-            contexts[static_cast<std::size_t>(random.below(static_cast<index_t>(contexts.size())))]);
+  std::swap(
+      contexts[0],
+      contexts[static_cast<std::size_t>(random.below(static_cast<index_t>(contexts.size())))]);
   std::string joined;
   for (const std::string& c : contexts) joined += (joined.empty() ? "" : "\n\n") + c;
   return joined;
@@ -191,8 +191,8 @@ void eval_needle(evaluation& run) {
   const std::size_t n_methods = run.methods().size();
   std::vector<std::vector<json>> all(n_methods);
   std::vector<std::vector<json>> far(n_methods);
-  std::vector<std::vector<std::vector<json>>> by_depth(
-      static_cast<std::size_t>(o.depths), std::vector<std::vector<json>>(n_methods));
+  std::vector<std::vector<std::vector<json>>> by_depth(static_cast<std::size_t>(o.depths),
+                                                       std::vector<std::vector<json>>(n_methods));
   std::size_t n_lines = 0;
   {
     progress bar("needle", o.depths * o.limit * static_cast<index_t>(n_methods));
@@ -210,8 +210,7 @@ void eval_needle(evaluation& run) {
         const laid_out text = lay_out(run, h.text(), false);
         const double window = eval::mean_rows_read({.rule = run.sag().cache.rule},
                                                    text.gisted.is_gist, last_rows(text.gisted));
-        const bool outside =
-            static_cast<double>(run.engine().encode_text(behind).size()) >= window;
+        const bool outside = static_cast<double>(run.engine().encode_text(behind).size()) >= window;
         for (std::size_t m = 0; m < n_methods; ++m) {
           const eval_method& method = run.methods()[m];
           const json r = run.record(method, digest(h.text() + h.question()),

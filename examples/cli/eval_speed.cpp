@@ -29,7 +29,8 @@ void eval_speed(evaluation& run) {
   sampling.max_tokens = o.max_tokens > 0 ? o.max_tokens : 64;
   sampling.ignore_eos = true;
   for (const std::size_t i : eval::sampled(names, o.limit, o.seed)) {
-    std::vector<token_t> ids = e.encode_text(all[i].text.substr(0, 8 * static_cast<std::size_t>(o.length)));
+    std::vector<token_t> ids =
+        e.encode_text(all[i].text.substr(0, 8 * static_cast<std::size_t>(o.length)));
     ids.resize(std::min(ids.size(), static_cast<std::size_t>(o.length)));
     const std::string text = e.decode(ids);
     const laid_out rows = lay_out(run, text, false);
@@ -62,12 +63,12 @@ void eval_speed(evaluation& run) {
     const times& t = found[m];
     auto add = [&](const std::string& metric, const std::vector<double>& over,
                    const std::vector<double>& under) {
-      figures.push_back(figure(
-          metric, run.methods()[m].name,
-          eval::bootstrap(
-              over.size(), [&](auto items) { return eval::ratio_of_sums(over, under, items); },
-              o.seed),
-          over.size()));
+      figures.push_back(
+          figure(metric, run.methods()[m].name,
+                 eval::bootstrap(
+                     over.size(),
+                     [&](auto items) { return eval::ratio_of_sums(over, under, items); }, o.seed),
+                 over.size()));
     };
     const std::vector<double> ones(t.read.size(), 1.0);
     add("prefill_tokens_per_second", t.n_text, t.read);

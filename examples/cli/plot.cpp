@@ -144,7 +144,8 @@ constexpr std::array<const char*, 7> colours = {"#2a7fd4", "#d9662b", "#2f9e59",
 constexpr const char* ink = "#808080";
 
 std::string preamble(const std::string& title, int height = 420) {
-  std::string s = "set terminal svg size 760," + std::to_string(height) + " dynamic font 'sans-serif,13'\n";
+  std::string s =
+      "set terminal svg size 760," + std::to_string(height) + " dynamic font 'sans-serif,13'\n";
   s += "set datafile separator ' '\n";
   s += std::string("set border 3 lc rgb '") + ink + "'\nset tics nomirror textcolor rgb '" + ink +
        "'\nset key textcolor rgb '" + ink + "' outside right top noenhanced\nset grid lc rgb '" +
@@ -222,8 +223,9 @@ std::string position_script(std::span<const source> sources, const std::string& 
     const auto method = row["method"].get<std::string>();
     if (!curves.contains(method)) order.push_back(method);
     const json& s = row["settings"];
-    curves[method].push_back({(s["position_begin"].get<double>() + s["position_end"].get<double>()) / 2,
-                              row["value"].get<double>()});
+    curves[method].push_back(
+        {(s["position_begin"].get<double>() + s["position_end"].get<double>()) / 2,
+         row["value"].get<double>()});
   }
   std::string s = preamble(title.empty() ? "Perplexity by position" : title);
   s += "set xlabel 'position in the text, tokens'\nset ylabel 'perplexity'\nset logscale y\n";
@@ -231,8 +233,8 @@ std::string position_script(std::span<const source> sources, const std::string& 
   for (std::size_t i = 0; i < order.size(); ++i) {
     const std::string name = block_name(i);
     s += block(name, curves[order[i]]);
-    plots += (i == 0 ? "plot " : ", ") + reference(name) + " using 1:2 title " + in_quotes(order[i]) +
-             curve(i, "linespoints") + " pt 7 ps 0.6 lw 1.5";
+    plots += (i == 0 ? "plot " : ", ") + reference(name) + " using 1:2 title " +
+             in_quotes(order[i]) + curve(i, "linespoints") + " pt 7 ps 0.6 lw 1.5";
   }
   return s + plots + "\n";
 }
@@ -254,11 +256,11 @@ std::string needle_script(std::span<const source> sources, const std::string& ti
   }
   std::string s = preamble("", 120 + 130 * static_cast<int>((order.size() + 2) / 3));
   s += "set multiplot layout " + std::to_string((order.size() + 2) / 3) + ",3 title " +
-       in_quotes(title.empty() ? "Recall by length (tokens) and depth" : title) + " textcolor rgb '" +
-       ink + "'\nset cbrange [0:1]\nunset colorbox\nunset key\nunset grid\n" +
+       in_quotes(title.empty() ? "Recall by length (tokens) and depth" : title) +
+       " textcolor rgb '" + ink + "'\nset cbrange [0:1]\nunset colorbox\nunset key\nunset grid\n" +
        "set palette defined (0 '#d14a4a', 0.5 '#a8842c', 1 '#2f9e59')\n" +
-       "set xrange [-0.5:" + std::to_string(lengths.size()) + "-0.5]\nset yrange [-0.5:" +
-       std::to_string(depths.size()) + "-0.5]\n";
+       "set xrange [-0.5:" + std::to_string(lengths.size()) +
+       "-0.5]\nset yrange [-0.5:" + std::to_string(depths.size()) + "-0.5]\n";
   std::string x_tics;
   std::string y_tics;
   int at = 0;
@@ -324,7 +326,8 @@ std::string time_script(std::span<const source> sources, const std::string& titl
   std::string tics;
   for (const json& row : rows_of(sources, "seconds_first_token")) {
     for (const json& end : rows_of(sources, "seconds_end_to_end")) {
-      if (end["method"] != row["method"] || end["settings"]["length"] != row["settings"]["length"]) {
+      if (end["method"] != row["method"] ||
+          end["settings"]["length"] != row["settings"]["length"]) {
         continue;
       }
       const auto x = static_cast<double>(bars.size());
@@ -361,7 +364,8 @@ std::string training_script(std::span<const source> sources, const std::string& 
         const auto step = row.find("step");
         const auto value = row.find(loss);
         n += 1;
-        if (value != row.end()) points.push_back({step != row.end() ? step->second : n, value->second});
+        if (value != row.end())
+          points.push_back({step != row.end() ? step->second : n, value->second});
       }
       const std::string name = block_name(i);
       s += block(name, points);
@@ -426,7 +430,8 @@ constexpr picture pictures[] = {
 std::string drawn(const std::string& script) {
   std::string path = (std::filesystem::temp_directory_path() / "gistkv-plot-XXXXXX").string();
   const int file = ::mkstemp(path.data());
-  if (file < 0) throw io::file_error(path, "create", std::error_code(errno, std::generic_category()));
+  if (file < 0)
+    throw io::file_error(path, "create", std::error_code(errno, std::generic_category()));
   ::close(file);
   struct remover {
     const std::string& path;

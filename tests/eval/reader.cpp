@@ -120,8 +120,8 @@ TEST_CASE_FIXTURE(fixture, "what keeps everything scores as the full cache, to t
   all.push_back(window);
   window.rule.n_sink = 4;
   all.push_back(window);
-  for (const auto kind : {eval::eviction::separators, eval::eviction::heavy_hitters,
-                          eval::eviction::observed}) {
+  for (const auto kind :
+       {eval::eviction::separators, eval::eviction::heavy_hitters, eval::eviction::observed}) {
     all.push_back(evicting(kind, 58, 8));
   }
   for (const eval::policy& p : all) {
@@ -135,14 +135,15 @@ TEST_CASE_FIXTURE(fixture, "what keeps everything scores as the full cache, to t
     p.rows = 9;
     const auto found = read(m, p, ids, 256);
     bool differs = false;
-    for (std::size_t i = 0; i < full.size(); ++i) differs = differs || found[i].nll() != full[i].nll();
+    for (std::size_t i = 0; i < full.size(); ++i)
+      differs = differs || found[i].nll() != full[i].nll();
     CHECK(differs);
   }
 }
 
 TEST_CASE_FIXTURE(fixture, "results do not depend on the chunk") {
-  for (const auto kind : {eval::eviction::separators, eval::eviction::heavy_hitters,
-                          eval::eviction::observed}) {
+  for (const auto kind :
+       {eval::eviction::separators, eval::eviction::heavy_hitters, eval::eviction::observed}) {
     const eval::policy p = evicting(kind, 12, 8);
     const auto one = read(m, p, ids, 1);
     const auto many = read(m, p, ids, 64);
@@ -194,12 +195,11 @@ struct collector {
   std::vector<std::vector<float>> found;
   std::vector<std::vector<double>> want;
   void operator()(index_t, matrix_view<const double, host_space>) const {}
-  void queries(index_t, const auto& s, tensor_view<const double, 3, host_space> q,
-               double scale) {
+  void queries(index_t, const auto& s, tensor_view<const double, 3, host_space> q, double scale) {
     const auto n_local = static_cast<std::size_t>(s.visible.local.rows());
     std::vector<std::vector<float>> received(2, std::vector<float>(n_local, 0.0F));
-    eval::add_attention_received<backend, double, double>(m.backend(), q, s.visible, s.spans,
-                                                         scale, received);
+    eval::add_attention_received<backend, double, double>(m.backend(), q, s.visible, s.spans, scale,
+                                                          received);
     for (index_t kv = 0; kv < 2; ++kv) {
       std::vector<double> sums(n_local, 0.0);
       for (index_t h = 2 * kv; h < 2 * kv + 2; ++h) {
@@ -233,8 +233,8 @@ TEST_CASE_FIXTURE(fixture, "attention received is the sum of plain loops") {
     const model::sequence_step<backend, double> step{&cache, piece, {}};
     workspace<backend> scratch(be, m.workspace_size({&step, 1}));
     buffer<double, backend> hidden(be, static_cast<index_t>(piece.size()) * m.config().d_model);
-    m.forward({&step, 1},
-              hidden.view({static_cast<index_t>(piece.size()), m.config().d_model}), scratch, c);
+    m.forward({&step, 1}, hidden.view({static_cast<index_t>(piece.size()), m.config().d_model}),
+              scratch, c);
   }
   REQUIRE(c.found.size() == 2 * 3 * 2);
   for (std::size_t i = 0; i < c.want.size(); ++i) {

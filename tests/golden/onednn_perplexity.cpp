@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <fstream>
+#include <span>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include <gistkv/backends/onednn.hpp>
 #include <gistkv/eval/reader.hpp>
 #include <gistkv/io/gguf.hpp>
+#include <gistkv/io/tokenizer.hpp>
 #include <gistkv/io/tokenizer_gguf.hpp>
 
 #include "golden/support.hpp"
@@ -46,8 +48,7 @@ TEST_CASE("perplexity of two books agrees with llama.cpp within 0.3 %") {
     constexpr std::size_t enough = 80'000;  // Bytes that hold 8192 tokens of either book.
     const auto ids = tokens.encode(text.substr(0, enough), io::special_tokens::as_text);
     REQUIRE(ids.size() > 4 * chunk + 64);
-    const auto& want =
-        golden["values"][book + ".txt f32 fa=on kv=f16"]["running_ppl_after_chunk"];
+    const auto& want = golden["values"][book + ".txt f32 fa=on kv=f16"]["running_ppl_after_chunk"];
     double nll = 0;
     double n = 0;
     for (std::size_t c = 0; c < 4; ++c) {

@@ -38,8 +38,7 @@ namespace detail {
 
 /// The best rows in front of the recent ones, by `before(a, b)`: a is kept rather than b.
 template <class Before>
-std::vector<std::int32_t> keep_best(std::size_t n, const eviction_budget& budget,
-                                    Before&& before) {
+std::vector<std::int32_t> keep_best(std::size_t n, const eviction_budget& budget, Before&& before) {
   validate(budget);
   std::vector<std::int32_t> rows(n);
   std::iota(rows.begin(), rows.end(), 0);

@@ -243,8 +243,7 @@ class gist_cache {
       }
       for (std::int32_t& number : list) number -= local_base_;
     }
-    kv_segment<B, T> local =
-        local_.gathered(rows, static_cast<index_t>(rows.front().size()));
+    kv_segment<B, T> local = local_.gathered(rows, static_cast<index_t>(rows.front().size()));
     ledger_.keep(lists.front());
     local_ = std::move(local);
     local_base_ = ledger_.live_begin();

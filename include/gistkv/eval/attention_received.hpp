@@ -71,10 +71,9 @@ void add_attention_received(B& be, tensor_view<const T, 3, space_of<B>> q,
   if (q.extent(0) == 0 || n_local == 0) return;
 
   std::array<buffer<T, B>, 3> converted;
-  const std::array<view, 3> keys = {
-      detail::keys_as<B, T, KV>(be, kv.shared.k, converted[0]),
-      detail::keys_as<B, T, KV>(be, kv.own.k, converted[1]),
-      detail::keys_as<B, T, KV>(be, kv.local.k, converted[2])};
+  const std::array<view, 3> keys = {detail::keys_as<B, T, KV>(be, kv.shared.k, converted[0]),
+                                    detail::keys_as<B, T, KV>(be, kv.own.k, converted[1]),
+                                    detail::keys_as<B, T, KV>(be, kv.local.k, converted[2])};
   buffer<T, B> scores(be, group * tile * n_keys);
   buffer<T, B> sums(be, group * n_keys);
   const std::vector<T> one(static_cast<std::size_t>(tile), static_cast<T>(1.0F));
@@ -88,8 +87,7 @@ void add_attention_received(B& be, tensor_view<const T, 3, space_of<B>> q,
       for (const view& part : keys) {
         if (part.extent(1) == 0) continue;
         const view shared_by_group(part.data() + h * part.stride(0),
-                                   {group, part.extent(1), part.extent(2)},
-                                   {0, part.stride(1), 1});
+                                   {group, part.extent(1), part.extent(2)}, {0, part.stride(1), 1});
         ops::matmul<B, T>(be, s.slice(2, column, part.extent(1)), queries, shared_by_group,
                           {.transpose_b = true});
         column += part.extent(1);

@@ -16,8 +16,7 @@ namespace gistkv::eval {
 /// Index of the greatest score; of equal ones the first. @throws argument_error for none.
 inline std::size_t best_choice(std::span<const double> scores) {
   if (scores.empty()) throw argument_error("choices: no scores");
-  return static_cast<std::size_t>(std::max_element(scores.begin(), scores.end()) -
-                                  scores.begin());
+  return static_cast<std::size_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
 }
 
 /// p_i = exp(l_i) / sum_j exp(l_j): log-probabilities of options, normalised among themselves.

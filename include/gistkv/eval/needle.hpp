@@ -55,14 +55,14 @@ struct haystack {
 namespace detail {
 
 inline constexpr std::array<std::string_view, 64> needle_words = {
-    "amber",  "anchor", "apple",  "arrow",  "badge",  "basket", "beacon", "bottle",
-    "branch", "bridge", "bronze", "butter", "candle", "canvas", "carpet", "castle",
-    "cedar",  "cherry", "cloud",  "copper", "coral",  "cotton", "crane",  "desert",
-    "dragon", "eagle",  "ember",  "falcon", "feather","forest", "garden", "garnet",
-    "ginger", "glacier","hammer", "harbor", "hazel",  "island", "ivory",  "jacket",
-    "jungle", "kettle", "ladder", "lantern","lemon",  "marble", "meadow", "mirror",
-    "needle", "ocean",  "olive",  "orchid", "pebble", "pepper", "planet", "pocket",
-    "quartz", "ribbon", "river",  "saddle", "silver", "temple", "tunnel", "walnut"};
+    "amber",  "anchor",  "apple",  "arrow",   "badge",   "basket", "beacon", "bottle",
+    "branch", "bridge",  "bronze", "butter",  "candle",  "canvas", "carpet", "castle",
+    "cedar",  "cherry",  "cloud",  "copper",  "coral",   "cotton", "crane",  "desert",
+    "dragon", "eagle",   "ember",  "falcon",  "feather", "forest", "garden", "garnet",
+    "ginger", "glacier", "hammer", "harbor",  "hazel",   "island", "ivory",  "jacket",
+    "jungle", "kettle",  "ladder", "lantern", "lemon",   "marble", "meadow", "mirror",
+    "needle", "ocean",   "olive",  "orchid",  "pebble",  "pepper", "planet", "pocket",
+    "quartz", "ribbon",  "river",  "saddle",  "silver",  "temple", "tunnel", "walnut"};
 
 inline std::string three_words(random_generator& random) {
   std::string joined;
@@ -83,8 +83,7 @@ inline haystack make_haystack(const haystack_options& o, std::uint64_t seed) {
                          std::to_string(o.n_lines) + " lines, expected 1 to all of them");
   }
   if (!(o.depth >= 0 && o.depth <= 1)) {
-    throw argument_error("haystack: the depth is " + std::to_string(o.depth) +
-                         ", expected 0 to 1");
+    throw argument_error("haystack: the depth is " + std::to_string(o.depth) + ", expected 0 to 1");
   }
   constexpr index_t n_keys_there_are = 64 * 64 * 64;
   if (o.n_lines > n_keys_there_are / 2) {

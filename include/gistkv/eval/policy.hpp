@@ -41,11 +41,11 @@ enum class eviction {
 struct policy {
   cache::cache_rule rule;
   eval::eviction eviction = eval::eviction::none;
-  index_t rows = 0;         ///< Rows behind the sink that an eviction leaves.
-  double recent = 0.5;      ///< The share of them that is the newest.
-  index_t block = 64;       ///< Tokens between evictions.
-  index_t observation = 32; ///< Of `observed`: queries that count, the last of a block.
-  index_t pool = 7;         ///< Of `observed`: width of the maximum over neighbours.
+  index_t rows = 0;          ///< Rows behind the sink that an eviction leaves.
+  double recent = 0.5;       ///< The share of them that is the newest.
+  index_t block = 64;        ///< Tokens between evictions.
+  index_t observation = 32;  ///< Of `observed`: queries that count, the last of a block.
+  index_t pool = 7;          ///< Of `observed`: width of the maximum over neighbours.
 
   cache::eviction_budget budget() const {
     const auto newest = static_cast<index_t>(std::llround(recent * static_cast<double>(rows)));
@@ -66,8 +66,10 @@ inline void validate(const policy& p) {
     throw argument_error(std::string("policy: ") + field + " is " + std::to_string(value) +
                          ", expected " + want);
   };
-  check(p.rule.n_gist == 0, "n_gist", static_cast<double>(p.rule.n_gist), "0 where rows are evicted");
-  check(p.rule.window == 0, "window", static_cast<double>(p.rule.window), "0 where rows are evicted");
+  check(p.rule.n_gist == 0, "n_gist", static_cast<double>(p.rule.n_gist),
+        "0 where rows are evicted");
+  check(p.rule.window == 0, "window", static_cast<double>(p.rule.window),
+        "0 where rows are evicted");
   check(p.rows >= 1, "rows", static_cast<double>(p.rows), "1 or more");
   check(p.block >= 1, "block", static_cast<double>(p.block), "1 or more");
   check(p.recent >= 0 && p.recent <= 1, "recent", p.recent, "a share of 0 to 1");

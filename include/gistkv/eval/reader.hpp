@@ -160,8 +160,7 @@ class reader {
     score(what, begin, count, scores);
   }
 
-  void score(const reading& what, index_t begin, index_t count,
-             std::vector<token_score>& scores) {
+  void score(const reading& what, index_t begin, index_t count, std::vector<token_score>& scores) {
     if (what.targets.empty()) return;
     B& be = model_->backend();
     const index_t n_vocab = model_->n_vocab();
@@ -179,13 +178,13 @@ class reader {
       host_logits_.resize(static_cast<std::size_t>(m * n_vocab));
       be.download(host_logits_.data(), logits_.data(), host_logits_.size() * sizeof(T));
       for (index_t r = 0; r < m; ++r) {
-        const auto row = std::span<const T>(host_logits_)
-                             .subspan(static_cast<std::size_t>(r * n_vocab),
-                                      static_cast<std::size_t>(n_vocab));
+        const auto row =
+            std::span<const T>(host_logits_)
+                .subspan(static_cast<std::size_t>(r * n_vocab), static_cast<std::size_t>(n_vocab));
         row_.clear();
         for (const T x : row) row_.push_back(static_cast<float>(x));
-        token_score s = score_row(row_, static_cast<std::size_t>(model_->config().n_vocab),
-                                  target(i + r));
+        token_score s =
+            score_row(row_, static_cast<std::size_t>(model_->config().n_vocab), target(i + r));
         s.row = begin + i + r;
         scores.push_back(s);
       }

@@ -15,12 +15,12 @@ namespace gistkv::eval {
 
 /// How a model rates a token behind a row.
 struct token_score {
-  index_t row = 0;               ///< Of those read, the one in front of the token.
+  index_t row = 0;  ///< Of those read, the one in front of the token.
   token_t target = -1;
   double logit = 0;
-  double lse = 0;                ///< ln sum exp over the base vocabulary.
-  double lse_with_gists = 0;     ///< The same with the gists.
-  double best = 0;               ///< Greatest logit of the base vocabulary.
+  double lse = 0;             ///< ln sum exp over the base vocabulary.
+  double lse_with_gists = 0;  ///< The same with the gists.
+  double best = 0;            ///< Greatest logit of the base vocabulary.
 
   /// -ln p(target), gists left out of the softmax.
   double nll() const { return lse - logit; }
@@ -47,8 +47,8 @@ inline token_score score_row(std::span<const float> logits, std::size_t n_base, 
   token_score s;
   s.target = target;
   s.logit = static_cast<double>(logits[static_cast<std::size_t>(target)]);
-  s.best = static_cast<double>(*std::max_element(
-      logits.begin(), logits.begin() + static_cast<std::ptrdiff_t>(n_base)));
+  s.best = static_cast<double>(
+      *std::max_element(logits.begin(), logits.begin() + static_cast<std::ptrdiff_t>(n_base)));
   s.lse = static_cast<double>(best) + std::log(base);
   s.lse_with_gists = static_cast<double>(best) + std::log(base + gists);
   return s;

@@ -83,8 +83,8 @@ inline index_t n_tokens_in(const text::gist_layout& plain, byte_range range) {
 /// A plain text with a group of n_gist gists behind every `period` tokens on average: group k comes
 /// behind token ceil(k period). A period that is no whole number lets bytes be matched closely.
 /// @throws argument_error for a period below 1.
-inline text::gist_layout spread_gists(const text::gist_layout& plain, double period,
-                                      index_t n_gist, token_t first_gist) {
+inline text::gist_layout spread_gists(const text::gist_layout& plain, double period, index_t n_gist,
+                                      token_t first_gist) {
   if (!(period >= 1)) {
     throw argument_error("spread gists: the period is " + std::to_string(period) +
                          " tokens, expected 1 or more");

@@ -138,16 +138,13 @@ class transformer {
       const rope_options rope{rope_magnitude(config_.rope)};
       for (index_t l = 0; l < config_.n_layers; ++l) {
         for (std::size_t i = 0; i < steps.size(); ++i) set_layer(sequences[i], *steps[i].cache, l);
-        blocks_[static_cast<std::size_t>(l)].forward(be, config_, hidden, positions,
-                                                     frequencies_.view({frequencies_.size()}), rope,
-                                                     sequences, scratch,
-                                                     [&](const auto& s, auto q, double scale) {
-                                                       if constexpr (requires {
-                                                                       observe.queries(l, s, q, scale);
-                                                                     }) {
-                                                         observe.queries(l, s, q, scale);
-                                                       }
-                                                     });
+        blocks_[static_cast<std::size_t>(l)].forward(
+            be, config_, hidden, positions, frequencies_.view({frequencies_.size()}), rope,
+            sequences, scratch, [&](const auto& s, auto q, double scale) {
+              if constexpr (requires { observe.queries(l, s, q, scale); }) {
+                observe.queries(l, s, q, scale);
+              }
+            });
         observe(l + 1, matrix_view<const T, space>(hidden));
       }
       ops::norm<B, T>(be, hidden, hidden, final_norm_.view({final_norm_.size()}), {},
