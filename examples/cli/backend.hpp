@@ -16,6 +16,7 @@
 #include <gistkv/cache/gist_cache.hpp>
 #include <gistkv/cache/snapshot.hpp>
 #include <gistkv/conformance/report.hpp>
+#include <gistkv/eval/reading.hpp>
 #include <gistkv/gmsa/compressor.hpp>
 #include <gistkv/model/adapter.hpp>
 #include <gistkv/model/generate.hpp>
@@ -97,6 +98,12 @@ class resident_model {
   /// @throws std::bad_cast for a cache of another backend.
   virtual std::unique_ptr<sequence> go_on(cache_ptr cache,
                                           const model::session_options& options) const = 0;
+  /// Reads on under a policy and rates what is asked for; see eval::reader.
+  /// @throws std::bad_cast for a cache of another backend.
+  virtual std::vector<eval::token_score> read(sequence_cache& cache, const eval::policy& policy,
+                                              const eval::reading& what,
+                                              const model::session_options& options,
+                                              const sequence::progress_call& progress) const = 0;
 
   bool is_gist(token_t t) const { return t >= first_gist(); }
 };

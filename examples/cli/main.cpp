@@ -133,6 +133,8 @@ int run(const std::vector<std::string>& arguments) {
   add_train(app);
   add_inspect(app);
   add_verify(app);
+  add_eval(app);
+  add_plot(app);
   try {
     require_verb(app, arguments);
     std::vector<std::string> reversed;

@@ -14,6 +14,7 @@
 #include <cli/backend.hpp>
 #include <gistkv/cache/snapshot.hpp>
 #include <gistkv/conformance/run.hpp>
+#include <gistkv/eval/reader.hpp>
 #include <gistkv/gmsa/compressor.hpp>
 #include <gistkv/model/generate.hpp>
 #include <gistkv/model/session.hpp>
@@ -100,6 +101,15 @@ class typed_model final : public resident_model {
   std::unique_ptr<sequence> go_on(cache_ptr cache,
                                   const model::session_options& options) const override {
     return std::make_unique<typed_sequence<B, KV>>(be_, model_, std::move(cache), options);
+  }
+  std::vector<eval::token_score> read(sequence_cache& cache, const eval::policy& policy,
+                                      const eval::reading& what,
+                                      const model::session_options& options,
+                                      const sequence::progress_call& progress) const override {
+    auto& rows = dynamic_cast<typed_cache<B, KV>&>(cache).rows();
+    std::vector<eval::token_score> scores;
+    eval::reader<B, element_t<B>, KV>(model_, rows, policy, options).read(what, scores, progress);
+    return scores;
   }
 
  private:

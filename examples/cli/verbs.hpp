@@ -16,5 +16,7 @@ void add_chat(CLI::App& app);
 void add_train(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_verify(CLI::App& app);
+void add_eval(CLI::App& app);
+void add_plot(CLI::App& app);
 
 }  // namespace gistkv::cli

@@ -30,7 +30,7 @@ done > "$work/standard.cpp"
 "$CXX" -std=c++20 -w -M "$work/standard.cpp" | tr -d '\\' | tr -s ' ' '\n' | sort -u > "$work/standard"
 
 cd "$SOURCE"
-folders='include backends/eigen/include'
+folders='include backends/eigen/include backends/cuda/include'
 third_party="-isystem $EIGEN"
 without=
 if [ -z "$ONEDNN" ]; then
@@ -59,7 +59,7 @@ log=$work/$(echo "$header" | tr / _)
 inner=${header#*include/}
 echo "#include <$inner>" > "$log.cpp"
 $CCACHE "$CXX" -std=c++20 -O0 -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Werror \
-  -I include -I backends/eigen/include -I backends/onednn/include $third_party -MD -MF "$log.d" -c "$log.cpp" -o "$log.o" \
+  -I include -I backends/eigen/include -I backends/onednn/include -I backends/cuda/include $third_party -MD -MF "$log.d" -c "$log.cpp" -o "$log.o" \
   > "$log.out" 2>&1 || { echo "$header does not compile alone:"; head -n 30 "$log.out"; exit 1; }
 case $header in include/gistkv/io/* | backends/*) exit 0 ;; esac
 foreign=$(sed 's/^[^:]*://' "$log.d" | tr -d '\\' | tr -s ' ' '\n' | sort -u |

@@ -16,10 +16,10 @@ does --completion
 says out 'complete .*gistkv'
 ! command -v bash > /dev/null || bash -n "$work/out" || wrong '--completion is no bash'
 does --help
-for verb in segment tokenize compress ask generate chat inspect verify; do
+for verb in segment tokenize compress ask generate chat inspect verify eval plot; do
   says out "^  $verb "
 done
-for verb in segment tokenize compress ask generate chat inspect verify; do
+for verb in segment tokenize compress ask generate chat inspect verify eval plot; do
   does $verb --help
   [ "$(tail -n 2 "$work/out" | head -n 1)" = 'Example:' ] ||
     [ "$(tail -n 3 "$work/out" | head -n 1)" = 'Example:' ] ||

@@ -98,7 +98,9 @@ void check_causal_forward() {
     const auto ids = g.ints(name + ".ids");
     const auto positions = g.ints(name + ".hidden_pos");
     const index_t d = m.config().d_model;
-    auto compare_hidden = [&](const std::string& array, matrix_view<const float> x) {
+    auto compare_hidden = [&](const std::string& array,
+                              matrix_view<const float, space_of<B>> states) {
+      const host_copy<float, 2> x(m.backend(), states);
       const auto want = g.floats(name + ".hidden." + array);
       for (std::size_t i = 0; i < positions.size(); ++i) {
         double scale = 0;
@@ -115,12 +117,13 @@ void check_causal_forward() {
       }
     };
     cache::gist_cache<B, float> cache(backend<B>(), m.cache_shape());
-    const auto hidden = read_all(m, cache, ids, [&](index_t layer, matrix_view<const float> x) {
-      if (layer == 0) compare_hidden("embedding", x);
-      for (const index_t l : {0, 1, 15, 29}) {
-        if (layer == l + 1) compare_hidden("block" + std::to_string(l), x);
-      }
-    });
+    const auto hidden =
+        read_all(m, cache, ids, [&](index_t layer, matrix_view<const float, space_of<B>> x) {
+          if (layer == 0) compare_hidden("embedding", x);
+          for (const index_t l : {0, 1, 15, 29}) {
+            if (layer == l + 1) compare_hidden("block" + std::to_string(l), x);
+          }
+        });
     const auto n = static_cast<index_t>(ids.size());
     compare_hidden("final_norm", hidden.view({n, d}));
     const auto top_ids = g.ints(name + ".top_ids");
@@ -151,7 +154,8 @@ void check_book() {
   const auto ids = g.ints("pg19.ids");
   const auto want = g.floats("pg19.nll");
   cache::gist_cache<B, float> cache(backend<B>(), m.cache_shape());
-  const auto hidden = read_all(m, cache, ids, [](index_t, matrix_view<const float>) {});
+  const auto hidden =
+      read_all(m, cache, ids, [](index_t, matrix_view<const float, space_of<B>>) {});
   double sum = 0;
   double worst = 0;
   for_each_row(m, hidden, [&](index_t i, const float* row, double lse) {
@@ -209,7 +213,7 @@ void check_sentence_runs(bool strict) {
     const auto ids = std::span<const token_t>(all).subspan(static_cast<std::size_t>(pad));
     cache::gist_cache<B, T> cache(backend<B>(), m.cache_shape(), {{n_g, 0, n_sink, 0}});
     cache.skip_positions(pad);
-    const auto hidden = read_all(m, cache, ids, [](index_t, matrix_view<const T>) {});
+    const auto hidden = read_all(m, cache, ids, [](index_t, matrix_view<const T, space_of<B>>) {});
 
     const auto top_ids = g.ints(name + ".top_ids");
     const auto top_logits = g.floats(name + ".top_logits");
@@ -261,7 +265,11 @@ void check_sentence_runs(bool strict) {
     for (const index_t l : {0, 14, 29}) {
       const auto want_k = g.floats(name + ".k" + std::to_string(l));
       const auto want_v = g.floats(name + ".v" + std::to_string(l));
-      auto compare = [&](const kv_span<T, host_space>& rows, index_t r, std::int32_t position) {
+      struct rows_on_host {
+        host_copy<T, 3> k, v;
+        rows_on_host(B& be, const kv_span<T, space_of<B>>& rows) : k(be, rows.k), v(be, rows.v) {}
+      };
+      auto compare = [&](const rows_on_host& rows, index_t r, std::int32_t position) {
         const auto found = std::find(kv_pos.begin(), kv_pos.end(), position);
         if (found == kv_pos.end()) return;
         ++n_compared;
@@ -274,11 +282,11 @@ void check_sentence_runs(bool strict) {
           }
         }
       };
-      const auto anchors = cache.anchor_rows(l, 0, cache.n_anchors());
+      const rows_on_host anchors(m.backend(), cache.anchor_rows(l, 0, cache.n_anchors()));
       for (index_t r = 0; r < cache.n_anchors(); ++r) {
         compare(anchors, r, cache.ledger().anchors()[static_cast<std::size_t>(r)].position);
       }
-      const auto local = cache.local_rows(l);
+      const rows_on_host local(m.backend(), cache.local_rows(l));
       for (index_t r = 0; r < cache.n_local(); ++r) {
         const auto number = static_cast<std::int32_t>(cache.ledger().live_begin() + r);
         compare(local, r, cache.ledger().local(number).position);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -65,6 +66,43 @@ buffer<T, B> read_all(const model::transformer<B, T, KV>& m, cache::gist_cache<B
   m.forward({&step, 1}, hidden.view({n, m.config().d_model}), scratch, observe);
   return hidden;
 }
+
+/// A tensor of any backend, to be indexed on the host.
+template <class T, std::size_t Rank>
+class host_copy {
+ public:
+  template <class B>
+  host_copy(B& be, const tensor_view<const T, Rank, space_of<B>>& from) : extents_(from.extents()) {
+    values_.resize(static_cast<std::size_t>(from.size()));
+    view_ = {values_.data(), extents_};
+    if (!from.empty()) copy(be, from.data(), from.strides(), values_.data(), 0);
+  }
+  host_copy(const host_copy&) = delete;
+  host_copy& operator=(const host_copy&) = delete;
+
+  template <class... I>
+  T operator()(I... i) const {
+    return view_(i...);
+  }
+
+ private:
+  /// Elements of the last dimension lie side by side.
+  template <class B>
+  T* copy(B& be, const T* from, const std::array<index_t, Rank>& strides, T* to, std::size_t d) {
+    if (d + 1 == Rank) {
+      be.download(to, from, static_cast<std::size_t>(extents_[d]) * sizeof(T));
+      return to + extents_[d];
+    }
+    for (index_t i = 0; i < extents_[d]; ++i) {
+      to = copy(be, from + i * strides[d], strides, to, d + 1);
+    }
+    return to;
+  }
+
+  std::array<index_t, Rank> extents_;
+  std::vector<T> values_;
+  tensor_view<const T, Rank> view_;
+};
 
 /// Logits of hidden states [begin, begin + n).
 template <class B, class T, class KV>

@@ -223,6 +223,33 @@ class gist_cache {
     note_allocation();
   }
 
+  /// Evicts every local row but the listed ones; see row_ledger::keep. With a list for each layer
+  /// and KV head, [n_layers * n_kv_heads] of equal length, heads keep different rows, and the books
+  /// name those of the first. @throws argument_error.
+  void keep(std::span<const std::vector<std::int32_t>> lists) {
+    cancel();
+    const auto heads = static_cast<std::size_t>(shape_.n_layers * shape_.n_kv_heads);
+    if (lists.size() != 1 && lists.size() != heads) {
+      throw argument_error("gist cache: " + std::to_string(lists.size()) +
+                           " lists of rows to keep, expected 1 or " + std::to_string(heads));
+    }
+    std::vector<std::vector<std::int32_t>> rows(lists.begin(), lists.end());
+    for (auto& list : rows) {
+      ledger_.check_kept(list);
+      if (list.size() != rows.front().size()) {
+        throw argument_error("gist cache: a head is to keep " + std::to_string(list.size()) +
+                             " rows, expected " + std::to_string(rows.front().size()) +
+                             " as the first");
+      }
+      for (std::int32_t& number : list) number -= local_base_;
+    }
+    kv_segment<B, T> local = local_.gathered(rows, static_cast<index_t>(rows.front().size()));
+    ledger_.keep(lists.front());
+    local_ = std::move(local);
+    local_base_ = ledger_.live_begin();
+    note_allocation();
+  }
+
   /// Leaves positions unused, as for padding in front of a sequence.
   void skip_positions(index_t n) { ledger_.skip_positions(static_cast<std::int32_t>(n)); }
 

@@ -91,18 +91,28 @@ class kv_segment {
 
   /// A new segment with the listed rows, in the order of the list.
   kv_segment gathered(std::span<const std::int32_t> rows, index_t capacity) const {
+    const std::vector<std::int32_t> list(rows.begin(), rows.end());
+    return gathered(std::span(&list, 1), capacity);
+  }
+
+  /// The same where each head has a list of its own: [n_layers * n_kv_heads] lists of equal length,
+  /// or one for all of them.
+  kv_segment gathered(std::span<const std::vector<std::int32_t>> lists, index_t capacity) const {
     kv_segment result(*be_, shape_, capacity);
-    if (rows.empty()) return result;
-    const buffer<std::int32_t, B> list(*be_, rows);
-    const auto n = static_cast<index_t>(rows.size());
-    const auto index = list.view({n});
+    const auto n = static_cast<index_t>(lists.front().size());
+    if (n == 0) return result;
+    std::vector<std::int32_t> all;
+    for (const auto& list : lists) all.insert(all.end(), list.begin(), list.end());
+    const buffer<std::int32_t, B> index(*be_, std::span<const std::int32_t>(all));
+    const auto table = index.view({static_cast<index_t>(lists.size()), n});
     for (index_t l = 0; l < shape_.n_layers; ++l) {
       const kv_span<T, space> from = span(l, 0, capacity_);
       const view keys_to = result.keys(l, 0, n);
       const view values_to = result.values(l, 0, n);
       for (index_t h = 0; h < shape_.n_kv_heads; ++h) {
-        ops::gather_rows<B, T>(*be_, keys_to.at(h), from.k.at(h), index);
-        ops::gather_rows<B, T>(*be_, values_to.at(h), from.v.at(h), index);
+        const auto list = table.at(lists.size() == 1 ? 0 : l * shape_.n_kv_heads + h);
+        ops::gather_rows<B, T>(*be_, keys_to.at(h), from.k.at(h), list);
+        ops::gather_rows<B, T>(*be_, values_to.at(h), from.v.at(h), list);
       }
     }
     return result;

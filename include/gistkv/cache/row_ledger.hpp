@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -208,6 +209,34 @@ class row_ledger {
     anchors_ = std::move(anchors);
     locals_ = std::move(locals);
     return kept;
+  }
+
+  /// Takes every local row but the listed ones out of the books: eviction by any policy. Running
+  /// numbers of the rows that stay, and of later ones, become consecutive; positions do not change.
+  /// @param kept  running numbers of live local rows, ascending
+  /// @throws argument_error as check_kept.
+  void keep(std::span<const std::int32_t> kept) {
+    check_kept(kept);
+    std::vector<row> stay;
+    for (const std::int32_t number : kept) stay.push_back(local(number));
+    first_local_ = live_begin();
+    locals_ = std::move(stay);
+  }
+  /// @throws argument_error for other numbers, or under gists, whose sentences `erase` takes out.
+  void check_kept(std::span<const std::int32_t> kept) const {
+    if (rule_.n_gist > 0) {
+      throw argument_error("gist cache: rows to keep under " + std::to_string(rule_.n_gist) +
+                           " gists a sentence, expected a cache without gists");
+    }
+    std::int32_t next = live_begin();
+    for (const std::int32_t number : kept) {
+      if (number < next || number >= local_end()) {
+        throw argument_error("gist cache: row " + std::to_string(number) + " to keep, expected " +
+                             std::to_string(next) + " to " + std::to_string(local_end() - 1) +
+                             " in ascending order");
+      }
+      next = number + 1;
+    }
   }
 
   /// A point to go back to after an append that could not be completed.

@@ -86,6 +86,11 @@ struct sequence_kv {
   vector_view<const std::int32_t, Space> gist_rows = {};
 };
 
+/// Looks at no queries; see block::forward.
+struct nobody {
+  void operator()(const auto&...) const {}
+};
+
 /// One pre-norm transformer layer of the Llama family, by configuration only:
 ///   a = x + W_o attention(rope(norm_q(W_q n(x) + b_q)), rope(norm_k(W_k n(x) + b_k)), W_v n(x) +
 ///   b_v) y = a + W_down (act(W_gate m(a)) * W_up m(a))
@@ -155,14 +160,18 @@ class block {
   /// Transforms the rows x in place and writes their keys and values.
   /// @param[in,out] x  [n, d_model], the sequences one after the other
   /// @param[in] positions, frequencies  as ops::rope
+  /// @param[in] see  called as see(sequence, q, scale) with the rotated queries [count, n_heads,
+  ///                 head_dim] of each sequence, behind its attention
+  template <class See = nobody>
   void forward(B& be, const model_config& c, matrix_view<T, space> x,
                vector_view<const std::int32_t, space> positions,
                vector_view<const float, space> frequencies, const rope_options& rope,
-               std::span<const sequence_kv<KV, space>> sequences, workspace<B>& scratch) const {
+               std::span<const sequence_kv<KV, space>> sequences, workspace<B>& scratch,
+               See&& see = {}) const {
     const typename workspace<B>::scope scope(scratch);
     const auto normed = scratch.template take<T>({x.extent(0), c.d_model});
     ops::norm<B, T>(be, normed, x, vector(attention_norm_), {}, {c.norm, c.norm_eps});
-    attend(be, c, normed, positions, frequencies, rope, sequences, scratch);
+    attend(be, c, normed, positions, frequencies, rope, sequences, scratch, see);
     ops::add<B, T>(be, x, x, normed);
     ops::norm<B, T>(be, normed, x, vector(feed_forward_norm_), {}, {c.norm, c.norm_eps});
     feed_forward(be, c, normed, sequences, scratch);
@@ -173,10 +182,12 @@ class block {
   static vector_view<const T, space> vector(const buffer<T, B>& b) { return b.view({b.size()}); }
 
   /// x <- W_o attention(x)
+  template <class See>
   void attend(B& be, const model_config& c, matrix_view<T, space> x,
               vector_view<const std::int32_t, space> positions,
               vector_view<const float, space> frequencies, const rope_options& rope,
-              std::span<const sequence_kv<KV, space>> sequences, workspace<B>& scratch) const {
+              std::span<const sequence_kv<KV, space>> sequences, workspace<B>& scratch,
+              See& see) const {
     const typename workspace<B>::scope scope(scratch);
     const index_t n = x.extent(0);
     const auto q = scratch.template take<T>({n, c.n_heads, c.head_dim});
@@ -204,6 +215,7 @@ class block {
       }
       ops::attention<B, T, KV>(be, o.rows(s.begin, s.count), q.rows(s.begin, s.count), s.visible,
                                s.spans, scale_, scratch);
+      see(s, tensor_view<const T, 3, space>(q.rows(s.begin, s.count)), scale_);
     }
     output_(be, x, joined_heads(o));
     add_lora(be, 3, x, joined_heads(o), sequences, scratch);

@@ -133,7 +133,8 @@ class transformer {
   /// @param[out] hidden   [all tokens, d_model]
   /// @param[in]  scratch  at least workspace_size(steps) bytes
   /// @param[in]  observe  called as observe(i, x) with the hidden states: i = 0 the embeddings,
-  ///                      i = l + 1 behind block l
+  ///                      i = l + 1 behind block l; an observer with a member queries is also
+  ///                      called as observe.queries(l, sequence_kv, q, scale), see block::forward
   /// @throws argument_error for a token outside the vocabulary or a step without rows; shape_error.
   template <class Observer>
   void forward(std::span<const step> steps, matrix_view<T, space> hidden, workspace<B>& scratch,
@@ -166,9 +167,13 @@ class transformer {
       const rope_options rope{rope_magnitude(config_.rope)};
       for (index_t l = 0; l < config_.n_layers; ++l) {
         for (std::size_t i = 0; i < steps.size(); ++i) set_layer(sequences[i], *steps[i].cache, l);
-        blocks_[static_cast<std::size_t>(l)].forward(be, config_, hidden, positions,
-                                                     frequencies_.view({frequencies_.size()}), rope,
-                                                     sequences, scratch);
+        blocks_[static_cast<std::size_t>(l)].forward(
+            be, config_, hidden, positions, frequencies_.view({frequencies_.size()}), rope,
+            sequences, scratch, [&](const auto& s, auto q, double scale) {
+              if constexpr (requires { observe.queries(l, s, q, scale); }) {
+                observe.queries(l, s, q, scale);
+              }
+            });
         observe(l + 1, matrix_view<const T, space>(hidden));
       }
       ops::norm<B, T>(be, hidden, hidden, final_norm_.view({final_norm_.size()}), {},

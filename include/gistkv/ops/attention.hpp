@@ -57,7 +57,7 @@ void attention(B& be, tensor_view<T, 3, space_of<B>> o,
     throw shape_error("attention: n_heads " + std::to_string(q.extent(1)) +
                       " is no multiple of n_kv_heads " + std::to_string(n_kv_heads));
   }
-  for (const auto& part : {kv.shared, kv.own, kv.local}) {
+  for (const auto& part : std::array{kv.shared, kv.own, kv.local}) {
     if (part.rows() == 0) continue;
     expect_shape("attention", "k", part.k, {n_kv_heads, part.rows(), head_dim});
     expect_shape("attention", "v", part.v, {n_kv_heads, part.rows(), head_dim});

@@ -1,0 +1,382 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <cuda_runtime.h>
+
+#include <gistkv/backends/cuda/attention.cuh>
+#include <gistkv/backends/cuda/kernels.cuh>
+#include <gistkv/backends/cuda/products.cuh>
+#include <gistkv/backends/cuda/runtime.cuh>
+#include <gistkv/core/backend.hpp>
+#include <gistkv/core/dequantize.hpp>
+#include <gistkv/core/error.hpp>
+#include <gistkv/ops/kv_spans.hpp>
+
+namespace gistkv::backends {
+
+struct cuda_options {
+  /// The caller's, on the device that is current; none: one of the backend's own.
+  std::optional<cudaStream_t> stream = std::nullopt;
+  cuda_allocator allocator = cuda_detail::runtime_allocator();
+  std::size_t product_workspace = std::size_t{32} << 20;  ///< Bytes that cuBLASLt may use.
+  bool wgmma = true;  ///< Attention by the kernel of sm_90a where it can run; false: for tests.
+};
+
+/// Backend for NVIDIA GPUs from sm_80 on, for inference: cuBLASLt multiplies matrices, own kernels
+/// do the rest, among them attention over anchors and local rows (cuda/attention_plan.hpp).
+///
+/// T is the type of activations, weights and caches: bf16, f16 or float. Sums are carried in float.
+/// Calls are queued on one stream and return at once; only `download`, `synchronize`, large uploads
+/// and `pack` wait. Memory comes from the allocator; what the kernels and cuBLASLt need beside
+/// their arguments is taken once, on construction. The device that is current then has to be
+/// current in every call; one object serves one thread at a time.
+template <class T = bf16>
+requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>) class cuda
+    : public no_native {
+ public:
+  using space = device_space;
+  using element = T;
+  static constexpr std::string_view name = "cuda";
+  static constexpr bool native_attention = true;
+  template <class U>
+  static constexpr bool supports = std::same_as<U, T>;
+
+  /// @throws backend_error if there is no device of sm_80 or later, and for what CUDA reports.
+  explicit cuda(const cuda_options& options = {})
+      : allocator_(options.allocator),
+        device_(current_device()),
+        stream_(options.stream ? cuda_detail::stream_handle(*options.stream)
+                               : cuda_detail::stream_handle()),
+        product_workspace_(allocator_, options.product_workspace, stream()),
+        partials_(allocator_, partial_bytes, stream()),
+        counters_(allocator_, counter_bytes, stream()),
+        products_(product_workspace_.data(), product_workspace_.size()) {
+    using namespace cuda_detail;
+    check(cudaMemsetAsync(counters_.data(), 0, counter_bytes, stream()), "cudaMemsetAsync");
+    attention_.n_processors = attribute(cudaDevAttrMultiProcessorCount);
+    attention_.scratch.partials = static_cast<float*>(partials_.data());
+    attention_.scratch.counters = static_cast<unsigned int*>(counters_.data());
+    attention_.most_partials = partial_bytes / sizeof(float);
+    attention_.most_items = counter_bytes / sizeof(unsigned int);
+    if constexpr (sizeof(T) == 2) {
+      if (options.wgmma && device_.architecture == 90 && has_wgmma()) {
+        attention_.encode = find_encode_function();
+      }
+      prepare_attention<T, 64>(attention_.encode != nullptr);
+      prepare_attention<T, 128>(attention_.encode != nullptr);
+    }
+  }
+  explicit cuda(cudaStream_t stream) : cuda(cuda_options{.stream = stream}) {}
+
+  cudaStream_t stream() const { return stream_.get(); }
+  /// Compute capability, as 10 major + minor.
+  int architecture() const { return device_.architecture; }
+  /// Does attention of many rows go by wgmma (sm_90a), not by mma.sync (sm_80 and up)?
+  bool uses_wgmma() const { return attention_.encode != nullptr; }
+  /// Of the host.
+  int n_threads() const { return 1; }
+
+  // Storage.
+
+  void* allocate(std::size_t n_bytes) {
+    void* p = allocator_.allocate(allocator_.context, n_bytes, stream());
+    if (p == nullptr) {
+      throw backend_error("cuda: no device memory for " + std::to_string(n_bytes) + " bytes");
+    }
+    return p;
+  }
+  void deallocate(void* p, std::size_t n_bytes) noexcept {
+    allocator_.deallocate(allocator_.context, p, n_bytes, stream());
+  }
+  void upload(void* to, const void* from, std::size_t n_bytes) {
+    if (n_bytes == 0) return;
+    if (cuda_detail::staging::fits(n_bytes)) {
+      return staging_.upload(to, from, n_bytes, stream());
+    }
+    cuda_detail::check(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyHostToDevice, stream()),
+                       "cudaMemcpyAsync");
+    synchronize();  // The caller's memory is free on return, page-locked or not.
+  }
+  void download(void* to, const void* from, std::size_t n_bytes) {
+    cuda_detail::check(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToHost, stream()),
+                       "cudaMemcpyAsync");
+    synchronize();
+  }
+  void copy(void* to, const void* from, std::size_t n_bytes) {
+    cuda_detail::check(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToDevice, stream()),
+                       "cudaMemcpyAsync");
+  }
+  void synchronize() {
+    cuda_detail::check(cudaStreamSynchronize(stream()), "cudaStreamSynchronize");
+  }
+
+  /// A weight as T, row-major, rows aligned to 16 bytes; weights in blocks are dequantised.
+  class packed_weight {
+   public:
+    packed_weight() = default;
+    index_t rows() const { return rows_; }
+    index_t cols() const { return cols_; }
+
+   private:
+    friend class cuda;
+    index_t rows_ = 0;
+    index_t cols_ = 0;
+    index_t stride_ = 0;
+    cuda_detail::device_block data_;
+  };
+
+  /// @throws shape_error if host holds fewer bytes than its extents need; backend_error.
+  packed_weight pack(const host_matrix& host) {
+    packed_weight w;
+    w.rows_ = host.rows;
+    w.cols_ = host.cols;
+    if (host.empty()) return w;
+    constexpr index_t aligned = 16 / static_cast<index_t>(sizeof(T));
+    w.stride_ = (host.cols + aligned - 1) / aligned * aligned;
+    const auto row_bytes = static_cast<std::size_t>(w.stride_) * sizeof(T);
+    w.data_ = cuda_detail::device_block(allocator_, static_cast<std::size_t>(host.rows) * row_bytes,
+                                        stream());
+    std::vector<float> row(static_cast<std::size_t>(host.cols));
+    const index_t piece =
+        std::max<index_t>(1, static_cast<index_t>((std::size_t{8} << 20) / row_bytes));
+    std::vector<T> rows;
+    for (index_t begin = 0; begin < host.rows; begin += piece) {
+      const index_t count = std::min(piece, host.rows - begin);
+      rows.assign(static_cast<std::size_t>(count * w.stride_), T(0.0F));
+      for (index_t r = 0; r < count; ++r) {
+        dequantize_row(host, begin + r, row.data());
+        std::transform(row.begin(), row.end(), rows.begin() + r * w.stride_,
+                       [](float x) { return T(x); });
+      }
+      upload(static_cast<T*>(w.data_.data()) + begin * w.stride_, rows.data(),
+             rows.size() * sizeof(T));
+    }
+    return w;
+  }
+
+  // Primitives; their formulas stand in ops/.
+
+  void linear(matrix_view<T, space> o, matrix_view<const T, space> x, const packed_weight& w) {
+    products_.multiply<T>({o.data(), 0, o.stride(0)}, {x.data(), 0, x.stride(0)},
+                          {static_cast<const T*>(w.data_.data()), 0, w.stride_}, 1, o.extent(0),
+                          w.rows_, w.cols_, true, false, 1.0F, stream());
+  }
+
+  void matmul(tensor_view<T, 3, space> o, tensor_view<const T, 3, space> a,
+              tensor_view<const T, 3, space> b, const matmul_options& options) {
+    products_.multiply<T>(
+        {o.data(), o.stride(0), o.stride(1)}, {a.data(), a.stride(0), a.stride(1)},
+        {b.data(), b.stride(0), b.stride(1)}, o.extent(0), o.extent(1), o.extent(2), a.extent(2),
+        options.transpose_b, options.accumulate, static_cast<float>(options.alpha), stream());
+  }
+
+  void norm(matrix_view<T, space> o, matrix_view<const T, space> x,
+            vector_view<const T, space> weight, vector_view<const T, space> bias,
+            const norm_options& options) {
+    cuda_detail::norm_rows<T><<<blocks(x.extent(0)), cuda_detail::row_threads, 0, stream()>>>(
+        rows_of(o), rows_of(x), weight.data(), weight.stride(0),
+        bias.empty() ? nullptr : bias.data(), bias.stride(0), x.extent(1),
+        options.kind == norm_kind::layer, static_cast<float>(options.eps));
+    cuda_detail::check_launch("norm_rows");
+  }
+
+  void rope(tensor_view<T, 3, space> x, vector_view<const std::int32_t, space> positions,
+            vector_view<const float, space> frequencies, const rope_options& options) {
+    const index_t half = x.extent(2) / 2;
+    const auto threads = static_cast<unsigned int>(std::clamp<index_t>(half, 32, 256));
+    cuda_detail::rope_rows<T><<<blocks(x.extent(0)), threads, 0, stream()>>>(
+        x.data(), x.stride(0), x.stride(1), x.extent(1), half, positions.data(),
+        positions.stride(0), frequencies.data(), frequencies.stride(0),
+        static_cast<float>(options.magnitude));
+    cuda_detail::check_launch("rope_rows");
+  }
+
+  void activation(matrix_view<T, space> o, matrix_view<const T, space> gate,
+                  matrix_view<const T, space> up, activation_kind kind) {
+    cuda_detail::activate_cells<T>
+        <<<cell_blocks(o.size()), cuda_detail::row_threads, 0, stream()>>>(
+            rows_of(o), rows_of(gate), up.empty() ? cuda_detail::row_view<const T>{} : rows_of(up),
+            o.extent(0), o.extent(1), kind);
+    cuda_detail::check_launch("activate_cells");
+  }
+
+  void add(matrix_view<T, space> o, matrix_view<const T, space> a, matrix_view<const T, space> b) {
+    cuda_detail::add_cells<T><<<cell_blocks(o.size()), cuda_detail::row_threads, 0, stream()>>>(
+        rows_of(o), rows_of(a), rows_of(b), o.extent(0), o.extent(1));
+    cuda_detail::check_launch("add_cells");
+  }
+
+  template <AttentionMask M>
+  void masked_softmax(tensor_view<T, 3, space> s, const M& mask, const softmax_options& options,
+                      matrix_view<T, space> lse) {
+    cuda_detail::softmax_rows<T, M>
+        <<<blocks(s.extent(0) * s.extent(1)), cuda_detail::row_threads, 0, stream()>>>(
+            s.data(), s.stride(0), s.stride(1), s.extent(1), s.extent(2), mask,
+            static_cast<float>(options.scale), lse.empty() ? nullptr : lse.data(), lse.stride(0),
+            lse.stride(1));
+    cuda_detail::check_launch("softmax_rows");
+  }
+
+  void gather_rows(matrix_view<T, space> o, matrix_view<const T, space> x,
+                   vector_view<const std::int32_t, space> rows) {
+    cuda_detail::gather_cells<T><<<cell_blocks(o.size()), cuda_detail::row_threads, 0, stream()>>>(
+        rows_of(o), rows_of(x), rows.data(), rows.stride(0), o.extent(0), o.extent(1));
+    cuda_detail::check_launch("gather_cells");
+  }
+
+  void scatter_rows(matrix_view<T, space> o, matrix_view<const T, space> x,
+                    vector_view<const std::int32_t, space> rows) {
+    cuda_detail::scatter_cells<T><<<cell_blocks(x.size()), cuda_detail::row_threads, 0, stream()>>>(
+        rows_of(o), rows_of(x), rows.data(), rows.stride(0), x.extent(0), x.extent(1));
+    cuda_detail::check_launch("scatter_cells");
+  }
+
+  // Fused paths.
+
+  /// One sequence's part of attention_batch; arguments as ops::attention.
+  struct attention_call {
+    tensor_view<T, 3, space> o;
+    tensor_view<const T, 3, space> q;
+    kv_spans<T, space> kv;
+    span_list spans;
+    matrix_view<T, space> lse = {};
+  };
+
+  void attention(tensor_view<T, 3, space> o, tensor_view<const T, 3, space> q,
+                 const kv_spans<T, space>& kv, const span_list& spans, double scale,
+                 matrix_view<T, space> lse) {
+    const attention_call call{o, q, kv, spans, lse};
+    attention_batch({&call, 1}, scale);
+  }
+
+  /// Attention of sequences of any lengths in one launch, or one for each eight of them. All have
+  /// the same heads and head dimension; arguments are not checked.
+  void attention_batch(std::span<const attention_call> calls, double scale) {
+    while (!calls.empty()) {
+      const std::size_t n =
+          std::min(calls.size(), static_cast<std::size_t>(cuda_detail::max_sequences));
+      attend(calls.first(n), static_cast<float>(scale));
+      calls = calls.subspan(n);
+    }
+  }
+
+ private:
+  static constexpr std::size_t partial_bytes = std::size_t{16} << 20;
+  static constexpr std::size_t counter_bytes = std::size_t{16} << 10;
+
+  struct device_info {
+    int index = 0;
+    int architecture = 0;
+  };
+  static device_info current_device() {
+    device_info info;
+    cuda_detail::check(cudaGetDevice(&info.index), "cudaGetDevice");
+    int major = 0, minor = 0;
+    cuda_detail::check(
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, info.index),
+        "cudaDeviceGetAttribute");
+    cuda_detail::check(
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, info.index),
+        "cudaDeviceGetAttribute");
+    info.architecture = 10 * major + minor;
+    if (info.architecture < 80) {
+      throw backend_error("cuda: the device is sm_" + std::to_string(info.architecture) +
+                          ", sm_80 or later is needed");
+    }
+    return info;
+  }
+  bool has_wgmma() {
+    auto* answer = static_cast<int*>(partials_.data());
+    cuda_detail::report_wgmma<T><<<1, 1, 0, stream()>>>(answer);
+    cuda_detail::check_launch("report_wgmma");
+    int has = 0;
+    download(&has, answer, sizeof has);
+    return has != 0;
+  }
+  int attribute(cudaDeviceAttr which) const {
+    int value = 0;
+    cuda_detail::check(cudaDeviceGetAttribute(&value, which, device_.index),
+                       "cudaDeviceGetAttribute");
+    return value;
+  }
+
+  template <class U>
+  static cuda_detail::row_view<U> rows_of(const matrix_view<U, space>& x) {
+    return {x.data(), x.stride(0)};
+  }
+  static unsigned int blocks(index_t n) { return static_cast<unsigned int>(n); }
+  /// Every thread takes one cell, or some if there are very many.
+  static unsigned int cell_blocks(index_t n_cells) {
+    const index_t n = (n_cells + cuda_detail::row_threads - 1) / cuda_detail::row_threads;
+    return static_cast<unsigned int>(std::clamp<index_t>(n, 1, 1 << 20));
+  }
+
+  void attend(std::span<const attention_call> calls, float scale) {
+    using namespace cuda_detail;
+    cuda_detail::attention_batch<T> batch;
+    batch.scale = scale;
+    index_t most_keys = 0;
+    for (const attention_call& c : calls) {
+      batch.n_kv_heads = static_cast<std::int32_t>(c.kv.n_kv_heads());
+      batch.group = static_cast<std::int32_t>(c.q.extent(1)) / batch.n_kv_heads;
+      attention_sequence<T>& s = batch.sequences[batch.n_sequences++];
+      s.q = c.q.data();
+      s.q_token = c.q.stride(0);
+      s.q_head = c.q.stride(1);
+      s.o = c.o.data();
+      s.o_token = c.o.stride(0);
+      s.o_head = c.o.stride(1);
+      if (!c.lse.empty()) {
+        s.lse = c.lse.data();
+        s.lse_token = c.lse.stride(0);
+        s.lse_head = c.lse.stride(1);
+      }
+      s.parts[local_part] = part_of(c.kv.local);
+      s.parts[shared_part] = part_of(c.kv.shared);
+      s.parts[own_part] = part_of(c.kv.own);
+      s.spans = c.spans.in_backend_memory;
+      s.n_tokens = static_cast<std::int32_t>(c.q.extent(0));
+      most_keys = std::max(most_keys, c.kv.shared.rows() + c.kv.own.rows() + c.kv.local.rows());
+    }
+    launch_attention(batch, static_cast<int>(calls.front().q.extent(2)),
+                     static_cast<int>(most_keys), attention_, stream());
+  }
+  static cuda_detail::attention_part<T> part_of(const kv_span<T, space>& x) {
+    if (x.rows() == 0) return {};
+    return {x.k.data(),
+            x.v.data(),
+            x.k.stride(0),
+            x.k.stride(1),
+            x.v.stride(0),
+            x.v.stride(1),
+            static_cast<std::int32_t>(x.rows())};
+  }
+
+  cuda_allocator allocator_;
+  device_info device_;
+  cuda_detail::stream_handle stream_;
+  cuda_detail::staging staging_;
+  cuda_detail::device_block product_workspace_;
+  cuda_detail::device_block partials_;
+  cuda_detail::device_block counters_;
+  cuda_detail::products products_;
+  cuda_detail::attention_device attention_;
+};
+
+static_assert(Backend<cuda<bf16>>);
+static_assert(Backend<cuda<f16>>);
+static_assert(Backend<cuda<float>>);
+
+}  // namespace gistkv::backends

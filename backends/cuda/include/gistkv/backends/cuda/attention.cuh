@@ -1,0 +1,174 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+#include <gistkv/backends/cuda/attention_hopper.cuh>
+#include <gistkv/backends/cuda/attention_rows.hpp>
+#include <gistkv/backends/cuda/attention_shapes.hpp>
+#include <gistkv/backends/cuda/device_group.cuh>
+#include <gistkv/backends/cuda/runtime.cuh>
+
+/// The launches of the attention kernels.
+
+namespace gistkv::backends::cuda_detail {
+
+extern __shared__ __align__(1024) unsigned char attention_shared[];
+
+template <class T, class Shape>
+__global__ void __launch_bounds__(Shape::warps * 32)
+    attend_tile_kernel(const __grid_constant__ attention_batch<T> batch) {
+  device_group<32> w(attention_shared);
+  attend_tile<T, Shape>(w, batch, static_cast<int>(blockIdx.x));
+}
+
+template <class T, class Shape>
+__global__ void __launch_bounds__(Shape::warps * 32)
+    attend_split_kernel(const __grid_constant__ attention_batch<T> batch, split_scratch scratch) {
+  device_group<32> w(attention_shared);
+  attend_split<T, Shape>(w, batch, scratch, static_cast<int>(blockIdx.y),
+                         static_cast<int>(blockIdx.x));
+}
+
+template <class T>
+__global__ void __launch_bounds__(row_warps * 32)
+    attend_rows_kernel(const __grid_constant__ attention_batch<T> batch, int head_dim) {
+  device_group<32> w(attention_shared);
+  attend_rows(w, batch, head_dim, static_cast<int>(blockIdx.x));
+}
+
+/// What the launches need to know of the device, and the memory of split launches.
+struct attention_device {
+  int n_processors = 1;
+  split_scratch scratch;
+  std::size_t most_partials = 0;     ///< Floats.
+  int most_items = 0;                ///< Counters.
+  encode_function encode = nullptr;  ///< Where the kernel of sm_90a can run.
+};
+
+template <class Kernel>
+void allow_shared(Kernel* kernel, std::uint32_t n_bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(n_bytes)),
+        "cudaFuncSetAttribute");
+}
+
+/// Once a device and type.
+template <class T, int HeadDim>
+void prepare_attention(bool with_wgmma) {
+  using tile = tile_shape_for<HeadDim>;
+  using split = split_shape_for<HeadDim>;
+  using wgmma = wgmma_shape_for<HeadDim>;
+  if (with_wgmma) allow_shared(attend_wgmma_kernel<T, wgmma>, wgmma_shared_bytes<wgmma>);
+  allow_shared(attend_tile_kernel<T, tile>, tile::shared_bytes);
+  allow_shared(attend_split_kernel<T, split>, split_shared_bytes<split>);
+}
+
+/// Cuts the sequences of the batch into tiles of so many tokens.
+template <class T>
+void set_tiles(attention_batch<T>& batch, int tile_tokens) {
+  batch.tile_tokens = tile_tokens;
+  batch.n_tiles = 0;
+  for (int i = 0; i < batch.n_sequences; ++i) {
+    batch.sequences[i].first_tile = batch.n_tiles;
+    batch.n_tiles += ceil_div(batch.sequences[i].n_tokens, tile_tokens);
+  }
+}
+
+/// @param most_keys  that a query of the batch sees
+template <class T, int HeadDim>
+void launch_split(attention_batch<T>& batch, int most_keys, const attention_device& device,
+                  cudaStream_t stream) {
+  using shape = split_shape_for<HeadDim>;
+  set_tiles(batch, split_rows / batch.group);
+  const int n_items = batch.n_tiles * batch.n_kv_heads;
+  // Two blocks of threads a processor, if every warp of them has two blocks of keys.
+  const int useful = ceil_div(most_keys, 2 * shape::warps * shape::keys);
+  const auto room = static_cast<int>(
+      std::min<std::size_t>(device.most_partials / static_cast<std::size_t>(n_items) /
+                                static_cast<std::size_t>(partial_rows<HeadDim>::floats),
+                            1U << 16));
+  split_scratch scratch = device.scratch;
+  scratch.n_splits = std::min({ceil_div(2 * device.n_processors, n_items), useful, room});
+  if (n_items > device.most_items) scratch.n_splits = 1;
+  scratch.n_splits = std::max(1, scratch.n_splits);
+  const dim3 grid(static_cast<unsigned int>(scratch.n_splits), static_cast<unsigned int>(n_items));
+  attend_split_kernel<T, shape>
+      <<<grid, shape::warps * 32, split_shared_bytes<shape>, stream>>>(batch, scratch);
+  check_launch("attend_split_kernel");
+}
+
+template <class T, int HeadDim>
+void launch_tiles(attention_batch<T>& batch, const attention_device& device, cudaStream_t stream) {
+  if (device.encode != nullptr) {
+    using shape = wgmma_shape_for<HeadDim>;
+    set_tiles(batch, shape::rows / batch.group);
+    return launch_wgmma<T, shape>(batch, device.encode, device.n_processors, stream);
+  }
+  using shape = tile_shape_for<HeadDim>;
+  set_tiles(batch, shape::rows / batch.group);
+  attend_tile_kernel<T, shape><<<static_cast<unsigned int>(batch.n_tiles * batch.n_kv_heads),
+                                 shape::warps * 32, shape::shared_bytes, stream>>>(batch);
+  check_launch("attend_tile_kernel");
+}
+
+template <class T>
+void launch_rows(attention_batch<T>& batch, int head_dim, cudaStream_t stream) {
+  if (row_shared_bytes(head_dim) > 48 * 1024) {
+    throw backend_error("cuda: attention with head dimension " + std::to_string(head_dim) +
+                        ", at most " + std::to_string(48 * 1024 / row_shared_bytes(1)) +
+                        " is supported");
+  }
+  set_tiles(batch, 1);
+  attend_rows_kernel<T><<<static_cast<unsigned int>(batch.n_tiles * batch.n_kv_heads),
+                          row_warps * 32, row_shared_bytes(head_dim), stream>>>(batch, head_dim);
+  check_launch("attend_rows_kernel");
+}
+
+/// Can the kernels that move 16 bytes at a time read and write these?
+template <class T>
+bool is_aligned(const attention_sequence<T>& s) {
+  const auto at = [](const void* p, std::uintptr_t n) {
+    return reinterpret_cast<std::uintptr_t>(p) % n == 0;
+  };
+  bool all = at(s.q, 4) && at(s.o, 4) && (s.q_token | s.q_head | s.o_token | s.o_head) % 2 == 0;
+  for (const attention_part<T>& p : s.parts) {
+    if (p.rows == 0) continue;
+    all = all && at(p.k, 16) && at(p.v, 16) && (p.k_head | p.k_row | p.v_head | p.v_row) % 8 == 0;
+  }
+  return all;
+}
+
+/// Attention of a batch by the kernel that fits; all sequences have the same heads.
+template <class T>
+void launch_attention(attention_batch<T>& batch, int head_dim, int most_keys,
+                      const attention_device& device, cudaStream_t stream) {
+  int n_tokens = 0;
+  for (int i = 0; i < batch.n_sequences; ++i) n_tokens += batch.sequences[i].n_tokens;
+  if (n_tokens == 0) return;
+  if constexpr (sizeof(T) == 2) {
+    int most_tokens = 0;
+    bool fits = batch.scale > 0.0F && batch.group <= 64;
+    for (int i = 0; i < batch.n_sequences; ++i) {
+      most_tokens = std::max(most_tokens, batch.sequences[i].n_tokens);
+      fits = fits && is_aligned(batch.sequences[i]);
+    }
+    const auto launch = [&]<int HeadDim>(std::integral_constant<int, HeadDim>) {
+      if (most_tokens * batch.group <= split_rows) {
+        launch_split<T, HeadDim>(batch, most_keys, device, stream);
+      } else {
+        launch_tiles<T, HeadDim>(batch, device, stream);
+      }
+    };
+    if (fits && head_dim == 64) return launch(std::integral_constant<int, 64>());
+    if (fits && head_dim == 128) return launch(std::integral_constant<int, 128>());
+  }
+  launch_rows(batch, head_dim, stream);
+}
+
+}  // namespace gistkv::backends::cuda_detail

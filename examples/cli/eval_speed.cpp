@@ -1,0 +1,83 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <cli/errors.hpp>
+#include <cli/eval.hpp>
+#include <cli/reading.hpp>
+#include <cli/writing.hpp>
+
+namespace gistkv::cli {
+
+/// Times of reading a text and of writing behind it, a method after the other on each text, so that
+/// a slow minute of the machine meets all of them. Never from the file of records.
+void eval_speed(evaluation& run) {
+  const eval_options& o = run.options();
+  const engine& e = run.engine();
+  const std::vector<document> all = read_documents(o.data, o.keep_lines);
+  std::vector<std::string> names;
+  for (const document& d : all) names.push_back(d.name);
+  struct times {
+    std::vector<double> read, first, write, total, n_text, n_written, bytes;
+  };
+  std::vector<times> found(run.methods().size());
+  sampling_options sampling;
+  sampling.max_tokens = o.max_tokens > 0 ? o.max_tokens : 64;
+  sampling.ignore_eos = true;
+  for (const std::size_t i : eval::sampled(names, o.limit, o.seed)) {
+    std::vector<token_t> ids =
+        e.encode_text(all[i].text.substr(0, 8 * static_cast<std::size_t>(o.length)));
+    ids.resize(std::min(ids.size(), static_cast<std::size_t>(o.length)));
+    const std::string text = e.decode(ids);
+    const laid_out rows = lay_out(run, text, false);
+    for (std::size_t m = 0; m < found.size(); ++m) {
+      const eval_method& method = run.methods()[m];
+      const planned_text p = plan(run, method, rows, last_rows);
+      const stopwatch total;
+      cache_ptr cache = read_planned(run, p, all[i].name);
+      const double seconds_read = total.seconds();
+      const cache_sizes sizes = cache->sizes();
+      const method_settings settings = run.writing_settings(method);
+      const auto s = e.model->go_on(std::move(cache), {settings.chunk, o.method.past_context});
+      // Logits exist behind a token that is read here: the first of a line.
+      const std::vector<token_t> next = e.encode_text("\n");
+      s->read(next, nullptr, [](index_t) {});
+      const double seconds_first = total.seconds();
+      const written w = write(*s, e, settings, sampling, shown_unless(true));
+      times& t = found[m];
+      t.read.push_back(seconds_read);
+      t.first.push_back(seconds_first);
+      t.write.push_back(w.seconds);
+      t.total.push_back(total.seconds());
+      t.n_text.push_back(static_cast<double>(rows.plain.n_regular));
+      t.n_written.push_back(static_cast<double>(w.generation.n_regular));
+      t.bytes.push_back(static_cast<double>(sizes.bytes_held));
+    }
+  }
+  std::vector<json> figures;
+  for (std::size_t m = 0; m < found.size(); ++m) {
+    const times& t = found[m];
+    auto add = [&](const std::string& metric, const std::vector<double>& over,
+                   const std::vector<double>& under) {
+      figures.push_back(
+          figure(metric, run.methods()[m].name,
+                 eval::bootstrap(
+                     over.size(),
+                     [&](auto items) { return eval::ratio_of_sums(over, under, items); }, o.seed),
+                 over.size()));
+    };
+    const std::vector<double> ones(t.read.size(), 1.0);
+    add("prefill_tokens_per_second", t.n_text, t.read);
+    add("seconds_first_token", t.first, ones);
+    add("decode_tokens_per_second", t.n_written, t.write);
+    add("seconds_end_to_end", t.total, ones);
+    add("kv_bytes_held", t.bytes, ones);
+  }
+  report(run, std::move(figures));
+}
+
+}  // namespace gistkv::cli

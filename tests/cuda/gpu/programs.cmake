@@ -1,0 +1,35 @@
+# Copyright 2026 The gistkv authors
+# SPDX-License-Identifier: Apache-2.0
+
+# Programs that need a GPU: built where nvcc is, and skipped by ctest where no device is.
+
+if(NOT TARGET gistkv::cuda)
+  gistkv_absent_test(cuda/gpu/conformance.cpp gpu "gistkv::cuda is off")
+  gistkv_absent_test(cuda/code.cpp gpu "gistkv::cuda is off")
+  return()
+endif()
+
+# Warnings of both compilers are errors; -Wpedantic is not for what nvcc makes of a source.
+add_library(gistkv_cuda_dev INTERFACE)
+target_link_libraries(gistkv_cuda_dev INTERFACE gistkv::cuda gistkv::conformance)
+target_include_directories(gistkv_cuda_dev INTERFACE ${PROJECT_SOURCE_DIR}/tests)
+target_compile_options(gistkv_cuda_dev INTERFACE
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>
+  $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${GISTKV_WARNINGS_AS_ERRORS}>>:-Werror=all-warnings>)
+
+file(GLOB gpu_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/gpu/*.cu)
+add_executable(gistkv_test_gpu ${gpu_sources})
+target_link_libraries(gistkv_test_gpu PRIVATE gistkv_cuda_dev)
+gistkv_test(cuda.gpu.conformance COMMAND gistkv_test_gpu LABELS gpu)
+
+add_executable(gistkv_test_gpu_golden main.cpp cuda/golden/golden.cu)
+target_link_libraries(gistkv_test_gpu_golden PRIVATE gistkv_cuda_dev gistkv_dev doctest::doctest)
+# The reference backend, which the goldens' support includes, has pragmas for g++.
+target_compile_options(gistkv_test_gpu_golden PRIVATE
+  $<$<COMPILE_LANGUAGE:CUDA>:-diag-suppress=1675>)
+gistkv_test(cuda.gpu.golden COMMAND gistkv_test_gpu_golden LABELS gpu)
+
+gistkv_test(cuda.code
+  COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/cuda/code/inspect.sh LABELS gpu
+  ENVIRONMENT NVCC=${CMAKE_CUDA_COMPILER} SOURCE=${PROJECT_SOURCE_DIR}
+    SCRATCH=${CMAKE_CURRENT_BINARY_DIR})
