@@ -259,6 +259,7 @@ TEST_CASE("what makes no sense is refused, by name") {
   says(error_of([&] { c.compress(ids, 4); }), "21 tokens, the encoder was trained for 20");
   CHECK(c.compress(ids, 4, {.past_context = true}).size() == 6);
   CHECK(c.compress(few, 100).size() == 1);
+  CHECK(c.compress(few, index_t{1} << 62).rows == c.compress(few, 5).rows);
   const std::vector<token_t> outside = {0, 30};
   says(error_of([&] { c.compress(outside, 1); }), "token 30 is outside the encoder's table of 30");
   const std::span<const token_t> one = few;

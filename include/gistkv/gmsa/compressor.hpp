@@ -122,7 +122,8 @@ class compressor {
         },
         [&](std::size_t i, matrix_view<const T, space_of<B>> hidden) {
           const index_t n_groups = merged_rows(hidden.extent(0), rates[i]);
-          workspace<B> scratch(*be_, group_merge_workspace_size<B, T>(rates[i]));
+          const index_t longest = std::min(rates[i], hidden.extent(0));
+          workspace<B> scratch(*be_, group_merge_workspace_size<B, T>(longest));
           buffer<T, B> means(*be_, n_groups * d_model());
           group_merge<B, T>(*be_, means.view({n_groups, d_model()}), hidden, rates[i], scratch);
           append(merged[i], means.to_host());

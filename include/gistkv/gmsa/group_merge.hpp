@@ -29,7 +29,7 @@ inline index_t merged_rows(index_t n, index_t merge_size) {
   return n / merge_size + (n % merge_size != 0 ? 1 : 0);
 }
 
-/// Bytes of scratch that group_merge and its derivative take.
+/// Bytes of scratch that group_merge and its derivative take for groups of at most so many rows.
 template <Storage B, class T>
 std::size_t group_merge_workspace_size(index_t merge_size) {
   return workspace<B>::template bytes_for<T>(merge_size);

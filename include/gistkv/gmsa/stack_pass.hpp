@@ -9,7 +9,6 @@
 
 #include <gistkv/cache/gist_cache.hpp>
 #include <gistkv/core/buffer.hpp>
-#include <gistkv/core/error.hpp>
 #include <gistkv/core/workspace.hpp>
 #include <gistkv/model/transformer.hpp>
 

@@ -284,7 +284,7 @@ class trainable_gmsa {
               rows(merged.n) + alignment_->kept_bytes(merged, compressor_learns);
       most = std::max({most, encoder_->workspace_size(encoder_rows),
                        alignment_->workspace_size(merged),
-                       group_merge_workspace_size<B, T>(most_rate)});
+                       group_merge_workspace_size<B, T>(std::min(most_rate, encoder_rows.n))});
     }
     if (memory_.bytes() >= need + most) return;
     memory_ = {};
