@@ -27,7 +27,7 @@ endif()
 # What tests and examples are built for; consumers choose for themselves. The default of CMake is older
 # than CUDA 13 knows.
 if(NOT CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES "80-real;90a-real" CACHE STRING "Architectures of tests and examples")
+  set(CMAKE_CUDA_ARCHITECTURES "80;90a-real" CACHE STRING "Architectures of tests and examples")
 endif()
 if(NOT DEFINED ENV{CUDAARCHS})
   set(ENV{CUDAARCHS} 80)  # For the check, which knows no variables of ours.

@@ -6,10 +6,12 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -205,16 +207,21 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
 
   void activation(matrix_view<T, space> o, matrix_view<const T, space> gate,
                   matrix_view<const T, space> up, activation_kind kind) {
-    cuda_detail::activate_cells<T>
-        <<<cell_blocks(o.size()), cuda_detail::row_threads, 0, stream()>>>(
-            rows_of(o), rows_of(gate), up.empty() ? cuda_detail::row_view<const T>{} : rows_of(up),
-            o.extent(0), o.extent(1), kind);
+    const auto factors = up.empty() ? cuda_detail::row_view<const T>{} : rows_of(up);
+    by_width(o.extent(1), {rows_of<const T>(o), rows_of(gate), factors}, [&]<int W>(width<W>) {
+      cuda_detail::activate_cells<T, W>
+          <<<cell_blocks(o.size() / W), cuda_detail::row_threads, 0, stream()>>>(
+              rows_of(o), rows_of(gate), factors, o.extent(0), o.extent(1), kind);
+    });
     cuda_detail::check_launch("activate_cells");
   }
 
   void add(matrix_view<T, space> o, matrix_view<const T, space> a, matrix_view<const T, space> b) {
-    cuda_detail::add_cells<T><<<cell_blocks(o.size()), cuda_detail::row_threads, 0, stream()>>>(
-        rows_of(o), rows_of(a), rows_of(b), o.extent(0), o.extent(1));
+    by_width(o.extent(1), {rows_of<const T>(o), rows_of(a), rows_of(b)}, [&]<int W>(width<W>) {
+      cuda_detail::add_cells<T, W>
+          <<<cell_blocks(o.size() / W), cuda_detail::row_threads, 0, stream()>>>(
+              rows_of(o), rows_of(a), rows_of(b), o.extent(0), o.extent(1));
+    });
     cuda_detail::check_launch("add_cells");
   }
 
@@ -231,15 +238,21 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
 
   void gather_rows(matrix_view<T, space> o, matrix_view<const T, space> x,
                    vector_view<const std::int32_t, space> rows) {
-    cuda_detail::gather_cells<T><<<cell_blocks(o.size()), cuda_detail::row_threads, 0, stream()>>>(
-        rows_of(o), rows_of(x), rows.data(), rows.stride(0), o.extent(0), o.extent(1));
+    by_width(o.extent(1), {rows_of<const T>(o), rows_of(x)}, [&]<int W>(width<W>) {
+      cuda_detail::gather_cells<T, W>
+          <<<cell_blocks(o.size() / W), cuda_detail::row_threads, 0, stream()>>>(
+              rows_of(o), rows_of(x), rows.data(), rows.stride(0), o.extent(0), o.extent(1));
+    });
     cuda_detail::check_launch("gather_cells");
   }
 
   void scatter_rows(matrix_view<T, space> o, matrix_view<const T, space> x,
                     vector_view<const std::int32_t, space> rows) {
-    cuda_detail::scatter_cells<T><<<cell_blocks(x.size()), cuda_detail::row_threads, 0, stream()>>>(
-        rows_of(o), rows_of(x), rows.data(), rows.stride(0), x.extent(0), x.extent(1));
+    by_width(o.extent(1), {rows_of<const T>(o), rows_of(x)}, [&]<int W>(width<W>) {
+      cuda_detail::scatter_cells<T, W>
+          <<<cell_blocks(x.size() / W), cuda_detail::row_threads, 0, stream()>>>(
+              rows_of(o), rows_of(x), rows.data(), rows.stride(0), x.extent(0), x.extent(1));
+    });
     cuda_detail::check_launch("scatter_cells");
   }
 
@@ -315,6 +328,20 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   template <class U>
   static cuda_detail::row_view<U> rows_of(const matrix_view<U, space>& x) {
     return {x.data(), x.stride(0)};
+  }
+  template <int W>
+  using width = std::integral_constant<int, W>;
+  /// f(width) with as many elements at a time as fit into 16 bytes, if all rows begin at multiples
+  /// of that and hold a multiple of it; else one at a time.
+  template <class F>
+  static void by_width(index_t d, std::initializer_list<cuda_detail::row_view<const T>> matrices,
+                       F&& f) {
+    constexpr int most = cuda_detail::widest<T>;
+    bool fits = d % most == 0;
+    for (const auto& m : matrices) {
+      fits = fits && m.stride % most == 0 && reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
+    }
+    fits ? f(width<most>()) : f(width<1>());
   }
   static unsigned int blocks(index_t n) { return static_cast<unsigned int>(n); }
   /// Every thread takes one cell, or some if there are very many.

@@ -142,32 +142,63 @@ __device__ inline float activate(float x, activation_kind kind) {
   return 0.0F;
 }
 
-/// f(row, column) on a grid that walks over all cells.
-template <class F>
+/// W neighbours of a row, moved as one.
+template <class T, int W>
+struct alignas(W * sizeof(T)) cells {
+  T at[W];
+};
+/// Elements of T that 16 bytes hold.
+template <class T>
+inline constexpr int widest = 16 / static_cast<int>(sizeof(T));
+
+template <int W, class T>
+__device__ cells<T, W> load_cells(const T* from) {
+  return *reinterpret_cast<const cells<T, W>*>(from);
+}
+template <int W, class T>
+__device__ void store_cells(T* to, const cells<T, W>& values) {
+  *reinterpret_cast<cells<T, W>*>(to) = values;
+}
+
+/// f(row, column of the first of W cells) on a grid that walks over all of them.
+template <int W = 1, class F>
 __device__ void for_cells(index_t n, index_t d, F&& f) {
   const index_t step = static_cast<index_t>(gridDim.x) * blockDim.x;
-  for (index_t at = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < n * d;
+  const index_t pieces = d / W;
+  for (index_t at = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < n * pieces;
        at += step) {
-    f(at / d, at % d);
+    f(at / pieces, at % pieces * W);
   }
 }
 
-template <class T>
+template <class T, int W>
 __global__ void __launch_bounds__(row_threads)
     activate_cells(row_view<T> o, row_view<const T> gate, row_view<const T> up, index_t n,
                    index_t d, activation_kind kind) {
-  for_cells(n, d, [&](index_t i, index_t j) {
-    float y = activate(to_float(gate.row(i)[j]), kind);
-    if (up.data != nullptr) y *= to_float(up.row(i)[j]);
-    o.row(i)[j] = from_float<T>(y);
+  for_cells<W>(n, d, [&](index_t i, index_t j) {
+    const auto x = load_cells<W>(gate.row(i) + j);
+    cells<T, W> factors{};
+    if (up.data != nullptr) factors = load_cells<W>(up.row(i) + j);
+    cells<T, W> y;
+    for (int c = 0; c < W; ++c) {
+      const float factor = up.data != nullptr ? to_float(factors.at[c]) : 1.0F;
+      y.at[c] = from_float<T>(activate(to_float(x.at[c]), kind) * factor);
+    }
+    store_cells<W>(o.row(i) + j, y);
   });
 }
 
-template <class T>
+template <class T, int W>
 __global__ void __launch_bounds__(row_threads)
     add_cells(row_view<T> o, row_view<const T> a, row_view<const T> b, index_t n, index_t d) {
-  for_cells(n, d, [&](index_t i, index_t j) {
-    o.row(i)[j] = from_float<T>(to_float(a.row(i)[j]) + to_float(b.row(i)[j]));
+  for_cells<W>(n, d, [&](index_t i, index_t j) {
+    const auto left = load_cells<W>(a.row(i) + j);
+    const auto right = load_cells<W>(b.row(i) + j);
+    cells<T, W> y;
+    for (int c = 0; c < W; ++c) {
+      y.at[c] = from_float<T>(to_float(left.at[c]) + to_float(right.at[c]));
+    }
+    store_cells<W>(o.row(i) + j, y);
   });
 }
 
@@ -201,20 +232,22 @@ __global__ void __launch_bounds__(row_threads)
   }
 }
 
-template <class T>
+template <class T, int W>
 __global__ void __launch_bounds__(row_threads)
     gather_cells(row_view<T> o, row_view<const T> x, const std::int32_t* rows, index_t row_step,
                  index_t n, index_t d) {
-  for_cells(n, d, [&](index_t i, index_t j) { o.row(i)[j] = x.row(rows[i * row_step])[j]; });
+  for_cells<W>(n, d, [&](index_t i, index_t j) {
+    store_cells<W>(o.row(i) + j, load_cells<W>(x.row(rows[i * row_step]) + j));
+  });
 }
 
-template <class T>
+template <class T, int W>
 __global__ void __launch_bounds__(row_threads)
     scatter_cells(row_view<T> o, row_view<const T> x, const std::int32_t* rows, index_t row_step,
                   index_t n, index_t d) {
-  for_cells(n, d, [&](index_t i, index_t j) {
+  for_cells<W>(n, d, [&](index_t i, index_t j) {
     const std::int32_t to = rows[i * row_step];
-    if (to >= 0) o.row(to)[j] = x.row(i)[j];
+    if (to >= 0) store_cells<W>(o.row(to) + j, load_cells<W>(x.row(i) + j));
   });
 }
 
@@ -225,7 +258,7 @@ __global__ void __launch_bounds__(row_threads)
     plain_product(T* o, index_t o_batch, index_t o_row, const T* a, index_t a_batch, index_t a_row,
                   const T* b, index_t b_batch, index_t b_row, index_t batch, index_t m, index_t n,
                   index_t k, bool transpose_b, bool accumulate, float alpha) {
-  for_cells(batch * m, n, [&](index_t row, index_t j) {
+  for_cells<1>(batch * m, n, [&](index_t row, index_t j) {
     const index_t h = row / m;
     const T* left = a + h * a_batch + row % m * a_row;
     const T* right = b + h * b_batch + (transpose_b ? j * b_row : j);

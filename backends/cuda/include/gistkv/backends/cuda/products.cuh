@@ -182,6 +182,9 @@ class products {
         static_cast<std::uint32_t>(s.o_alignment));
     set(made, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
         static_cast<std::uint32_t>(s.o_alignment));
+    // Partial sums must not be rounded to 16 bits.
+    set(made, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     cublasLtMatmulHeuristicResult_t found{};
     int n_found = 0;
     const cublasStatus_t status =
