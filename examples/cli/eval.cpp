@@ -115,6 +115,9 @@ void run(const eval_options& o) {
   if (o.method.budget && *o.method.budget == "match") {
     throw usage_error("--budget match is what eval does without --budget, want a number of bytes");
   }
+  if (o.method.max_anchors || o.method.overflow) {
+    throw usage_error("--max-anchors and --overflow have no meaning under eval");
+  }
   evaluation e(o);
   if (o.task == "ppl") return eval_perplexity(e);
   if (o.task == "compression") return eval_compression(e);
@@ -390,7 +393,9 @@ void report(const evaluation& run, std::vector<json> figures) {
 void add_eval(CLI::App& app) {
   auto o = std::make_shared<eval_options>();
   CLI::App& verb = add_verb(
-      app, "eval", "Measure quality, memory and time of methods on the same text at equal bytes");
+      app, "eval",
+      "Measure quality, memory and time of methods on the same text at equal bytes; --method is a "
+      "list of full, sag, window, uniform, separators, evict and snapkv");
   add_required(verb, "TASK", o->task, "One of " + listed(tasks), "TASK");
   add_option(verb, "--data", o->data, "Samples: a file or a directory of texts", "FILE|DIR");
   add_option(verb, "--format", o->format,
