@@ -52,6 +52,14 @@ method_settings sag_settings(const eval_options& o) {
   return resolve(m, o.model);
 }
 
+/// Of --budget, as a window takes it. @throws usage_error.
+std::uint64_t budget_bytes(const std::string& said) {
+  method_options window;
+  window.method = "window";
+  window.budget = said;
+  return resolve(window).budget->bytes;
+}
+
 /// Records of a former run. A last line without an end was being written when the run ended.
 std::map<std::string, json> read_records(const std::string& path) {
   std::map<std::string, json> known;
@@ -115,6 +123,7 @@ void run(const eval_options& o) {
   if (o.method.budget && *o.method.budget == "match") {
     throw usage_error("--budget match is what eval does without --budget, want a number of bytes");
   }
+  if (o.method.budget) budget_bytes(*o.method.budget);
   if (o.method.max_anchors || o.method.overflow) {
     throw usage_error("--max-anchors and --overflow have no meaning under eval");
   }
@@ -270,11 +279,7 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
   const auto& said = run.options().method.budget;
   double wanted = 0;
   if (said) {
-    method_options window;
-    window.method = "window";
-    window.budget = said;
-    wanted = static_cast<double>(resolve(window).budget->bytes) /
-             static_cast<double>(run.bytes_per_row());
+    wanted = static_cast<double>(budget_bytes(*said)) / static_cast<double>(run.bytes_per_row());
   } else {
     wanted = mean(text.gisted, {.rule = run.sag().cache.rule});
   }
