@@ -52,6 +52,14 @@ method_settings sag_settings(const eval_options& o) {
   return resolve(m, o.model);
 }
 
+/// Of --budget, as a window takes it. @throws usage_error.
+std::uint64_t budget_bytes(const std::string& said) {
+  method_options window;
+  window.method = "window";
+  window.budget = said;
+  return resolve(window).budget->bytes;
+}
+
 /// Records of a former run. A last line without an end was being written when the run ended.
 std::map<std::string, json> read_records(const std::string& path) {
   std::map<std::string, json> known;
@@ -114,6 +122,10 @@ void run(const eval_options& o) {
   }
   if (o.method.budget && *o.method.budget == "match") {
     throw usage_error("--budget match is what eval does without --budget, want a number of bytes");
+  }
+  if (o.method.budget) budget_bytes(*o.method.budget);
+  if (o.method.max_anchors || o.method.overflow) {
+    throw usage_error("--max-anchors and --overflow have no meaning under eval");
   }
   evaluation e(o);
   if (o.task == "ppl") return eval_perplexity(e);
@@ -267,11 +279,7 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
   const auto& said = run.options().method.budget;
   double wanted = 0;
   if (said) {
-    method_options window;
-    window.method = "window";
-    window.budget = said;
-    wanted = static_cast<double>(resolve(window).budget->bytes) /
-             static_cast<double>(run.bytes_per_row());
+    wanted = static_cast<double>(budget_bytes(*said)) / static_cast<double>(run.bytes_per_row());
   } else {
     wanted = mean(text.gisted, {.rule = run.sag().cache.rule});
   }
@@ -390,7 +398,9 @@ void report(const evaluation& run, std::vector<json> figures) {
 void add_eval(CLI::App& app) {
   auto o = std::make_shared<eval_options>();
   CLI::App& verb = add_verb(
-      app, "eval", "Measure quality, memory and time of methods on the same text at equal bytes");
+      app, "eval",
+      "Measure quality, memory and time of methods on the same text at equal bytes; --method is a "
+      "list of full, sag, window, uniform, separators, evict and snapkv");
   add_required(verb, "TASK", o->task, "One of " + listed(tasks), "TASK");
   add_option(verb, "--data", o->data, "Samples: a file or a directory of texts", "FILE|DIR");
   add_option(verb, "--format", o->format,

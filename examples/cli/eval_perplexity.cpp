@@ -59,13 +59,13 @@ std::vector<document> sample(const evaluation& run) {
       chosen.push_back({all[i].name, std::move(text)});
     }
   }
-  if (n_short > 0) {
-    note(std::to_string(n_short) + " documents have fewer than " + std::to_string(o.length) +
-         " tokens and are left out");
-  }
   if (chosen.empty()) {
     throw argument_error(o.data + ": no document has " + std::to_string(o.length) +
                          " tokens, want a smaller --length");
+  }
+  if (n_short > 0) {
+    note(std::to_string(n_short) + " documents have fewer than " + std::to_string(o.length) +
+         " tokens and are left out");
   }
   return chosen;
 }

@@ -20,6 +20,7 @@ refuses 2 "method is 'sgx', want a list of full, sag" eval ppl --method full,sgx
 refuses 2 'method names full twice' eval ppl --method full,full --data x $none
 refuses 2 'limit is -1' eval ppl --limit -1 --data x $none
 refuses 2 'length is 3' eval ppl --length 3 --data x $none
+refuses 2 'max-anchors and --overflow have no meaning' eval ppl --max-anchors 9 --data x $none
 refuses 2 'budget match is what eval does' eval ppl --budget match --data x $none
 refuses 2 "budget is 'lots'" eval ppl --budget lots --data x $none
 refuses 1 'none.gguf' eval ppl --data "$work/text.txt" $none

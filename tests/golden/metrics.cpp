@@ -75,7 +75,7 @@ TEST_CASE("exact match and F1 agree with the golden pairs") {
   MESSAGE(n << " pairs compared, " << n_errors << " errors, " << n_other_letters
             << " left out that need Unicode");
   CHECK(n > 200);
-  CHECK(n_errors == 5);
+  CHECK(n_errors == 7);
 }
 
 }  // namespace
