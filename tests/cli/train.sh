@@ -1,0 +1,128 @@
+#!/bin/sh
+# Copyright 2026 The gistkv authors
+# SPDX-License-Identifier: Apache-2.0
+
+# Training as a user sees it: a run, a run that is killed and goes on, stages, and what goes wrong.
+set -eu
+gistkv=$1
+. "$(dirname "$0")/common.sh"
+model=$GISTKV_MODEL
+if [ ! -f "$model" ]; then
+  echo "SKIPPED: $model is absent"
+  exit 77
+fi
+
+# Texts of 40 documents; half are JSONL, the others one plain text.
+i=0
+while [ $i -lt 40 ]; do
+  echo "{\"text\": \"Ship number $i left the port. It carried $((i * 7)) barrels of salt! Who sent it? Nobody in the town could say, and the harbour master did not ask. The wind was good.\"}"
+  i=$((i + 1))
+done > "$work/a.jsonl"
+printf 'The old mill stood by the river. Its wheel had not turned for years. ' > "$work/b.txt"
+for i in 1 2 3 4; do cat "$work/b.txt" "$work/b.txt" > "$work/c.txt"; mv "$work/c.txt" "$work/b.txt"; done
+
+# config STAGES [MORE]: $work/c.json, writing to $work/run.
+config() {
+  cat > "$work/c.json" << END
+{"model": "$model", "output": "$work/run", "seed": 7, "gists": 2, "recent": 1,
+ "data": {"files": ["$work/a.jsonl", "$work/b.txt"], "cache": "$work/tokens.safetensors"},
+ "lora": {"rank": 4, "rows": "gists", "dropout": 0.1}, "save_every": 1, "validate_every": 2,
+ "validation_windows": 2, ${2:-} "stages": [$1]}
+END
+}
+lora='{"train": "lora", "sequence": 48, "batch": 2, "micro_batch": 1, "steps": 5,
+       "learning_rate": 0.001, "warm_up": 2}'
+
+# An uninterrupted run.
+config "$lora"
+does train sag --config "$work/c.json" --json
+holds 'train' 'd["stages"] == 1 and d["loss"] > 0 and d["validation"] > 0 and d["tokens"] > 300'
+[ "$(wc -l < "$work/run/log.csv")" = 6 ] || wrong "log.csv has not five steps: $(cat "$work/run/log.csv")"
+[ "$(wc -l < "$work/run/log.jsonl")" = 5 ] || wrong 'log.jsonl has not five steps'
+does inspect "$work/run/adapter.safetensors" --model "$model" --json
+holds 'inspect' 'd["n_gist"] == 2 and d["metadata"]["lora_rows"] == "gists" and
+  d["metadata"]["step"] == "5" and d["fits_model"]'
+mv "$work/run" "$work/whole"
+
+# The same run, killed without warning as soon as it has made two steps.
+"$gistkv" train sag --config "$work/c.json" > /dev/null 2>&1 &
+victim=$!
+tries=0
+while [ $tries -lt 6000 ]; do
+  [ "$(wc -l 2> /dev/null < "$work/run/log.csv" || echo 0)" -ge 3 ] && break
+  kill -0 $victim 2> /dev/null || break
+  sleep 0.05
+  tries=$((tries + 1))
+done
+kill -KILL $victim 2> /dev/null || true
+wait $victim 2> /dev/null || true
+does train sag --config "$work/c.json" --resume --json
+checks=$((checks + 1))
+for file in adapter checkpoint; do
+  cmp "$work/whole/$file.safetensors" "$work/run/$file.safetensors" ||
+    wrong "$file: a run that was killed and went on gives other bytes"
+done
+steps() { sed 1d "$1" | cut -d, -f1-7; }
+[ "$(steps "$work/whole/log.csv")" = "$(steps "$work/run/log.csv")" ] ||
+  wrong "log.csv differs: $(steps "$work/run/log.csv")"
+
+# What was trained is what the other verbs compute with.
+printf 'The mill stood by the river. It was old. Nobody came.' > "$work/text"
+does compress "$work/text" -o "$work/t.gkv" --model "$model" --adapter "$work/run/adapter.safetensors" \
+  --recent 1 --json
+holds 'compress with LoRA' 'd["n_gist"] == 6'
+
+# Stage after stage, from one config.
+gists='{"train": "gists", "sequence": 48, "batch": 1, "steps": 2, "learning_rate": 0.01, "warm_up": 1}'
+cool='{"train": "lora", "sequence": 48, "batch": 1, "steps": 2, "schedule": "linear",
+       "learning_rate": 0.0005, "floor": 0, "warm_up": 0, "flexible": true}'
+rm -rf "$work/run"
+config "$gists, $lora, $cool"
+does train sag --config "$work/c.json" --json
+holds 'stages' 'd["stages"] == 3'
+[ "$(sed 1d "$work/run/log.csv" | cut -d, -f1 | sort -n | uniq -c | tr -s ' ' | tr '\n' ';')" = \
+  ' 2 1; 5 2; 2 3;' ] || wrong "steps of stages: $(cat "$work/run/log.csv")"
+
+# What goes wrong is said, and the last checkpoint stays.
+cp "$work/run/checkpoint.safetensors" "$work/good"
+config "$lora" '"colour": 1,'
+refuses 1 "key 'colour' is unknown" train sag --config "$work/c.json"
+config '{"train": "everything"}'
+refuses 1 "field 'train' is 'everything', want one of gists, lora, all" train sag --config "$work/c.json"
+config "$lora" '"distillation": 0.5,'
+refuses 1 'the teacher knows no gists' train sag --config "$work/c.json"
+refuses 1 'absent.json' train sag --config "$work/absent.json"
+refuses 2 "METHOD is 'magic'" train magic --config "$work/c.json"
+config "$lora"
+sed -i 's/a\.jsonl/absent.jsonl/' "$work/c.json"
+refuses 1 'absent.jsonl' train sag --config "$work/c.json"
+config "$lora"
+refuses 2 'stage is 4' train sag --config "$work/c.json" --stage 4
+
+# A disk that is full: a limit on the size of files stands for it.
+(
+  trap '' XFSZ
+  ulimit -f 4
+  status=0
+  "$gistkv" train sag --config "$work/c.json" > "$work/out" 2> "$work/err" || status=$?
+  [ "$status" = 1 ] && grep -q 'gistkv: .*\(large\|space\)' "$work/err"
+) || wrong "full disk: $(cat "$work/err")"
+checks=$((checks + 1))
+cmp "$work/good" "$work/run/checkpoint.safetensors" || wrong 'a full disk cost the last checkpoint'
+
+# A loss that is no number.
+if command -v python3 > /dev/null; then
+  python3 - "$work/nan.safetensors" << 'END'
+import json, struct, sys
+header = json.dumps({"gist.input": {"dtype": "F32", "shape": [2, 576], "data_offsets": [0, 4608]}})
+header += " " * (-len(header) % 8)
+with open(sys.argv[1], "wb") as f:
+    f.write(struct.pack("<Q", len(header)) + header.encode() + struct.pack("<f", float("nan")) * 1152)
+END
+  config "$lora" "\"adapter\": \"$work/nan.safetensors\","
+  status=0
+  "$gistkv" train sag --config "$work/c.json" > "$work/out" 2> "$work/err" || status=$?
+  [ "$status" = 1 ] || wrong "a NaN: status $status"
+  says err 'step 1: the loss is -*nan'
+fi
+finish

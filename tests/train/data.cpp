@@ -1,0 +1,144 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include <gistkv/text/paper.hpp>
+#include <gistkv/train/schedule.hpp>
+#include <gistkv/train/token_stream.hpp>
+
+namespace gistkv::test {
+
+namespace {
+
+/// A token a byte.
+void bytes(std::string_view text, std::vector<token_t>& out) {
+  for (const char c : text) out.push_back(static_cast<unsigned char>(c));
+}
+
+std::vector<std::int32_t> stream_of(const std::vector<std::string>& documents) {
+  std::vector<std::int32_t> stream;
+  for (const std::string& text : documents) {
+    train::append_document(
+        text::lay_out(text, text::paper{}, 1, 256, bytes, [](token_t) { return index_t{1}; }),
+        stream);
+  }
+  return stream;
+}
+
+/// The characters of tokens, "|" for gist 0 and "." for the others, with "-" behind what is no
+/// target.
+std::string text_of(const train::sequence& s) {
+  std::string text;
+  for (std::size_t i = 0; i < s.tokens.size(); ++i) {
+    const token_t t = s.tokens[i];
+    std::string piece = t == 256 ? "|" : t > 256 ? "." : std::string(1, static_cast<char>(t));
+    text += piece + (s.weights[i] == 0.0F ? "-" : "");
+  }
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("a document becomes tokens, sentence ends and its end") {
+  using train::document_end;
+  using train::sentence_end;
+  // The rule inserts a space behind a full stop that ends the text.
+  CHECK(stream_of({"a. b."}) == std::vector<std::int32_t>{'a', '.', ' ', sentence_end, 'b', '.',
+                                                          train::inserted_token(' '), sentence_end,
+                                                          document_end});
+  CHECK(stream_of({"a", "b"}) == std::vector<std::int32_t>{'a', document_end, 'b', document_end});
+}
+
+TEST_CASE("windows begin at sentences, and no text is lost") {
+  const auto stream = stream_of({"ab. cd. efg. h.", "ij. kl", "m. n. o. p. q. r. s. t. u."});
+  for (const index_t n_gist : {1, 2, 4}) {
+    for (const index_t length : {10, 13, 17, 64}) {
+      CAPTURE(n_gist);
+      CAPTURE(length);
+      train::window_options o;
+      o.n_gist = n_gist;
+      o.first_gist = 256;
+      o.length = length;
+      std::size_t next = 0;
+      std::string all;
+      for (const train::window& w : train::cut_windows(stream, o)) {
+        CHECK(w.begin == next);
+        next = w.end;
+        index_t rows = 0;
+        for (const train::sequence& s : train::sequences_of(stream, w, o)) {
+          rows += static_cast<index_t>(s.tokens.size());
+          CHECK(s.weights.front() == 0.0F);
+          for (std::size_t i = 0; i < s.tokens.size(); ++i) {
+            if (s.tokens[i] < 256) all += static_cast<char>(s.tokens[i]);
+          }
+        }
+        CHECK(rows <= length);
+      }
+      CHECK(next == stream.size());
+      // Inserted spaces included: one a document that ends with a full stop.
+      CHECK(all == "ab. cd. efg. h. ij. klm. n. o. p. q. r. s. t. u. ");
+    }
+  }
+}
+
+TEST_CASE("targets: gists if they count, never the first token or an inserted space") {
+  const auto stream = stream_of({"ab. c."});
+  train::window_options o;
+  o.n_gist = 2;
+  o.first_gist = 256;
+  const train::window whole{0, stream.size()};
+  CHECK(text_of(train::sequences_of(stream, whole, o).front()) == "a-b. |.c. -|.");
+  o.gist_targets = false;
+  CHECK(text_of(train::sequences_of(stream, whole, o).front()) == "a-b. |-.-c. -|-.-");
+  o.bos = 'B';
+  CHECK(text_of(train::sequences_of(stream, whole, o).front()) == "B-ab. |-.-c. -|-.-");
+  CHECK(train::total_weight(train::sequences_of(stream, whole, o)) == 6.0);
+}
+
+TEST_CASE("a sentence that is longer than a window is cut") {
+  const auto stream = stream_of({std::string(50, 'x')});
+  train::window_options o;
+  o.n_gist = 2;
+  o.first_gist = 256;
+  o.length = 20;
+  const auto windows = train::cut_windows(stream, o);
+  CHECK(windows.size() == 3);
+  CHECK_THROWS_AS(train::cut_windows(stream, {.n_gist = 4, .first_gist = 256, .length = 5}),
+                  argument_error);
+}
+
+TEST_CASE("an order has every window once and depends on seed and epoch only") {
+  const auto order = train::shuffled(100, 3, 0);
+  CHECK(order == train::shuffled(100, 3, 0));
+  CHECK(order != train::shuffled(100, 3, 1));
+  CHECK(order != train::shuffled(100, 4, 0));
+  auto sorted = order;
+  std::sort(sorted.begin(), sorted.end());
+  for (std::size_t i = 0; i < sorted.size(); ++i) CHECK(sorted[i] == static_cast<std::int32_t>(i));
+}
+
+TEST_CASE("schedules") {
+  using train::schedule_kind;
+  const train::schedule cosine{schedule_kind::cosine, 1.0, 0.5, 10, 110};
+  CHECK(cosine.rate(1) == 0.1);
+  CHECK(cosine.rate(10) == 1.0);
+  CHECK(std::abs(cosine.rate(60) - 0.75) <= 1e-12);
+  CHECK(std::abs(cosine.rate(110) - 0.5) <= 1e-12);
+  const train::schedule linear{schedule_kind::linear, 1.0, 0.0, 0, 100};
+  CHECK(std::abs(linear.rate(25) - 0.75) <= 1e-12);
+  CHECK(linear.rate(100) == 0.0);
+  const train::schedule constant{schedule_kind::constant, 1.0, 0.0, 0, 100};
+  CHECK(constant.rate(100) == 1.0);
+  CHECK(train::clip_factor(4.0, 1.0) == 0.25);
+  CHECK(train::clip_factor(0.5, 1.0) == 1.0);
+  CHECK(train::clip_factor(4.0, 0.0) == 1.0);
+}
+
+}  // namespace gistkv::test
