@@ -343,6 +343,10 @@ class training_run {
 
 void train_verb(const train_options& o) {
   if (o.method != "sag") throw usage_error("METHOD is '" + o.method + "', want sag");
+  if (this_backend().make_trainer == nullptr) {
+    throw usage_error("gistkv-" + std::string(this_backend().name) +
+                      " does not train; gistkv-onednn and gistkv-eigen do");
+  }
   check_threads(o.threads);
   training_run run(read_train_config(o.config), o);
   const json report = run.run();

@@ -169,11 +169,8 @@ class transformer {
         for (std::size_t i = 0; i < steps.size(); ++i) set_layer(sequences[i], *steps[i].cache, l);
         blocks_[static_cast<std::size_t>(l)].forward(
             be, config_, hidden, positions, frequencies_.view({frequencies_.size()}), rope,
-            sequences, scratch, [&](const auto& s, auto q, double scale) {
-              if constexpr (requires { observe.queries(l, s, q, scale); }) {
-                observe.queries(l, s, q, scale);
-              }
-            });
+            sequences, scratch,
+            [&](const auto& s, auto q, double scale) { show_queries(observe, l, s, q, scale); });
         observe(l + 1, matrix_view<const T, space>(hidden));
       }
       ops::norm<B, T>(be, hidden, hidden, final_norm_.view({final_norm_.size()}), {},
@@ -202,6 +199,15 @@ class transformer {
   }
 
  private:
+  /// To observers that want them.
+  template <class Observer, class Sequence, class Queries>
+  static void show_queries(Observer& observe, index_t layer, const Sequence& s, Queries q,
+                           double scale) {
+    if constexpr (requires { observe.queries(layer, s, q, scale); }) {
+      observe.queries(layer, s, q, scale);
+    }
+  }
+
   index_t check(std::span<const step> steps, const matrix_view<T, space>& hidden) const {
     index_t n = 0;
     for (const step& s : steps) {
