@@ -202,7 +202,7 @@ struct built_backend {
   std::span<const cache_kind> kinds;  ///< The first is the default.
   std::span<const checked_form> forms;
   std::span<const type_support> support;  ///< In the order of element_types.
-  make_trainer_call make_trainer;  ///< Null: the backend does not train.
+  make_trainer_call make_trainer;         ///< Null: the backend does not train.
 };
 
 /// Defined once a program, by a file of backends/.
