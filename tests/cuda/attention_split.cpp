@@ -53,21 +53,14 @@ layout_options few_rows(int i, int head_dim) {
 template <class T, int HeadDim>
 void sweep_layouts(int begin, int end) {
   using shape = split_shape_for<HeadDim>;
-  double worst = 0.0;
-  for (int i = begin; i < end; ++i) {
-    const layout_options options = few_rows(i, HeadDim);
-    const int n_splits = std::vector<int>{1, 2, 3, 7}[static_cast<std::size_t>(i) % 4];
-    CAPTURE(options.text());
-    CAPTURE(n_splits);
-    layout<T> texts(options);
-    CHECK(run<T, shape>(texts.batch(split_rows), n_splits, options.seed));
-    const auto found = texts.compare();
-    CHECK(found.worst <= 1.0);
-    CHECK(found.largest > 0.1);
-    CHECK(found.guards_hold);
-    worst = std::max(worst, found.worst);
-  }
-  MESSAGE("greatest error: ", worst, " of what rounding explains");
+  check_layouts<T>(
+      begin, end, 1.0, [](int i) { return few_rows(i, HeadDim); },
+      [](layout<T>& texts, const layout_options& options, int i) {
+        constexpr int split_counts[] = {1, 2, 3, 7};
+        const int n_splits = split_counts[i % 4];
+        CAPTURE(n_splits);
+        CHECK(run<T, shape>(texts.batch(split_rows), n_splits, options.seed));
+      });
 }
 
 TEST_CASE("split kernel, head dim 64, bf16") { sweep_layouts<bf16, 64>(0, 60); }

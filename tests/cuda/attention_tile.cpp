@@ -27,19 +27,11 @@ void run(const attention_batch<T>& batch, std::uint64_t seed, fault planted = fa
 template <class T, int HeadDim>
 void sweep_layouts(int begin, int end) {
   using shape = tile_shape_for<HeadDim>;
-  double worst = 0.0;
-  for (int i = begin; i < end; ++i) {
-    const layout_options options = sweep(i, HeadDim);
-    CAPTURE(options.text());
-    layout<T> texts(options);
-    run<T, shape>(texts.batch(shape::rows), options.seed);
-    const auto found = texts.compare();
-    CHECK(found.worst <= 1.0);
-    CHECK(found.largest > 0.1);
-    CHECK(found.guards_hold);
-    worst = std::max(worst, found.worst);
-  }
-  MESSAGE("greatest error: ", worst, " of what rounding explains");
+  check_layouts<T>(
+      begin, end, 1.0, [](int i) { return sweep(i, HeadDim); },
+      [](layout<T>& texts, const layout_options& options, int) {
+        run<T, shape>(texts.batch(shape::rows), options.seed);
+      });
 }
 
 TEST_CASE("tile kernel, head dim 64, bf16") { sweep_layouts<bf16, 64>(0, 56); }

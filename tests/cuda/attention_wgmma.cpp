@@ -46,19 +46,11 @@ void run(const attention_batch<T>& batch, int n_blocks, std::uint64_t seed,
 template <class T, int HeadDim>
 void sweep_layouts(int begin, int end) {
   using shape = wgmma_shape_for<HeadDim>;
-  double worst = 0.0;
-  for (int i = begin; i < end; ++i) {
-    const layout_options options = sweep(i, HeadDim);
-    CAPTURE(options.text());
-    layout<T> texts(options);
-    run<T, shape>(texts.batch(shape::rows), 1 + i % 3, options.seed);
-    const auto found = texts.compare();
-    CHECK(found.worst <= 1.0);
-    CHECK(found.largest > 0.1);
-    CHECK(found.guards_hold);
-    worst = std::max(worst, found.worst);
-  }
-  MESSAGE("greatest error: ", worst, " of what rounding explains");
+  check_layouts<T>(
+      begin, end, 1.0, [](int i) { return sweep(i, HeadDim); },
+      [](layout<T>& texts, const layout_options& options, int i) {
+        run<T, shape>(texts.batch(shape::rows), 1 + i % 3, options.seed);
+      });
 }
 
 TEST_CASE("wgmma kernel, head dim 64, bf16") { sweep_layouts<bf16, 64>(0, 56); }

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -273,15 +275,22 @@ class layout {
       for (int h = 0; h < n_kv_heads * group; ++h) {
         std::vector<int> keys;
         std::vector<double> scores;
+        std::vector<double> roundings;  // Of float in a score, in units of its epsilon.
         double top = -std::numeric_limits<double>::infinity();
         for (int j = 0; j <= c.n_past + i; ++j) {
           if (!sees(c.n_past + i, j)) continue;
           double s = 0.0;
+          double squares = 0.0;
           for (int e = 0; e < d; ++e) {
-            s += number(c.q.row(i, h)[e]) * number(row_of(k, j, h / group)[e]);
+            const double term = number(c.q.row(i, h)[e]) * number(row_of(k, j, h / group)[e]);
+            s += term;
+            squares += term * term;
           }
           keys.push_back(j);
           scores.push_back(s * scale());
+          // d sums of that many terms, whose errors are as likely up as down; e^s then turns an
+          // error of s into a relative one.
+          roundings.push_back(std::sqrt(d * squares) * scale() + std::abs(scores.back()));
           top = std::max(top, scores.back());
         }
         double sum = 0.0;
@@ -293,8 +302,12 @@ class layout {
             const double value = number(row_of(v, keys[x], h / group)[e]);
             const double weight = scores[x] / sum;
             o[static_cast<std::size_t>(e)] += weight * value;
+            // In 16 bits the roundings of float do not show.
+            const double of_score = std::is_same_v<T, float>
+                                        ? roundings[x] + std::abs(top) + std::sqrt(keys.size())
+                                        : 0.0;
             budget[static_cast<std::size_t>(e)] +=
-                (1.1 * epsilon_of<T>() * weight + least_step) * std::abs(value);
+                ((1.1 + of_score) * epsilon_of<T>() * weight + least_step) * std::abs(value);
           }
         }
         c.want_o.insert(c.want_o.end(), o.begin(), o.end());
@@ -327,6 +340,25 @@ inline layout_options sweep(int i, int head_dim) {
           .magnitude = i % 4 == 3 ? 25.0 : 1.0,
           .lse = i % 5 != 4,
           .seed = 1000 + static_cast<std::uint64_t>(i)};
+}
+
+/// Layouts [begin, end) by the kernel that `run(texts, options, i)` runs: within `budget` of what
+/// rounding explains, something to see in the results, and nothing written beside them.
+template <class T, class OptionsOf, class Run>
+void check_layouts(int begin, int end, double budget, OptionsOf&& options_of, Run&& run) {
+  double worst = 0.0;
+  for (int i = begin; i < end; ++i) {
+    const layout_options options = options_of(i);
+    CAPTURE(options.text());
+    layout<T> texts(options);
+    run(texts, options, i);
+    const auto found = texts.compare();
+    CHECK(found.worst <= budget);
+    CHECK(found.largest > 0.1);
+    CHECK(found.guards_hold);
+    worst = std::max(worst, found.worst);
+  }
+  MESSAGE("greatest error: ", worst, " of what rounding explains, budget ", budget);
 }
 
 }  // namespace gistkv::emulation
