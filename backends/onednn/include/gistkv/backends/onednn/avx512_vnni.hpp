@@ -49,9 +49,11 @@ void quantize(const quantized_rows& to, const T* x, code_format format) {
   // The exponent of the largest element of each block, and of the row: |x| < 2^(exponent - 126).
   std::int32_t most_of_row = 0;
   for (index_t b = 0; b < n_blocks; ++b) {
-    const __m512 most = _mm512_max_ps(_mm512_abs_ps(load(x + b * code_block)),
-                                      _mm512_abs_ps(load(x + b * code_block + 16)));
-    to.shift[b] = _mm512_reduce_max_epi32(_mm512_castps_si512(most)) >> 23;
+    // As integers: what is no number is then greater than all that are.
+    const __m512i most =
+        _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(load(x + b * code_block))),
+                         _mm512_castps_si512(_mm512_abs_ps(load(x + b * code_block + 16))));
+    to.shift[b] = _mm512_reduce_max_epi32(most) >> 23;
     most_of_row = to.shift[b] > most_of_row ? to.shift[b] : most_of_row;
   }
   // Blocks that are smaller still vanish beside the largest one.

@@ -1,0 +1,127 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Weights in codes meet activations in 16 bits with a power of two a block: what the suite's
+// inputs, all of one size, do not reach.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <vector>
+
+#include <gistkv/backends/onednn.hpp>
+#include <gistkv/conformance/inputs.hpp>
+#include <gistkv/core/dequantize.hpp>
+#include <gistkv/core/quantize.hpp>
+#include <gistkv/ops/linear.hpp>
+
+#include "support/data.hpp"
+
+namespace gistkv {
+namespace {
+
+using fast = backends::onednn<float, bf16>;
+
+constexpr index_t d_in = 160;  // An odd number of blocks.
+constexpr index_t d_out = 70;
+
+struct codes {
+  std::vector<std::byte> bytes;
+  host_matrix host;
+
+  codes(weight_type type, random_generator& random)
+      : bytes(row_bytes(type, d_in) * static_cast<std::size_t>(d_out)),
+        host{"w", type, d_out, d_in, bytes} {
+    for (index_t r = 0; r < d_out; ++r) {
+      std::vector<float> row;
+      for (const double w : conformance::normals(random, d_in)) {
+        row.push_back(static_cast<float>(w));
+      }
+      quantize(type, row.data(), d_in,
+               bytes.data() + static_cast<std::size_t>(r) * row_bytes(type, d_in));
+    }
+  }
+  codes(const codes&) = delete;
+};
+
+std::vector<float> product(fast& be, const codes& w, const std::vector<float>& x, index_t n) {
+  std::vector<float> o(static_cast<std::size_t>(n * d_out));
+  const auto packed = be.pack(w.host);
+  ops::linear<fast, float>(be, matrix_view<float>(o.data(), {n, d_out}),
+                           matrix_view<const float>(x.data(), {n, d_in}), packed);
+  return o;
+}
+
+/// Elsewhere these weights are floats, and other tests have all there is to see.
+bool codes_stay(const fast& be) {
+  if (be.isa() == backends::instruction_set::avx512_bf16) return true;
+  test::skip("this CPU multiplies no weights in codes");
+  return false;
+}
+
+TEST_SUITE_BEGIN("conformance");
+
+TEST_CASE("blocks of activations may be of any size beside each other") {
+  fast be;
+  if (!codes_stay(be)) return;
+  random_generator random(5);
+  for (const weight_type type : {weight_type::q8_0, weight_type::q4_0, weight_type::q4_1}) {
+    const codes w(type, random);
+    for (const index_t n : {1, 3, 5, 31}) {
+      CAPTURE(to_string(type));
+      CAPTURE(n);
+      std::vector<float> x;
+      for (index_t i = 0; i < n * d_in; ++i) {
+        // Each block of a row of another size; which one is largest differs by row.
+        const auto power = static_cast<int>(i / 32 * 7 % 11) * 8 - 40;
+        x.push_back(static_cast<float>(
+            std::ldexp(conformance::normals(random, 1).front(), i % d_in < 32 ? -130 : power)));
+      }
+      const std::vector<float> o = product(be, w, x, n);
+      double worst = 0;
+      std::vector<float> row(d_in);
+      for (index_t r = 0; r < d_out; ++r) {
+        dequantize_row(w.host, r, row.data());
+        for (index_t i = 0; i < n; ++i) {
+          double sum = 0;
+          double size = 0;
+          for (index_t k = 0; k < d_in; ++k) {
+            const double p = static_cast<double>(x[static_cast<std::size_t>(i * d_in + k)]) *
+                             static_cast<double>(row[static_cast<std::size_t>(k)]);
+            sum += p;
+            size += std::abs(p);
+          }
+          const auto found = static_cast<double>(o[static_cast<std::size_t>(i * d_out + r)]);
+          worst = std::max(worst, std::abs(found - sum) / size);
+        }
+      }
+      MESSAGE(to_string(type) << ", " << n << " rows: " << worst << " of the sum of magnitudes");
+      CHECK(worst < (type == weight_type::q4_1 && n > 12 ? 2e-3 : 1e-4));
+    }
+  }
+}
+
+TEST_CASE("what is no number or infinite stays so in its row and in no other") {
+  fast be;
+  if (!codes_stay(be)) return;
+  random_generator random(6);
+  const codes w(weight_type::q4_1, random);
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (const index_t n : {2, 31}) {
+      std::vector<float> x(static_cast<std::size_t>(n * d_in), 1.0F);
+      x[40] = bad;
+      const std::vector<float> o = product(be, w, x, n);
+      for (std::size_t i = 0; i < o.size(); ++i) {
+        CHECK(std::isfinite(o[i]) == (i >= static_cast<std::size_t>(d_out)));
+      }
+    }
+  }
+}
+
+TEST_SUITE_END();
+
+}  // namespace
+}  // namespace gistkv
