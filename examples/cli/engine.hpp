@@ -40,9 +40,6 @@ std::unique_ptr<const io::loaded_model> load_model(const std::string& model);
 /// The tokenizer that belongs to a model path. @throws format_error, io::file_error.
 io::tokenizer load_tokenizer(const std::string& model);
 
-/// How many gists a sentence an adapter file holds. @throws format_error, io::file_error.
-index_t adapter_gists(const std::string& path);
-
 /// Hash of gist rows that are of no file.
 std::uint64_t fingerprint_of(const model::gist_rows& rows);
 /// Hash of what an adapter file changes: its tensors, and how LoRA is applied.

@@ -207,7 +207,10 @@ json evaluation::record(const eval_method& m, const std::string& what,
   // Budgets are those of sag, so its gists and rule count for every method.
   key["rule"] = {sag_.rule, sag_.n_gist, sag_.cache.rule.recent, sag_.cache.rule.n_sink};
   key["budget"] = options_.method.budget.value_or("match");
-  if (m.placing != placing::none) key["gists"] = hex(engine_.gists.fingerprint);
+  // LoRA on all rows changes every method, full too; else only gists know of the adapter.
+  const model::adapter& lora = engine_.gists.lora;
+  const bool adapted = !lora.factors.empty() && !lora.gist_rows_only;
+  if (m.placing != placing::none || adapted) key["gists"] = hex(engine_.gists.fingerprint);
   key["backend"] = {engine_.be->info().name, engine_.be->info().cache_type,
                     engine_.be->info().factor_type};
   if (options_.max_tokens > 0) key["max_tokens"] = options_.max_tokens;
@@ -409,6 +412,10 @@ void add_eval(CLI::App& app) {
   add_option(verb, "--length", o->length, "Tokens of text a document or haystack (2048)", "N");
   add_option(verb, "--results", o->results,
              "File of records (JSONL): what is in it is not measured again", "FILE");
+  add_option(verb, "--ceilings", o->ceilings,
+             "Peaks of the machine, as gistkv_bench_ceilings prints them: also the times over the "
+             "least times that these allow (speed)",
+             "FILE");
   add_option(verb, "--positions", o->buckets,
              "Also the perplexity by position, in so many parts of the text (ppl)", "N");
   add_option(verb, "--shots", o->shots, "Solved questions in front of each (mmlu; 5)", "N");

@@ -32,7 +32,8 @@ struct eval_options {
   model_options model;
   method_options method;  ///< Its method is a list.
   std::uint64_t seed = 0;
-  std::string results;  ///< File of records, to resume from; empty: none.
+  std::string results;   ///< File of records, to resume from; empty: none.
+  std::string ceilings;  ///< File of measured peaks, to state floors beside times; empty: none.
   index_t buckets = 0;
   index_t shots = 5;
   index_t depths = 3;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,8 +11,61 @@
 #include <cli/eval.hpp>
 #include <cli/reading.hpp>
 #include <cli/writing.hpp>
+#include <gistkv/core/dequantize.hpp>
+#include <gistkv/io/load_model.hpp>
+#include <gistkv/io/strict_json.hpp>
 
 namespace gistkv::cli {
+
+namespace {
+
+/// What the machine can do at most, measured.
+struct peaks {
+  double flops = 0;  ///< bf16 products, a second.
+  double bytes = 0;  ///< Read from memory, a second.
+};
+
+/// @throws format_error naming what is wrong.
+peaks read_peaks(const std::string& path) {
+  const json found = io::parse_strict_json(read_text(path), path);
+  const io::json_fields fields(found, path);
+  const peaks p{1e9 * fields.get<double>("bf16_gflops"), 1e9 * fields.get<double>("bandwidth_gbs")};
+  if (!(p.flops > 0 && p.bytes > 0)) {
+    throw format_error(path + ": bf16_gflops and bandwidth_gbs are " + decimal(p.flops * 1e-9, 1) +
+                       " and " + decimal(p.bytes * 1e-9, 1) + ", want more than 0");
+  }
+  return p;
+}
+
+/// What one row costs in the linear maps, and what one forward pass reads of them at least.
+struct linear_work {
+  double flops = 0;  ///< Without the head, which only the last row of a text needs.
+  double bytes = 0;  ///< With it, as the file stores them.
+
+  explicit linear_work(const model::host_model& m) {
+    const auto add = [this](const host_matrix& w, bool head) {
+      if (!head) flops += 2 * static_cast<double>(w.rows * w.cols);
+      bytes += static_cast<double>(row_bytes(w.type, w.cols) * static_cast<std::size_t>(w.rows));
+    };
+    for (const model::host_block& b : m.blocks) {
+      for (const auto* l : {&b.query, &b.key, &b.value, &b.output, &b.gate, &b.up, &b.down}) {
+        add(l->weight, false);
+      }
+    }
+    add(m.config.tied_head ? m.token_embedding : m.head.weight, true);
+  }
+};
+
+/// Operations of attention over all rows of a text: 4 head_dim for each query head and visible key.
+double attention_flops(const model::model_config& c, const planned_text& p) {
+  double pairs = 0;
+  for (const index_t read : eval::rows_read(p.policy, p.rows.is_gist)) {
+    pairs += static_cast<double>(read);
+  }
+  return static_cast<double>(4 * c.head_dim * c.n_heads * c.n_layers) * pairs;
+}
+
+}  // namespace
 
 /// Times of reading a text and of writing behind it, a method after the other on each text, so that
 /// a slow minute of the machine meets all of them. Never from the file of records.
@@ -22,8 +76,12 @@ void eval_speed(evaluation& run) {
   std::vector<std::string> names;
   for (const document& d : all) names.push_back(d.name);
   struct times {
-    std::vector<double> read, first, write, total, n_text, n_written, bytes;
+    std::vector<double> read, first, write, total, n_text, n_written, bytes, least_read,
+        least_write;
   };
+  std::optional<peaks> most;
+  if (!o.ceilings.empty()) most = read_peaks(o.ceilings);
+  const linear_work linears(e.source->weights);
   std::vector<times> found(run.methods().size());
   sampling_options sampling;
   sampling.max_tokens = o.max_tokens > 0 ? o.max_tokens : 64;
@@ -56,6 +114,14 @@ void eval_speed(evaluation& run) {
       t.n_text.push_back(static_cast<double>(rows.plain.n_regular));
       t.n_written.push_back(static_cast<double>(w.generation.n_regular));
       t.bytes.push_back(static_cast<double>(sizes.bytes_held));
+      if (!most) continue;
+      const auto n_rows = static_cast<double>(p.rows.n_rows());
+      const double flops = n_rows * linears.flops + attention_flops(e.model->config(), p);
+      t.least_read.push_back(flops / most->flops);
+      // Each token reads all weights, and the rows that stood behind the text: rows written since
+      // are left out, so the floor is not set too high.
+      const double step = linears.bytes + static_cast<double>(sizes.bytes_held);
+      t.least_write.push_back(t.n_written.back() * step / most->bytes);
     }
   }
   std::vector<json> figures;
@@ -76,6 +142,9 @@ void eval_speed(evaluation& run) {
     add("decode_tokens_per_second", t.n_written, t.write);
     add("seconds_end_to_end", t.total, ones);
     add("kv_bytes_held", t.bytes, ones);
+    if (!most) continue;
+    add("prefill_time_over_floor", t.read, t.least_read);
+    add("decode_time_over_floor", t.write, t.least_write);
   }
   report(run, std::move(figures));
 }

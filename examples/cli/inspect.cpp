@@ -140,7 +140,13 @@ json inspect_adapter(const std::string& path, const std::string& model) {
   const bool soft = is_soft_adapter(path);
   r["kind"] = "adapter";
   r["method"] = soft ? "gmsa" : "sag";
-  if (!soft) r["n_gist"] = adapter_gists(path);
+  if (!soft) {
+    const io::adapter_layout trained = io::read_adapter_layout(file);
+    r["n_gist"] = trained.rule.n_gist;
+    r["recent"] = trained.rule.recent;
+    r["sink"] = trained.rule.n_sink;
+    r["segmenter"] = trained.segmenter;
+  }
   r["tensors"] = json::array();
   for (const io::safetensors_tensor& tensor : file.tensors()) {
     r["tensors"].push_back({{"name", tensor.name},

@@ -94,7 +94,8 @@ void add_method_options(CLI::App& verb, method_options& o) {
              "Of gmsa: tokens of the text a soft token (default 4, or what the adapter was trained "
              "for)",
              "N");
-  add_option(verb, "--recent", o.recent, "Closed sentences that stay raw (default 0)", "K");
+  add_option(verb, "--recent", o.recent,
+             "Closed sentences that stay raw (default 0, or the adapter's)", "K");
   add_option(verb, "--sink", o.sink, "First rows that stay for ever (default 1; 4 for window)",
              "S");
   add_option(verb, "--budget", o.budget,
@@ -105,10 +106,11 @@ void add_method_options(CLI::App& verb, method_options& o) {
   add_option(verb, "--overflow", o.overflow,
              "What happens behind --max-anchors: drop the oldest sentences, or refuse",
              "drop|refuse");
-  add_option(verb, "--segmenter", o.segmenter,
-             "Sentence ends: paper, unicode, english or uniform:N; ,max_length:M cuts longer ones "
-             "(default paper)",
-             "RULE");
+  add_option(
+      verb, "--segmenter", o.segmenter,
+      "Sentence ends: paper, unicode or english, ,before puts them in front of white space; or "
+      "uniform:N; ,max_length:M cuts longer ones (default paper, or the adapter's)",
+      "RULE");
   std::string types = "Element type of the cache, and precision of products: ";
   types += cache_types() + " (default " + default_cache_type() + ", or that of X.gkv)";
   add_option(verb, "--cache-type", o.cache_type, types, "TYPE");

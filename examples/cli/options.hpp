@@ -74,7 +74,8 @@ struct method_settings {
 
 /// @throws usage_error naming the option and what would be right.
 method_settings resolve(const method_options& o);
-/// The same, where the adapter says how many gists there are, or at what rate it compresses.
+/// The same, where what is not said is as the adapter was trained: gists, recent sentences, sink
+/// and segmenter, or the rate of compression.
 method_settings resolve(method_options o, const model_options& model);
 
 /// The same settings under another method, as --compare and `match` need it.

@@ -200,7 +200,6 @@ class training_run {
                       {{"base", hex(base_)},
                        {"base_name", source_->weights.config.name},
                        {"segmenter", config_.data.segmenter},
-                       {"placement", config_.data.placement},
                        {"recent", std::to_string(config_.rule.recent)},
                        {"sink", std::to_string(config_.rule.n_sink)},
                        {"config", config},

@@ -144,11 +144,11 @@ train_config read_train_config(const std::string& path) {
   const nlohmann::json* data = o.find("data");
   if (data == nullptr) throw format_error(path + ": field 'data' is missing");
   const object d(*data, o.in("data"),
-                 {"files", "field", "segmenter", "placement", "max_tokens", "cache"});
+                 {"files", "field", "segmenter", "markers", "max_tokens", "cache"});
   d.read("files", c.data.files);
   d.read("field", c.data.field);
   d.read("segmenter", c.data.segmenter);
-  c.data.placement = d.choice("placement", {"after", "before"}, 0) == 0 ? "after" : "before";
+  d.read("markers", c.data.markers);
   d.read_at_least("max_tokens", c.data.max_tokens, 0);
   d.read("cache", c.data.cache);
   if (c.data.files.empty()) throw format_error(d.in("files") + " is missing or empty");

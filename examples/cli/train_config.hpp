@@ -19,9 +19,9 @@ struct data_config {
   std::vector<std::string> files;  ///< .txt, .jsonl, or either with .zst behind it.
   std::string field = "text";      ///< Of a line of JSONL.
   std::string segmenter = "paper";
-  std::string placement = "after";  ///< Of a boundary: after or before the white space.
-  index_t max_tokens = 0;           ///< Stop reading behind so many; 0: read all.
-  std::string cache;                ///< Token file to make or to use; empty: in the output folder.
+  bool markers = false;    ///< The text of a control token, <|im_end|> say, is that token.
+  index_t max_tokens = 0;  ///< Stop reading behind so many; 0: read all.
+  std::string cache;       ///< Token file to make or to use; empty: in the output folder.
 };
 
 /// One stage; the defaults are the published ones of its number (arXiv 2511.08128).

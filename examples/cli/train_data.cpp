@@ -54,7 +54,7 @@ void for_each_document(const std::string& path, const std::string& field,
 io::string_map description(const data_config& data, const io::tokenizer& tokens) {
   io::string_map facts;
   facts["segmenter"] = data.segmenter;
-  facts["placement"] = data.placement;
+  facts["markers"] = data.markers ? "true" : "false";
   facts["max_tokens"] = std::to_string(data.max_tokens);
   facts["tokenizer"] = hex(tokens.fingerprint());
   facts["field"] = data.field;
@@ -87,13 +87,14 @@ io::token_file training_tokens(const data_config& data, const std::string& path,
     if (made_of(file, facts)) return file;
     note(path + " was made of other files or under another rule, and is made anew");
   }
-  const text::segmenter_options placing{data.placement == "before"
-                                            ? text::placement::before_whitespace
-                                            : text::placement::after_whitespace};
-  const text::any_segmenter segmenter = text::parse_segmenter_rule(data.segmenter, placing);
+  const text::any_segmenter segmenter = text::parse_segmenter_rule(data.segmenter);
   const codec coder{&tokens};
-  const auto encode = [&coder](std::string_view piece, std::vector<token_t>& out) {
-    coder.encode(piece, out);
+  const auto encode = [&](std::string_view piece, std::vector<token_t>& out) {
+    if (data.markers) {
+      tokens.encode(piece, out);
+    } else {
+      coder.encode(piece, out);
+    }
   };
   const auto first_gist = static_cast<token_t>(tokens.vocab_size());
   std::vector<std::int32_t> stream;

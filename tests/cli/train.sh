@@ -69,8 +69,11 @@ steps() { sed 1d "$1" | cut -d, -f1-7; }
 # What was trained is what the other verbs compute with.
 printf 'The mill stood by the river. It was old. Nobody came.' > "$work/text"
 does compress "$work/text" -o "$work/t.gkv" --model "$model" --adapter "$work/run/adapter.safetensors" \
-  --recent 1 --json
-holds 'compress with LoRA' 'd["n_gist"] == 6'
+  --json
+holds 'compress with LoRA' 'd["n_gist"] == 6 and d["segmenter"] == "paper" and d["recent"] == 1'
+does compress "$work/text" -o "$work/t.gkv" --model "$model" --adapter "$work/run/adapter.safetensors" \
+  --recent 0 --segmenter paper,before --json
+holds 'compress under another rule' 'd["segmenter"] == "paper,before" and d["recent"] == 0'
 
 # Stage after stage, from one config.
 gists='{"train": "gists", "sequence": 48, "batch": 1, "steps": 2, "learning_rate": 0.01, "warm_up": 1}'

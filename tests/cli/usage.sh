@@ -125,7 +125,7 @@ holds 'segment of nothing' 'd["sentences"] == []'
 printf 'bad \377\376 bytes. Then \303' > "$work/bytes"
 does segment --json "$work/bytes"
 holds 'segment of bytes' '[(s["begin"], s["end"]) for s in d["sentences"]] == [(0, 14), (14, 20)]'
-for rule in paper unicode english; do
+for rule in paper unicode english paper,before english,before; do
   does segment --json --segmenter $rule "$work/text"
   holds "segment $rule" 'd["sentences"][0]["begin"] == 0 and d["sentences"][-1]["end"] == 21 and
     all(a["end"] == b["begin"] for a, b in zip(d["sentences"], d["sentences"][1:]))'

@@ -87,6 +87,23 @@ TEST_CASE("paper: the boundaries that the method lists") {
   CHECK(text::paper{}.max_tokens() == 0);
 }
 
+TEST_CASE("paper: the same sentences in front of white space, and nothing inserted") {
+  const text::paper before({text::placement::before_whitespace});
+  CHECK(checked_boundaries(before, "A. B") == std::vector<boundary>{{2, ""}});
+  CHECK(checked_boundaries(before, "A.\n\nB!") == std::vector<boundary>{{2, ""}, {6, ""}});
+  CHECK(checked_boundaries(before, "A.") == std::vector<boundary>{{2, ""}});
+  random_generator random(2);
+  for (int i = 0; i < 400; ++i) {
+    const std::string text = random_text({"a", ".", "!", "?", " ", "\n", "\t", "3.14"}, 40, random);
+    std::vector<boundary> wanted = text::boundaries(text::paper{}, text);
+    for (boundary& b : wanted) {
+      const char last = text[static_cast<std::size_t>(b.offset - 1)];
+      b = {b.offset - (last == ' ' || last == '\n' ? 1 : 0), ""};
+    }
+    CHECK(checked_boundaries(before, text) == wanted);
+  }
+}
+
 TEST_CASE("paper: equals the nine substitutions on every short text") {
   const std::string letters = "a .?!\n";
   index_t wrong = 0;

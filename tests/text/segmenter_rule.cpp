@@ -47,6 +47,10 @@ TEST_CASE("segmenter rule: each name gives its segmenter") {
   CHECK(any("paper") != any("unicode"));
   CHECK(any("unicode") != any("english"));
   CHECK(any("english") != any("english", before));
+  CHECK(any("paper", before) == boundaries(text::paper(before), sample));
+  CHECK(any("paper,before") == any("paper", before));
+  CHECK(any("unicode,before") == any("unicode", {text::placement::before_whitespace}));
+  CHECK(any("english,before") == any("english", {text::placement::before_whitespace}));
 }
 
 TEST_CASE("segmenter rule: limits") {
@@ -55,8 +59,9 @@ TEST_CASE("segmenter rule: limits") {
   CHECK(parse_segmenter_rule("english,max_length:64").max_tokens() == 64);
   CHECK(parse_segmenter_rule("uniform:7,max_length:5").max_tokens() == 5);
   CHECK(parse_segmenter_rule("uniform:7,max_length:9").max_tokens() == 7);
-  for (const char* rule : {"paper", "unicode", "english", "uniform:1", "uniform:128,max_length:9",
-                           "paper,max_length:1000000000000"}) {
+  for (const char* rule :
+       {"paper", "unicode", "english", "uniform:1", "uniform:128,max_length:9", "paper,before",
+        "english,before,max_length:64", "unicode,before", "paper,max_length:1000000000000"}) {
     CHECK(parse_segmenter_rule(rule).rule() == rule);
   }
   CHECK(text::any_segmenter{}.rule() == "paper");
@@ -69,6 +74,11 @@ TEST_CASE("segmenter rule: what is wrong is named, and what would be right") {
                            "paper ",
                            " paper",
                            "paper,",
+                           "paper,before,",
+                           "paper,before,before",
+                           "paper,max_length:9,before",
+                           "paper,max_length:9,max_length:9",
+                           "uniform:8,before",
                            "paper,max_length",
                            "paper,max_length:",
                            "paper,max_length:0",

@@ -156,6 +156,11 @@ TEST_CASE("an adapter file holds what was trained") {
     const auto file = io::safetensors_file::open(path);
     const model::adapter b = io::read_adapter(file, source.config);
     CHECK(io::adapter_gists(file) == 2);
+    const io::adapter_layout layout = io::read_adapter_layout(file);
+    CHECK(layout.rule.n_gist == 2);
+    CHECK(layout.rule.recent == 1);
+    CHECK(layout.rule.n_sink == 1);
+    CHECK(layout.segmenter == "paper");
     CHECK(b.gists.input == a.gists.input);
     CHECK(b.alpha == a.alpha);
     CHECK(b.gist_rows_only == gists_only);
@@ -168,6 +173,13 @@ TEST_CASE("an adapter file holds what was trained") {
       }
       CHECK(found);
     }
+    io::write_adapter(path, a, source.config.d_model,
+                      {{"recent", "1 "}, {"segmenter", "paper,before"}}, false);
+    CHECK_THROWS_AS(io::read_adapter_layout(io::safetensors_file::open(path)), format_error);
+    io::write_adapter(path, a, source.config.d_model,
+                      {{"sink", "0"}, {"segmenter", "paper,before"}}, false);
+    CHECK(io::read_adapter_layout(io::safetensors_file::open(path)).rule.n_sink == 0);
+    CHECK(io::read_adapter_layout(io::safetensors_file::open(path)).segmenter == "paper,before");
     // In bf16 each number is the nearest one.
     io::write_adapter(path, a, source.config.d_model, {}, true);
     const model::adapter narrow = io::read_adapter(io::safetensors_file::open(path), source.config);

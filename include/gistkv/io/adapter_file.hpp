@@ -17,6 +17,7 @@
 #include <gistkv/core/error.hpp>
 #include <gistkv/io/safetensors.hpp>
 #include <gistkv/io/safetensors_writer.hpp>
+#include <gistkv/mask/sentence.hpp>
 #include <gistkv/model/adapter.hpp>
 #include <gistkv/model/config.hpp>
 
@@ -126,6 +127,32 @@ inline index_t adapter_gists(const safetensors_file& file) {
                        ", tensor 'gist.input' has " + std::to_string(input.extents[0]) + " rows");
   }
   return input.extents[0];
+}
+
+/// The layout that an adapter was trained on: what its gists know how to read.
+struct adapter_layout {
+  sentence_rule rule;
+  std::string segmenter;
+};
+
+/// Metadata `recent`, `sink` and `segmenter`; what is absent has the paper's value: 0, 1 and
+/// `paper`. @throws format_error.
+inline adapter_layout read_adapter_layout(const safetensors_file& file) {
+  const auto said = [&](const char* key, index_t otherwise) {
+    const auto found = file.metadata().find(key);
+    if (found == file.metadata().end()) return otherwise;
+    const std::string& text = found->second;
+    index_t n = 0;
+    const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), n);
+    if (code != std::errc() || end != text.data() + text.size() || n < 0) {
+      throw format_error(file.name() + ": metadata " + quote(key) + " is " + quote(text) +
+                         ", expected a number, 0 or more");
+    }
+    return n;
+  };
+  const auto segmenter = file.metadata().find("segmenter");
+  return {{adapter_gists(file), said("recent", 0), said("sink", 1)},
+          segmenter == file.metadata().end() ? "paper" : segmenter->second};
 }
 
 /// Reads an adapter for a model of `config`. Every tensor must be known and of the right shape, and

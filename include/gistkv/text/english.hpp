@@ -63,6 +63,7 @@ class english {
   }
 
   index_t max_tokens() const { return 0; }
+  segmenter_options options() const { return options_; }
 
  private:
   using marker = detail::list_marker;

@@ -23,15 +23,23 @@ namespace gistkv::text {
 /// inserted.
 ///
 /// A boundary is known with the byte in front of it. State: one byte.
+///
+/// Under placement::before_whitespace (ours) the same sentences end behind their mark, and nothing
+/// is inserted: the next piece begins with its space, so that the text keeps the tokens that it has
+/// without gists. A boundary is then known with the byte behind it.
 class paper {
  public:
   static constexpr std::string_view name = "paper";
+
+  paper() = default;
+  /// Of the options only the placement matters here.
+  explicit paper(segmenter_options options) : options_(options) {}
 
   void push(std::string_view piece, std::vector<boundary>& out) {
     if (piece.empty()) return;
     const char* const bytes = piece.data();
     const std::size_t size = piece.size();
-    if (last_ != 0 && is_gap(bytes[0])) out.push_back({offset_ + 1});
+    if (last_ != 0 && is_gap(bytes[0])) out.push_back({offset_ + gap()});
     std::size_t i = 0;
     while (i + 8 < size) {  // One byte stays behind the word, so that [j + 1] exists.
       std::uint64_t word = 0;
@@ -48,11 +56,12 @@ class paper {
 
   void finish(std::vector<boundary>& out) {
     using namespace std::string_view_literals;
-    if (last_ != 0) out.push_back({offset_, last_ == '.' ? " "sv : ""sv});
-    *this = paper{};
+    if (last_ != 0) out.push_back({offset_, last_ == '.' && gap() > 0 ? " "sv : ""sv});
+    *this = paper(options_);
   }
 
   index_t max_tokens() const { return 0; }
+  segmenter_options options() const { return options_; }
 
  private:
   static constexpr bool is_mark(char c) { return c == '.' || c == '?' || c == '!'; }
@@ -68,10 +77,14 @@ class paper {
 
   void emit(const char* bytes, std::size_t i, std::vector<boundary>& out) const {
     if (is_mark(bytes[i]) && is_gap(bytes[i + 1])) {
-      out.push_back({offset_ + static_cast<index_t>(i) + 2});
+      out.push_back({offset_ + static_cast<index_t>(i) + 1 + gap()});
     }
   }
 
+  /// Bytes between the mark and its boundary.
+  index_t gap() const { return options_.placement == placement::after_whitespace ? 1 : 0; }
+
+  segmenter_options options_;
   char last_ = 0;       ///< The last byte if it is a mark, else 0.
   index_t offset_ = 0;  ///< Bytes so far.
 };

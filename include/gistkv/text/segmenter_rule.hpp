@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <charconv>
 #include <string>
 #include <string_view>
@@ -23,6 +24,8 @@ class any_segmenter {
  public:
   using variant = std::variant<paper, unicode_sentences, english, uniform>;
   static constexpr std::string_view name = "any";
+  /// Decorator of a rule: placement::before_whitespace.
+  static constexpr std::string_view before = "before";
 
   any_segmenter() = default;
 
@@ -31,6 +34,7 @@ class any_segmenter {
   explicit any_segmenter(variant segmenter, index_t max_length = 0)
       : segmenter_(std::move(segmenter)), max_tokens_(inner_max_tokens()), rule_(inner_name()) {
     if (max_tokens_ > 0) rule_.append(":").append(std::to_string(max_tokens_));
+    if (lies_before_whitespace()) rule_.append(",").append(before);
     if (max_length == 0) return;
     detail::checked_max_tokens("max_length", max_length);
     rule_.append(",max_length:").append(std::to_string(max_length));
@@ -56,6 +60,18 @@ class any_segmenter {
     return std::visit([]<Segmenter S>(const S&) { return std::string(S::name); }, segmenter_);
   }
 
+  bool lies_before_whitespace() const {
+    return std::visit(
+        [](const auto& segmenter) {
+          if constexpr (requires { segmenter.options(); }) {
+            return segmenter.options().placement == placement::before_whitespace;
+          } else {
+            return false;
+          }
+        },
+        segmenter_);
+  }
+
   variant segmenter_;
   index_t max_tokens_ = 0;
   std::string rule_ = std::string(paper::name);
@@ -63,15 +79,17 @@ class any_segmenter {
 
 static_assert(Segmenter<any_segmenter>);
 
-/// Reads `paper`, `unicode`, `english` or `uniform:N`, each with `,max_length:M` behind it or not;
-/// N and M are numbers of tokens, 1 or more. `options` are for `unicode` and `english`.
+/// Reads `paper`, `unicode` or `english`, each with `,before` behind it if boundaries shall lie in
+/// front of white space, or `uniform:N`; and behind any of these `,max_length:M`. N and M are
+/// numbers of tokens, 1 or more. `options` are for all but `uniform`.
 /// @throws argument_error for anything else.
 inline any_segmenter parse_segmenter_rule(std::string_view rule, segmenter_options options = {}) {
   const auto reject = [&](const std::string& why) -> argument_error {
     return argument_error(
         "segmenter rule '" + std::string(rule) + "': " + why +
-        ", want paper, unicode, english or uniform:N, and ,max_length:M behind it "
-        "if sentences shall have an end");
+        ", want paper, unicode, english or uniform:N; behind one of the first three ,before if "
+        "boundaries shall lie in front of white space, and behind any ,max_length:M if sentences "
+        "shall have an end");
   };
   const auto tokens = [&](std::string_view number, std::string_view of) {
     index_t n = 0;
@@ -81,21 +99,34 @@ inline any_segmenter parse_segmenter_rule(std::string_view rule, segmenter_optio
     }
     return n;
   };
+  std::string_view rest = rule;
+  const auto next = [&rest] {
+    const std::string_view part = rest.substr(0, rest.find(','));
+    rest.remove_prefix(std::min(rest.size(), part.size() + 1));
+    return part;
+  };
   constexpr std::string_view uniform_prefix = "uniform:";
   constexpr std::string_view max_length_prefix = "max_length:";
-  const std::string_view base = rule.substr(0, rule.find(','));
+  const std::string_view base = next();
+  const bool has_whitespace = !base.starts_with(uniform_prefix);
   index_t max_length = 0;
-  if (base.size() < rule.size()) {
-    const std::string_view decorator = rule.substr(base.size() + 1);
-    if (!decorator.starts_with(max_length_prefix)) {
-      throw reject("'" + std::string(decorator) + "' is unknown");
+  bool before = false;
+  if (rule.ends_with(',')) throw reject("'' is unknown");
+  while (!rest.empty()) {
+    const std::string_view decorator = next();
+    if (max_length == 0 && decorator.starts_with(max_length_prefix)) {
+      max_length = tokens(decorator.substr(max_length_prefix.size()), "max_length");
+    } else if (decorator == any_segmenter::before && has_whitespace && !before && max_length == 0) {
+      before = true;
+      options.placement = placement::before_whitespace;
+    } else {
+      throw reject("'" + std::string(decorator) + "' is unknown here");
     }
-    max_length = tokens(decorator.substr(max_length_prefix.size()), "max_length");
   }
-  if (base == paper::name) return any_segmenter(paper{}, max_length);
+  if (base == paper::name) return any_segmenter(paper(options), max_length);
   if (base == unicode_sentences::name) return any_segmenter(unicode_sentences(options), max_length);
   if (base == english::name) return any_segmenter(english(options), max_length);
-  if (base.starts_with(uniform_prefix)) {
+  if (!has_whitespace) {
     return any_segmenter(uniform(tokens(base.substr(uniform_prefix.size()), uniform::name)),
                          max_length);
   }

@@ -61,6 +61,7 @@ class unicode_sentences {
   }
 
   index_t max_tokens() const { return 0; }
+  segmenter_options options() const { return options_; }
 
  private:
   /// How far `SATerm Close* Sp* ParaSep?` has been matched.
