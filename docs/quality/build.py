@@ -17,7 +17,8 @@ begin, end = "<!-- quality: begin -->", "<!-- quality: end -->"
 
 # What a table shows of a task: heading, metric, and how a value is written.
 columns = {
-    "ppl": [("perplexity", "ppl_regular", "{:.2f}"), ("times full", "ppl_ratio/full", "{:.3f}"),
+    "ppl": [("perplexity", "ppl_regular", "{:.2f}"), ("times base", "ppl_ratio/base", "{:.3f}"),
+            ("times full", "ppl_ratio/full", "{:.3f}"),
             ("times sag", "ppl_ratio/sag", "{:.3f}"), ("full / held", "kv_ratio_bytes", "{:.2f}"),
             ("MB held, mean", "kv_bytes_mean", "{:.2f}"),
             ("counting gists", "ppl_counting_gists", "{:.2f}")],

@@ -52,10 +52,12 @@ gist_source make_gists(const model_options& o, const model::host_model& weights,
   return source;
 }
 
-/// LoRA on all rows becomes part of the weights; that on gist rows stands beside them.
+/// LoRA on all rows becomes part of weights that are floats. It stands beside those in codes, which
+/// would become several times as large, and that on gist rows always does.
 std::unique_ptr<const resident_model> load_adapted(backend& be, const model::host_model& weights,
                                                    const gist_source& gists) {
-  const bool beside = gists.lora.gist_rows_only;
+  const bool beside =
+      gists.lora.gist_rows_only || block_length(weights.blocks.at(0).up.weight.type) > 1;
   if (gists.lora.factors.empty() || beside) {
     auto m = be.load(weights, gists.rows);
     m->adapt(gists.lora);

@@ -140,8 +140,8 @@ void run(const eval_options& o) {
 }  // namespace
 
 std::vector<eval_method> parse_methods(const eval_options& o, const method_settings& sag) {
-  static constexpr std::array<std::string_view, 7> names = {
-      "full", "sag", "window", "uniform", "separators", "evict", "snapkv"};
+  static constexpr std::array<std::string_view, 8> names = {
+      "full", "base", "sag", "window", "uniform", "separators", "evict", "snapkv"};
   const index_t sink = o.method.sink.value_or(4);
   std::vector<eval_method> methods;
   for (const std::string& name : split(o.method.method.value_or("full,sag"))) {
@@ -151,6 +151,8 @@ std::vector<eval_method> parse_methods(const eval_options& o, const method_setti
     p.rows = 1;
     if (name == "full") {
       // Sinks change nothing there, but the same rows in the same places give the same digits.
+    } else if (name == "base") {
+      m.base = true;
     } else if (name == "sag" || name == "uniform") {
       p.rule = sag.cache.rule;
       m.placing = name == "sag" ? placing::sentences : placing::spread;
@@ -180,6 +182,12 @@ evaluation::evaluation(const eval_options& o)
       methods_(parse_methods(o, sag_)),
       engine_(make_backend(o.method.cache_type, o.model.threads), o.model, sag_, o.seed),
       bytes_per_row_(engine_.model->make_cache({})->sizes().bytes_per_row) {
+  const model::adapter& lora = engine_.gists.lora;
+  const bool based =
+      std::any_of(methods_.begin(), methods_.end(), [](const eval_method& m) { return m.base; });
+  if (based && !lora.factors.empty() && !lora.gist_rows_only) {
+    base_ = engine_.be->load(engine_.source->weights, {});
+  }
   if (o.results.empty()) return;
   cut_torn_line(o.results);
   require_writable(o.results);
@@ -210,7 +218,8 @@ json evaluation::record(const eval_method& m, const std::string& what,
   // LoRA on all rows changes every method, full too; else only gists know of the adapter.
   const model::adapter& lora = engine_.gists.lora;
   const bool adapted = !lora.factors.empty() && !lora.gist_rows_only;
-  if (m.placing != placing::none || adapted) key["gists"] = hex(engine_.gists.fingerprint);
+  if (m.placing != placing::none || (adapted && !m.base))
+    key["gists"] = hex(engine_.gists.fingerprint);
   key["backend"] = {engine_.be->info().name, engine_.be->info().cache_type,
                     engine_.be->info().factor_type};
   if (options_.max_tokens > 0) key["max_tokens"] = options_.max_tokens;
@@ -275,7 +284,11 @@ laid_out lay_out(const evaluation& run, std::string_view text, bool chat) {
 
 planned_text plan(const evaluation& run, const eval_method& m, const laid_out& text,
                   const counted_rows& counted) {
-  planned_text p{m.placing == placing::sentences ? text.gisted : text.plain, m.policy, 0, {}};
+  planned_text p{&run.model_of(m),
+                 m.placing == placing::sentences ? text.gisted : text.plain,
+                 m.policy,
+                 0,
+                 {}};
   auto mean = [&](const text::gist_layout& rows, const eval::policy& policy) {
     return eval::mean_rows_read(policy, rows.is_gist, counted(rows));
   };
@@ -334,14 +347,14 @@ cache_ptr read_planned(const evaluation& run, const planned_text& p, const std::
                        std::span<const token_t> targets, std::vector<eval::token_score>* scores) {
   const cli::engine& e = run.engine();
   const bool past = run.options().method.past_context;
-  const index_t context = e.model->config().n_context;
+  const index_t context = p.model->config().n_context;
   if (!past && context > 0 && p.rows.n_rows() > context) {
     throw argument_error(name + ": " + std::to_string(p.rows.n_rows()) +
                          " positions (gists included) are needed, the model was trained for " +
                          std::to_string(context) + "; want a smaller --length, or --past-context");
   }
-  cache_ptr cache = e.model->make_cache({.rule = p.policy.rule});
-  auto found = e.model->read(*cache, p.policy, {p.rows.ids, p.marked, targets},
+  cache_ptr cache = p.model->make_cache({.rule = p.policy.rule});
+  auto found = p.model->read(*cache, p.policy, {p.rows.ids, p.marked, targets},
                              {run.sag().chunk, past}, [](index_t) {});
   if (scores != nullptr) *scores = std::move(found);
   return cache;
@@ -403,7 +416,7 @@ void add_eval(CLI::App& app) {
   CLI::App& verb = add_verb(
       app, "eval",
       "Measure quality, memory and time of methods on the same text at equal bytes; --method is a "
-      "list of full, sag, window, uniform, separators, evict and snapkv");
+      "list of full, base, sag, window, uniform, separators, evict and snapkv");
   add_required(verb, "TASK", o->task, "One of " + listed(tasks), "TASK");
   add_option(verb, "--data", o->data, "Samples: a file or a directory of texts", "FILE|DIR");
   add_option(verb, "--format", o->format,

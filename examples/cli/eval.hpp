@@ -54,6 +54,9 @@ struct eval_method {
   std::string name;
   eval::policy policy;
   cli::placing placing = cli::placing::none;
+  bool base = false;  ///< Reads with the model as it was before LoRA on all rows.
+
+  bool saves() const { return name != "full" && !base; }
 };
 
 /// What a run holds: the model, the methods, and where records go.
@@ -64,6 +67,10 @@ class evaluation {
   const eval_options& options() const { return options_; }
   const cli::engine& engine() const { return engine_; }
   const std::vector<eval_method>& methods() const { return methods_; }
+  /// What a method reads with.
+  const resident_model& model_of(const eval_method& m) const {
+    return m.base && base_ ? *base_ : *engine_.model;
+  }
   const method_settings& sag() const { return sag_; }
   /// For writing behind a text that a method has read.
   method_settings writing_settings(const eval_method& m) const;
@@ -81,6 +88,7 @@ class evaluation {
   method_settings sag_;
   std::vector<eval_method> methods_;
   cli::engine engine_;
+  std::unique_ptr<const resident_model> base_;  ///< Null where it is the same as the engine's.
   std::size_t bytes_per_row_;
   std::map<std::string, json> known_;
 };
@@ -102,6 +110,7 @@ using counted_rows = std::function<std::vector<std::uint8_t>(const text::gist_la
 /// A text under one method, its budget fitted: the mean rows that it reads over the counted rows
 /// are those of sag (or of --budget BYTES), as near as whole rows allow.
 struct planned_text {
+  const resident_model* model = nullptr;
   text::gist_layout rows;
   eval::policy policy;
   double mean_rows = 0;

@@ -48,7 +48,11 @@ json option_record(const evaluation& run, const eval_method& m, const prompt& q)
   json r;
   r["rows"] = p.mean_rows;
   if (p.rows.n_rows() < 2) throw argument_error(q.name + ": the context has fewer than two rows");
-  const bool behind_gist = p.rows.is_gist.back() != 0;
+  const auto regular = std::find(p.rows.is_gist.rbegin(), p.rows.is_gist.rend(), 0);
+  const std::string_view before =
+      regular == p.rows.is_gist.rbegin() || regular == p.rows.is_gist.rend()
+          ? std::string_view{}
+          : e.codec().piece(*(p.rows.ids.rbegin() + (regular - p.rows.is_gist.rbegin())));
   const token_t last = p.rows.ids.back();
   p.rows.ids.pop_back();
   p.rows.is_gist.pop_back();
@@ -58,8 +62,9 @@ json option_record(const evaluation& run, const eval_method& m, const prompt& q)
   std::vector<double> sums;
   std::vector<double> by_byte;
   for (const std::string& option : q.options) {
-    // Behind a boundary the text goes on without the space that lies in front of it.
-    const std::string text = behind_gist && option.starts_with(' ') ? option.substr(1) : option;
+    // Behind a boundary that has the space in front of it the text goes on without one.
+    const bool spaced = before.ends_with(' ') && option.starts_with(' ');
+    const std::string text = spaced ? option.substr(1) : option;
     std::vector<token_t> ids = {last};
     for (const token_t t : e.encode_text(text)) ids.push_back(t);
     std::vector<token_t> targets(ids.begin() + 1, ids.end());
@@ -67,7 +72,7 @@ json option_record(const evaluation& run, const eval_method& m, const prompt& q)
     const cache_ptr fork = cache->fork();
     double sum = 0;
     for (const eval::token_score& s :
-         e.model->read(*fork, rest, {ids, {}, targets},
+         p.model->read(*fork, rest, {ids, {}, targets},
                        {run.sag().chunk, run.options().method.past_context}, [](index_t) {})) {
       sum -= s.nll();
     }

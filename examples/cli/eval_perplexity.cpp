@@ -139,7 +139,7 @@ void add_memory(const evaluation& run, const records& all, std::vector<json>& fi
 
 void note_unequal_bytes(const evaluation& run, const records& all) {
   for (std::size_t m = 0; m < all.size(); ++m) {
-    if (run.methods()[m].name == "full") continue;
+    if (!run.methods()[m].saves()) continue;
     double worst = 0;
     for (const json& r : all[m]) {
       worst = std::max(
@@ -309,9 +309,9 @@ void eval_perplexity(evaluation& run) {
   }
   for (std::size_t b = 0; b < all.size(); ++b) {
     const std::string& against = run.methods()[b].name;
-    if (against != "full" && against != "sag") continue;
+    if (run.methods()[b].saves() && against != "sag") continue;
     for (std::size_t m = 0; m < all.size(); ++m) {
-      if (m == b || (against == "sag" && run.methods()[m].name == "full")) continue;
+      if (m == b || (against == "sag" && !run.methods()[m].saves())) continue;
       json f =
           figure("ppl_ratio", run.methods()[m].name, perplexity_ratio(all[m], all[b], seed), n);
       f["settings"]["against"] = against;

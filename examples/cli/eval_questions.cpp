@@ -40,7 +40,7 @@ reply answered(const evaluation& run, const eval_method& m, const std::string& n
   const text::gist_layout rows = writer.take();
   const bool past = run.options().method.past_context;
   check_context(e, cache->ledger().next_position() + rows.n_rows(), past);
-  const auto s = e.model->go_on(std::move(cache), {settings.chunk, past});
+  const auto s = p.model->go_on(std::move(cache), {settings.chunk, past});
   s->read(rows.ids, nullptr, [](index_t) {});
   sampling_options sampling;
   sampling.max_tokens = max_tokens;

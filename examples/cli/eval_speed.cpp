@@ -100,7 +100,7 @@ void eval_speed(evaluation& run) {
       const double seconds_read = total.seconds();
       const cache_sizes sizes = cache->sizes();
       const method_settings settings = run.writing_settings(method);
-      const auto s = e.model->go_on(std::move(cache), {settings.chunk, o.method.past_context});
+      const auto s = p.model->go_on(std::move(cache), {settings.chunk, o.method.past_context});
       // Logits exist behind a token that is read here: the first of a line.
       const std::vector<token_t> next = e.encode_text("\n");
       s->read(next, nullptr, [](index_t) {});
@@ -116,7 +116,7 @@ void eval_speed(evaluation& run) {
       t.bytes.push_back(static_cast<double>(sizes.bytes_held));
       if (!most) continue;
       const auto n_rows = static_cast<double>(p.rows.n_rows());
-      const double flops = n_rows * linears.flops + attention_flops(e.model->config(), p);
+      const double flops = n_rows * linears.flops + attention_flops(p.model->config(), p);
       t.least_read.push_back(flops / most->flops);
       // Each token reads all weights, and the rows that stood behind the text: rows written since
       // are left out, so the floor is not set too high.

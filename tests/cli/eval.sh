@@ -16,7 +16,7 @@ printf 'A text.\n' > "$work/text.txt"
 refuses 2 "task is 'perplexity', want one of ppl" eval perplexity --data "$work/text.txt" $none
 refuses 2 'model is missing' eval ppl --data "$work/text.txt"
 refuses 2 'data is missing' eval ppl $none
-refuses 2 "method is 'sgx', want a list of full, sag" eval ppl --method full,sgx --data x $none
+refuses 2 "method is 'sgx', want a list of full, base, sag" eval ppl --method full,sgx --data x $none
 refuses 2 'method names full twice' eval ppl --method full,full --data x $none
 refuses 2 'limit is -1' eval ppl --limit -1 --data x $none
 refuses 2 'length is 3' eval ppl --length 3 --data x $none
@@ -126,16 +126,25 @@ holds 'by position' 'len([r for r in d["rows"] if r["metric"] == "ppl_by_positio
 draws "$work/ppl.json"
 draws "$work/ppl.json" --kind bytes --title "It's a title"
 
+# Without LoRA on all rows the base is the model itself.
+does eval ppl --method full,base --data "$work/books" --limit 1 --length 256 --model "$model" --json
+holds base '[r["value"] for r in d["rows"] if r["metric"] == "ppl_ratio"] == [1, 1]'
+
 does eval compression --method full,sag,uniform --data "$work/books" --limit 2 --length 600 \
   --model "$model" --json
 holds compression '{r["method"] for r in d["rows"] if r["metric"] == "ratio_tokens"} ==
   {"sag", "uniform"} and all(r["value"] == 1 for r in d["rows"]
   if r["metric"] == "kv_ratio_bytes" and r["method"] == "full")'
 
+echo '{"bf16_gflops": 1e9, "bandwidth_gbs": 1e9}' > "$work/peaks.json"
 does eval speed --method full,sag --data "$work/books" --limit 1 --length 300 --max-tokens 8 \
-  --model "$model" --json
+  --ceilings "$work/peaks.json" --model "$model" --json
 cp "$work/out" "$work/speed.json"
-holds speed 'all(r["value"] > 0 for r in d["rows"]) and len(d["rows"]) == 10'
+holds speed 'all(r["value"] > 0 for r in d["rows"]) and len(d["rows"]) == 14 and
+  all(r["value"] > 1 for r in d["rows"] if r["metric"].endswith("_over_floor"))'
+echo '{"bf16_gflops": 0, "bandwidth_gbs": 9}' > "$work/peaks.json"
+refuses 1 'peaks.json: bf16_gflops and bandwidth_gbs are 0.0 and 9.0, want more than 0' \
+  eval speed --data "$work/books" --ceilings "$work/peaks.json" --model "$model"
 draws "$work/speed.json"
 
 # Questions.

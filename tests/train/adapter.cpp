@@ -141,9 +141,20 @@ TEST_CASE("LoRA on all rows becomes part of the weights") {
   const double found = loss(logits(m, s.tokens, 100), s.tokens, m.n_vocab());
   // The sums are rounded to float.
   CHECK(std::abs(found - trained_loss(source, a, s)) <= 1e-5 * found);
-  model::transformer<oracle> refuses(be(), source, a.gists);
-  CHECK_THROWS_AS(refuses.adapt(a), argument_error);
   CHECK_THROWS_AS(model::merged(source, trained(source, true)), argument_error);
+}
+
+TEST_CASE("LoRA on all rows may stand beside the weights") {
+  const model::host_model source = random_model({});
+  const model::adapter a = trained(source, false);
+  const train::sequence s = text_with_gists(source.config.n_vocab);
+  model::transformer<oracle> m(be(), source, a.gists);
+  m.adapt(a);
+  const auto found = logits(m, s.tokens, 100);
+  const double wanted = trained_loss(source, a, s);
+  CHECK(std::abs(loss(found, s.tokens, m.n_vocab()) - wanted) <= 1e-9 * wanted);
+  const auto pieces = logits(m, s.tokens, 3);
+  for (std::size_t i = 0; i < found.size(); ++i) CHECK(std::abs(pieces[i] - found[i]) <= 1e-9);
 }
 
 TEST_CASE("an adapter file holds what was trained") {

@@ -38,7 +38,8 @@ struct adapter {
   std::vector<low_rank> factors;
 };
 
-/// The model with W + (alpha / rank) B A in place of W, as floats: for LoRA on all rows.
+/// The model with W + (alpha / rank) B A in place of W, as floats: for LoRA on all rows, where it
+/// shall not stand beside the weights (transformer::adapt).
 /// @throws argument_error for an adapter whose LoRA is for gist rows only; std::out_of_range for a
 /// layer that the model does not have.
 inline host_model merged(const host_model& base, const adapter& a) {

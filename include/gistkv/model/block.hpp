@@ -133,9 +133,9 @@ class block {
     return bytes(c.d_model) + std::max(attention, 2 * bytes(c.d_ff));
   }
 
-  /// Adds LoRA for the rows of gist tokens: sequence_kv::gist_rows. All other rows stay as they
-  /// are, to the bit.
-  void adapt(B& be, const low_rank& source, double alpha) {
+  /// Adds LoRA, to all rows or to those of gist tokens only (sequence_kv::gist_rows): then all
+  /// others stay as they are, to the bit.
+  void adapt(B& be, const low_rank& source, double alpha, bool gist_rows_only) {
     const auto at = std::find(targets.begin(), targets.end(), source.target);
     if (at == targets.end()) {
       throw argument_error("LoRA: target '" + source.target + "' is none of a block");
@@ -147,8 +147,9 @@ class block {
                         ", " + std::to_string(want.cols) + "]");
     }
     lora_[static_cast<std::size_t>(at - targets.begin())].emplace(be, source, alpha);
+    gist_rows_only_ = gist_rows_only;
   }
-  /// Bytes of scratch that LoRA needs for n rows of gists.
+  /// Bytes of scratch that LoRA needs for n rows: all, or those of gists.
   std::size_t lora_workspace_size(index_t n) const {
     std::size_t most = 0;
     for (const auto& map : lora_) {
@@ -236,10 +237,11 @@ class block {
     add_lora(be, 6, x, gate, sequences, scratch);
   }
 
-  /// o += LoRA of one target on the rows of gists.
+  /// o += LoRA of one target, on all rows or on those of gists.
   void add_lora(B& be, std::size_t target, matrix_view<T, space> o, matrix_view<const T, space> x,
                 std::span<const sequence_kv<KV, space>> sequences, workspace<B>& scratch) const {
     if (!lora_[target]) return;
+    if (!gist_rows_only_) return lora_[target]->add_to(be, o, x, scratch);
     for (const auto& s : sequences) {
       if (!s.gist_rows.empty()) lora_[target]->add_to(be, o, x, s.gist_rows, scratch);
     }
@@ -270,6 +272,7 @@ class block {
 
   std::array<host_extents, 7> extents_ = {};
   std::array<std::optional<low_rank_map<B, T>>, 7> lora_;  ///< In the order of `targets`.
+  bool gist_rows_only_ = false;
   buffer<T, B> attention_norm_;
   linear_map<B, T> query_;
   linear_map<B, T> key_;

@@ -16,7 +16,7 @@
 
 namespace gistkv::model {
 
-/// (alpha / rank) B A in a backend's memory, to be added to some rows of W x.
+/// (alpha / rank) B A in a backend's memory, to be added to W x, on all rows or on some.
 template <class B, class T>
 requires Computes<B, T>
 class low_rank_map {
@@ -33,12 +33,23 @@ class low_rank_map {
                    std::as_bytes(std::span<const float>(scaled))});
   }
 
-  /// Bytes of scratch for n rows.
+  /// Bytes of scratch for n rows, some of those given or all.
   std::size_t workspace_size(index_t n) const {
     const auto bytes = [n](index_t width) {
       return workspace<B>::template bytes_for<T>(n * width);
     };
     return bytes(down_.cols()) + bytes(down_.rows()) + 2 * bytes(up_.rows());
+  }
+
+  /// o += (alpha / rank) B A x
+  void add_to(B& be, matrix_view<T, space> o, matrix_view<const T, space> x,
+              workspace<B>& scratch) const {
+    const typename workspace<B>::scope scope(scratch);
+    const auto narrow = scratch.template take<T>({x.extent(0), down_.rows()});
+    const auto added = scratch.template take<T>({x.extent(0), up_.rows()});
+    ops::linear<B, T>(be, narrow, x, down_);
+    ops::linear<B, T>(be, added, narrow, up_);
+    ops::add<B, T>(be, o, o, added);
   }
 
   /// o[rows[i], :] += (alpha / rank) B A x[rows[i], :]

@@ -68,19 +68,18 @@ class transformer {
     frequencies_ = buffer<float, B>(be, std::span<const float>(f));
   }
 
-  /// Adds the LoRA of an adapter that is for the rows of gist tokens; where it is for all rows, the
-  /// model is made of `merged` weights instead. @throws argument_error, shape_error.
+  /// Adds the LoRA of an adapter beside the weights. Where it is for all rows, a model made of
+  /// `merged` weights computes the same without the additional products, but holds floats.
+  /// @throws argument_error, shape_error.
   void adapt(const adapter& a) {
-    if (!a.factors.empty() && !a.gist_rows_only) {
-      throw argument_error("transformer: the adapter's LoRA is for all rows, want merged weights");
-    }
     for (const low_rank& f : a.factors) {
       if (f.layer < 0 || f.layer >= config_.n_layers) {
         throw argument_error("transformer: LoRA for layer " + std::to_string(f.layer) + " of " +
                              std::to_string(config_.n_layers));
       }
-      blocks_[static_cast<std::size_t>(f.layer)].adapt(*be_, f, a.alpha);
+      blocks_[static_cast<std::size_t>(f.layer)].adapt(*be_, f, a.alpha, a.gist_rows_only);
       adapted_ = true;
+      gist_rows_only_ = a.gist_rows_only;
     }
   }
 
@@ -110,7 +109,7 @@ class transformer {
                workspace<B>::template bytes_for<visible_spans>(count);
     }
     if (adapted_) {
-      index_t n_gists = 0;
+      index_t n_gists = 0;  // Most of one sequence.
       for (const step& s : steps) {
         const index_t count = std::count_if(s.tokens.begin(), s.tokens.end(),
                                             [this](token_t t) { return is_gist(t); });
@@ -118,7 +117,8 @@ class transformer {
         n_gists = std::max(n_gists, count);
       }
       std::size_t lora = 0;
-      for (const auto& b : blocks_) lora = std::max(lora, b.lora_workspace_size(n_gists));
+      for (const auto& b : blocks_)
+        lora = std::max(lora, b.lora_workspace_size(gist_rows_only_ ? n_gists : n));
       bytes += lora;
     }
     return bytes + workspace<B>::template bytes_for<std::int32_t>(n) +
@@ -324,7 +324,8 @@ class transformer {
   model_config config_;
   index_t n_gist_;
   bool adapted_ = false;
-  buffer<T, B> table_;  ///< [n_vocab(), d_model]
+  bool gist_rows_only_ = false;  ///< Of the LoRA.
+  buffer<T, B> table_;           ///< [n_vocab(), d_model]
   std::vector<block<B, T, KV>> blocks_;
   buffer<T, B> final_norm_;
   std::optional<linear_map<B, T>> head_;
