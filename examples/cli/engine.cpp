@@ -174,6 +174,11 @@ std::string engine::decode(std::span<const token_t> ids) const {
 
 io::chat_template engine::chat() const { return io::chat_template::recognize(tokens); }
 
+std::unique_ptr<const resident_model> engine::load_base() const {
+  if (gists.lora.factors.empty() || gists.lora.gist_rows_only) return nullptr;
+  return be->load(source->weights, {});
+}
+
 std::uint64_t engine::model_fingerprint() const { return io::fingerprint(source->weights); }
 
 std::uint64_t engine::adapter_fingerprint() const {

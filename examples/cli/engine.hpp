@@ -74,6 +74,9 @@ struct engine {
   /// @throws format_error if the model has no template or one that is not known.
   io::chat_template chat() const;
 
+  /// The model without its adapter, if LoRA changed all of its rows; else null.
+  std::unique_ptr<const resident_model> load_base() const;
+
   std::uint64_t model_fingerprint() const;
   /// Of gist rows or compressor; 0: the method has none, or it is an untrained compressor.
   std::uint64_t adapter_fingerprint() const;

@@ -182,12 +182,9 @@ evaluation::evaluation(const eval_options& o)
       methods_(parse_methods(o, sag_)),
       engine_(make_backend(o.method.cache_type, o.model.threads), o.model, sag_, o.seed),
       bytes_per_row_(engine_.model->make_cache({})->sizes().bytes_per_row) {
-  const model::adapter& lora = engine_.gists.lora;
   const bool based =
       std::any_of(methods_.begin(), methods_.end(), [](const eval_method& m) { return m.base; });
-  if (based && !lora.factors.empty() && !lora.gist_rows_only) {
-    base_ = engine_.be->load(engine_.source->weights, {});
-  }
+  if (based) base_ = engine_.load_base();
   if (o.results.empty()) return;
   cut_torn_line(o.results);
   require_writable(o.results);
@@ -345,7 +342,6 @@ std::vector<std::uint8_t> last_rows(const text::gist_layout& rows) {
 
 cache_ptr read_planned(const evaluation& run, const planned_text& p, const std::string& name,
                        std::span<const token_t> targets, std::vector<eval::token_score>* scores) {
-  const cli::engine& e = run.engine();
   const bool past = run.options().method.past_context;
   const index_t context = p.model->config().n_context;
   if (!past && context > 0 && p.rows.n_rows() > context) {
