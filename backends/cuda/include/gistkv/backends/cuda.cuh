@@ -18,6 +18,7 @@
 #include <cuda_runtime.h>
 
 #include <gistkv/backends/cuda/attention.cuh>
+#include <gistkv/backends/cuda/cascade.cuh>
 #include <gistkv/backends/cuda/few_rows.cuh>
 #include <gistkv/backends/cuda/graphs.cuh>
 #include <gistkv/backends/cuda/kernels.cuh>
@@ -309,6 +310,15 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
     }
   }
 
+  /// The same out of cuBLASLt's products (cuda/cascade.hpp), any head dimension and alignment. What
+  /// `attention` does where its kernels do not fit and there is more than a step's work.
+  void attention_by_library(std::span<const attention_call> calls, double scale) {
+    for (const attention_call& c : calls) {
+      const auto batch = batch_of<T>({&c, 1}, static_cast<float>(scale));
+      attend_by_library(batch, c.spans.host, static_cast<int>(c.q.extent(2)));
+    }
+  }
+
   /// One head of one kind.
   template <class KV>
   void append_rows(matrix_view<KV, space> o, matrix_view<const T, space> x,
@@ -500,11 +510,11 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   }
 
   template <class KV>
-  void attend(std::span<const attention_of<KV>> calls, float scale) {
+  static cuda_detail::attention_batch<T, KV> batch_of(std::span<const attention_of<KV>> calls,
+                                                      float scale) {
     using namespace cuda_detail;
     cuda_detail::attention_batch<T, KV> batch;
     batch.scale = scale;
-    index_t most_keys = 0;
     for (const attention_of<KV>& c : calls) {
       batch.n_kv_heads = static_cast<std::int32_t>(c.kv.n_kv_heads());
       batch.group = static_cast<std::int32_t>(c.q.extent(1)) / batch.n_kv_heads;
@@ -525,11 +535,37 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
       s.parts[own_part] = part_of(c.kv.own);
       s.spans = c.spans.in_backend_memory;
       s.n_tokens = static_cast<std::int32_t>(c.q.extent(0));
+    }
+    return batch;
+  }
+
+  template <class KV>
+  void attend(std::span<const attention_of<KV>> calls, float scale) {
+    using namespace cuda_detail;
+    auto batch = batch_of<KV>(calls, scale);
+    const auto head_dim = static_cast<int>(calls.front().q.extent(2));
+    if constexpr (std::same_as<KV, T>) {
+      const bool many = most_tokens(batch) * batch.group > split_rows;
+      if (many && !fits_matrix_units(batch, head_dim)) {
+        return attention_by_library(calls, static_cast<double>(scale));
+      }
+    }
+    index_t most_keys = 0;
+    for (const attention_of<KV>& c : calls) {
       most_keys = std::max(most_keys, c.kv.shared.rows() + c.kv.own.rows() + c.kv.local.rows());
     }
-    launch_attention(batch, static_cast<int>(calls.front().q.extent(2)),
-                     static_cast<int>(most_keys), attention_, stream());
+    launch_attention(batch, head_dim, static_cast<int>(most_keys), attention_, stream());
   }
+  void attend_by_library(const cuda_detail::attention_batch<T>& batch,
+                         std::span<const visible_spans> seen, int head_dim) {
+    using namespace cuda_detail;
+    cascade_library library(products_, stream());
+    const auto memory =
+        cascade_memory<T>::of(partials_.data(), partial_bytes, batch.group, head_dim);
+    attend_cascade<T>(library, batch.sequences[0], seen, batch.n_kv_heads, batch.group, head_dim,
+                      batch.scale, memory);
+  }
+
   template <class KV>
   static cuda_detail::attention_part<KV> part_of(const kv_span<KV, space>& x) {
     if (x.rows() == 0) return {};

@@ -157,32 +157,42 @@ bool is_aligned(const attention_sequence<T, KV>& s, int head_dim) {
   return all;
 }
 
+/// Do the kernels on matrix units take the batch?
+template <class T, class KV>
+bool fits_matrix_units(const attention_batch<T, KV>& batch, int head_dim) {
+  if (sizeof(T) != 2 || (head_dim != 64 && head_dim != 128)) return false;
+  bool fits = batch.scale > 0.0F && batch.group <= (std::is_same_v<KV, q8> ? split_rows : 64);
+  for (int i = 0; i < batch.n_sequences; ++i) {
+    fits = fits && is_aligned(batch.sequences[i], head_dim);
+  }
+  return fits;
+}
+template <class T, class KV>
+int most_tokens(const attention_batch<T, KV>& batch) {
+  int most = 0;
+  for (int i = 0; i < batch.n_sequences; ++i) most = std::max(most, batch.sequences[i].n_tokens);
+  return most;
+}
+
 /// Attention of a batch by the kernel that fits; all sequences have the same heads.
 template <class T, class KV>
 void launch_attention(attention_batch<T, KV>& batch, int head_dim, int most_keys,
                       const attention_device& device, cudaStream_t stream) {
-  int n_tokens = 0;
-  for (int i = 0; i < batch.n_sequences; ++i) n_tokens += batch.sequences[i].n_tokens;
-  if (n_tokens == 0) return;
+  if (most_tokens(batch) == 0) return;
   if constexpr (sizeof(T) == 2) {
-    int most_tokens = 0;
-    constexpr bool is_q8 = std::is_same_v<KV, q8>;
-    bool fits = batch.scale > 0.0F && batch.group <= (is_q8 ? split_rows : 64);
-    for (int i = 0; i < batch.n_sequences; ++i) {
-      most_tokens = std::max(most_tokens, batch.sequences[i].n_tokens);
-      fits = fits && is_aligned(batch.sequences[i], head_dim);
-    }
     const auto launch = [&]<int HeadDim>(std::integral_constant<int, HeadDim>) {
-      if constexpr (is_q8) {
+      if constexpr (std::is_same_v<KV, q8>) {
         launch_split<HeadDim>(batch, most_keys, device, stream);  // Sixteen rows at a time.
-      } else if (most_tokens * batch.group <= split_rows) {
+      } else if (most_tokens(batch) * batch.group <= split_rows) {
         launch_split<HeadDim>(batch, most_keys, device, stream);
       } else {
         launch_tiles<T, HeadDim>(batch, device, stream);
       }
     };
-    if (fits && head_dim == 64) return launch(std::integral_constant<int, 64>());
-    if (fits && head_dim == 128) return launch(std::integral_constant<int, 128>());
+    if (fits_matrix_units(batch, head_dim)) {
+      return head_dim == 64 ? launch(std::integral_constant<int, 64>())
+                            : launch(std::integral_constant<int, 128>());
+    }
   }
   launch_rows(batch, head_dim, stream);
 }

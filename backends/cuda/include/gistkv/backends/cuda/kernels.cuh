@@ -261,9 +261,9 @@ __global__ void __launch_bounds__(row_threads)
 
 /// A product for what cuBLASLt does not take: no columns to sum over, rows that repeat. One thread
 /// an element of o.
-template <class T>
+template <class T, class O>
 __global__ void __launch_bounds__(row_threads)
-    plain_product(T* o, index_t o_batch, index_t o_row, const T* a, index_t a_batch, index_t a_row,
+    plain_product(O* o, index_t o_batch, index_t o_row, const T* a, index_t a_batch, index_t a_row,
                   const T* b, index_t b_batch, index_t b_row, index_t batch, index_t m, index_t n,
                   index_t k, bool transpose_b, bool accumulate, float alpha) {
   for_cells<1>(batch * m, n, [&](index_t row, index_t j) {
@@ -273,8 +273,8 @@ __global__ void __launch_bounds__(row_threads)
     const index_t step = transpose_b ? 1 : b_row;
     float sum = 0.0F;
     for (index_t p = 0; p < k; ++p) sum += to_float(left[p]) * to_float(right[p * step]);
-    T* to = o + h * o_batch + row % m * o_row + j;
-    *to = from_float<T>(accumulate ? to_float(*to) + alpha * sum : alpha * sum);
+    O* to = o + h * o_batch + row % m * o_row + j;
+    *to = from_float<O>(accumulate ? to_float(*to) + alpha * sum : alpha * sum);
   });
 }
 
