@@ -38,21 +38,19 @@ struct cuda_options {
   std::optional<cudaStream_t> stream = std::nullopt;
   cuda_allocator allocator = cuda_detail::runtime_allocator();
   std::size_t product_workspace = std::size_t{32} << 20;  ///< Bytes that cuBLASLt may use.
-  bool graphs = true;  ///< Steps of few rows that come again are launched as CUDA graphs.
-  bool few_rows =
-      true;           ///< Norm, products and what follows in one launch for them; false: for tests.
-  bool wgmma = true;  ///< Attention by the kernel of sm_90a where it can run; false: for tests.
+  bool graphs = true;    ///< Steps of few rows that come again are launched as CUDA graphs.
+  bool few_rows = true;  ///< Their fused launches; false: for tests.
+  bool wgmma = true;     ///< The attention kernel of sm_90a where it can run; false: for tests.
 };
 
 /// Backend for NVIDIA GPUs from sm_80 on, for inference: cuBLASLt multiplies matrices, own kernels
 /// do the rest, among them attention over anchors and local rows (cuda/attention_plan.hpp).
 ///
 /// T is the type of activations and weights: bf16, f16 or float. Sums are carried in float. Caches
-/// are of T or of q8.
-/// Calls are queued on one stream and return at once; only `download`, `synchronize`, large uploads
-/// and `pack` wait. Memory comes from the allocator; what the kernels and cuBLASLt need beside
-/// their arguments is taken once, on construction. The device that is current then has to be
-/// current in every call; one object serves one thread at a time.
+/// are of T or of q8. Calls are queued on one stream and return at once; only `download`,
+/// `synchronize`, large uploads and `pack` wait. Memory comes from the allocator; what the kernels
+/// and cuBLASLt need beside their arguments is taken once, on construction. The device that is
+/// current then has to be current in every call; one object serves one thread at a time.
 template <class T = bf16>
 requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>) class cuda
     : public no_native {
