@@ -19,8 +19,6 @@
 #include <gistkv/backends/cuda.cuh>
 #include <gistkv/core/buffer.hpp>
 #include <gistkv/core/random.hpp>
-#include <gistkv/core/workspace.hpp>
-#include <gistkv/ops/composed/attention.hpp>
 
 namespace {
 
@@ -114,15 +112,7 @@ class problem {
   }
 
   void run(backend& be) { be.attention_batch(calls_, scale()); }
-  void run_composed(workspace<backend>& scratch) {
-    for (const auto& c : calls_) {
-      composed::attention<backend, bf16>(be_, c.o, c.q, c.kv, c.spans, scale(), scratch, {});
-    }
-  }
-  std::size_t composed_bytes() const {
-    return composed::attention_workspace_size<backend, bf16>(n_q_, s_.n_heads, s_.n_kv_heads,
-                                                             n_anchors_ + n_local_);
-  }
+  void run_by_library() { be_.attention_by_library(calls_, scale()); }
   double useful_flops() const { return 4.0 * s_.head_dim * s_.n_heads * pairs_ * s_.batch; }
   double kv_bytes() const {
     return 2.0 * 2.0 * s_.head_dim * s_.n_kv_heads * static_cast<double>(s_.batch) *
@@ -252,8 +242,7 @@ void forward(const shape& s, backend& wgmma, backend& mma, buffer<std::byte, bac
   }
   if (s.n > 32768 || s.batch > 1) return;
   problem p(mma, s);
-  workspace<backend> scratch(mma, p.composed_bytes());
-  const times t = measure(mma, flush, [&] { p.run_composed(scratch); });
+  const times t = measure(mma, flush, [&] { p.run_by_library(); });
   print("forward", "library cascade", s, t, "useful_tflop_s", 1e-9 * p.useful_flops() / t.median,
         p.error());
 }

@@ -7,6 +7,7 @@ cudnn dense causal   PyTorch's SDPA on cuDNN over the n text tokens: what one ha
 flex, sentence mask  FlexAttention with the mask as published, over text and gists in order
 flex, permuted       FlexAttention with the keys sorted into [gists | text]
 sdpa, dense mask     SDPA with a boolean matrix, where that is small
+sdpa, all keys       a decode step over all n text tokens, by whatever SDPA picks
 
 A peer that is missing or fails is a line with its reason.
 """
@@ -69,22 +70,42 @@ def main():
         except Exception as e:  # A peer may not know a shape, or run out of memory.
             say(what="skipped", peer=peer, **shape, reason=str(e).splitlines()[0][:200])
 
+    def decode(head_dim, n_heads, n_kv_heads, n, batch):
+        """One query over the keys and values of all n text tokens: the step without gists."""
+        shape = dict(head_dim=head_dim, n_heads=n_heads, n_kv_heads=n_kv_heads, n_gist=0, n=n,
+                     batch=batch)
+        try:
+            q = torch.randn(batch, n_heads, 1, head_dim, device="cuda", dtype=torch.bfloat16)
+            k, v = (torch.randn(batch, n_kv_heads, n, head_dim, device="cuda",
+                                dtype=torch.bfloat16) for _ in range(2))
+            ms, quartiles = measure(
+                lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True))
+            say(what="decode", path="sdpa, all keys", **shape, ms=ms, ms_quartiles=quartiles,
+                kv_gb_s=1e-6 * 2 * k.numel() * 2 / ms, error=None)
+        except Exception as e:
+            say(what="skipped", peer="sdpa, all keys", **shape, reason=str(e).splitlines()[0][:200])
+
     lengths = [2048, 32768] if quick else [2048, 8192, 32768, 131072]
     for head_dim, n_heads, n_kv_heads in ((64, 9, 3), (128, 24, 8)):
+        for n in lengths:
+            for batch in (1, 8, 32):
+                decode(head_dim, n_heads, n_kv_heads, n, batch)
         for n_gist in [4] if quick else [1, 2, 4, 8]:
-            for n in lengths:
+            for n, batch in [(n, b) for n in lengths for b in (1, 8)]:
+                if batch > 1 and (quick or n > 8192):
+                    continue
                 unit = SENTENCE + n_gist
                 rows = n // SENTENCE * unit
                 shape = dict(head_dim=head_dim, n_heads=n_heads, n_kv_heads=n_kv_heads,
-                             n_gist=n_gist, n=n, batch=1)
+                             n_gist=n_gist, n=n, batch=batch)
                 index = torch.arange(rows, device="cuda")
                 sentence_of, is_gist = index // unit, index % unit >= SENTENCE
                 pairs = (sentence_of * n_gist + index % unit + 1).sum().item()
-                flops = 4 * head_dim * n_heads * pairs
+                flops = 4 * head_dim * n_heads * pairs * batch
                 torch.manual_seed(1)
 
                 def rows_of(heads, count):
-                    return torch.randn(1, heads, count, head_dim, device="cuda",
+                    return torch.randn(batch, heads, count, head_dim, device="cuda",
                                        dtype=torch.bfloat16)
 
                 q, k, v = rows_of(n_heads, rows), rows_of(n_kv_heads, rows), rows_of(n_kv_heads, rows)
@@ -103,7 +124,7 @@ def main():
 
                 if n_gist == 4:
                     qn, kn, vn = rows_of(n_heads, n), rows_of(n_kv_heads, n), rows_of(n_kv_heads, n)
-                    dense = 4 * head_dim * n_heads * n * (n + 1) / 2
+                    dense = 4 * head_dim * n_heads * n * (n + 1) / 2 * batch
 
                     def cudnn():
                         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
@@ -112,7 +133,7 @@ def main():
 
                     run("cudnn dense causal", shape, dense, cudnn)
                     del qn, kn, vn
-                if rows <= 8192:
+                if rows <= 8192 and batch == 1:
                     mask = sees(index[:, None], index[None, :])
                     run("sdpa, dense mask", shape, flops,
                         lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask,

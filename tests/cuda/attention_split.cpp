@@ -19,8 +19,8 @@ using namespace emulation;
 
 /// All splits of all items, in an order that the seed draws. Returns whether the counters are left
 /// as they were found.
-template <class T, class Shape>
-bool run(const attention_batch<T>& batch, int n_splits, std::uint64_t seed,
+template <class T, class Shape, class KV>
+bool run(const attention_batch<T, KV>& batch, int n_splits, std::uint64_t seed,
          fault planted = fault::none) {
   const int n_items = batch.n_tiles * batch.n_kv_heads;
   std::vector<float> partials(
@@ -52,7 +52,7 @@ layout_options few_rows(int i, int head_dim) {
 
 template <class T, int HeadDim>
 void sweep_layouts(int begin, int end) {
-  using shape = split_shape_for<HeadDim>;
+  using shape = split_shape_for<HeadDim, T>;
   check_layouts<T>(
       begin, end, 1.0, [](int i) { return few_rows(i, HeadDim); },
       [](layout<T>& texts, const layout_options& options, int i) {
@@ -69,7 +69,7 @@ TEST_CASE("split kernel, head dim 128, bf16") { sweep_layouts<bf16, 128>(120, 17
 TEST_CASE("split kernel, head dim 128, f16") { sweep_layouts<f16, 128>(170, 220); }
 
 TEST_CASE("an error planted in the machine under the split kernel is seen") {
-  using shape = split_shape_for<64>;
+  using shape = split_shape_for<64, bf16>;
   constexpr layout_options hard{.n_gist = 4,
                                 .recent = 0,
                                 .group = 3,

@@ -15,10 +15,13 @@
 #include <mutex>
 #include <stdexcept>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <gistkv/backends/cuda/attention_plan.hpp>
+#include <gistkv/core/op_options.hpp>
+#include <gistkv/core/q8.hpp>
 #include <gistkv/core/random.hpp>
 #include <gistkv/core/types.hpp>
 
@@ -189,13 +192,41 @@ class group {
   static float minus_infinity() { return -std::numeric_limits<float>::infinity(); }
   static float exp2(float x) { return std::exp2(x); }
   static float log(float x) { return std::log(x); }
+  static float rsqrt(float x) { return 1.0F / std::sqrt(x); }
+  static void rotation(std::int32_t position, float frequency, float& sine, float& cosine) {
+    const double angle = double{frequency} * position;
+    sine = static_cast<float>(std::sin(angle));
+    cosine = static_cast<float>(std::cos(angle));
+  }
+  static float activate(float x, activation_kind kind) {
+    switch (kind) {
+      case activation_kind::silu:
+        return x / (1.0F + std::exp(-x));
+      case activation_kind::gelu:
+        return 0.5F * x * std::erfc(-0.70710678F * x);
+      case activation_kind::gelu_tanh:
+        return x / (1.0F + std::exp(-1.59576912F * (x + 0.044715F * x * x * x)));
+    }
+    return 0.0F;
+  }
   template <class T>
   static float to_float(T x) {
-    return static_cast<float>(x);
+    if constexpr (std::is_same_v<T, q8>) {
+      return static_cast<float>(x.level);
+    } else {
+      return static_cast<float>(x);
+    }
   }
   template <class T>
   static std::uint32_t pack(float low, float high) {
     return T(low).bits | static_cast<std::uint32_t>(T(high).bits) << 16;
+  }
+  template <class T>
+  static std::uint32_t pack_levels(std::uint32_t x, int a, std::uint32_t y, int b) {
+    const auto level = [](std::uint32_t word, int byte) {
+      return static_cast<float>(static_cast<std::int8_t>(word >> (8 * byte) & 0xffU));
+    };
+    return pack<T>(level(x, a), level(y, b));
   }
   template <class T>
   static std::uint32_t load_pair(const T* from) {
@@ -203,6 +234,13 @@ class group {
     if (reinterpret_cast<std::uintptr_t>(from) % 4 != 0) throw std::runtime_error("alignment");
     std::memcpy(&pair, from, 4);
     return pair;
+  }
+  template <class T, class F>
+  static void load_words(const T* from, F&& f) {
+    std::uint32_t words[4];
+    if (reinterpret_cast<std::uintptr_t>(from) % 16 != 0) throw std::runtime_error("alignment");
+    std::memcpy(words, from, 16);
+    for (int i = 0; i < 4; ++i) f(i, words[i]);
   }
   template <class T>
   static void store_pair(T* to, std::uint32_t pair) {
@@ -257,7 +295,8 @@ class group {
   void multiply(registers<float, C>& c, int c0, registers<std::uint32_t, A>& a, int a0,
                 registers<std::uint32_t, B>& b, int b0) {
     static_assert(Lanes == 32);
-    if (block_->error == fault::right_operand_swapped) b0 ^= 2;
+    const bool swapped = block_->error == fault::right_operand_swapped;
+    if (swapped && B > 2) b0 ^= 2;
     if (block_->error == fault::left_operand_off_by_one) a0 = (a0 + 4) % A;
     float left[16][16], right[16][8];
     for (int lane = 0; lane < 32; ++lane) {
@@ -268,7 +307,7 @@ class group {
         left[row][col + 1] = half<T>(bits, 1);
       }
       for (int i = 0; i < 2; ++i) {
-        const std::uint32_t bits = b(lane, b0 + i);
+        const std::uint32_t bits = b(lane, b0 + (swapped && B == 2 ? 1 - i : i));
         const int row = lane % 4 * 2 + i * 8, col = lane / 4;
         right[row][col] = half<T>(bits, 0);
         right[row + 1][col] = half<T>(bits, 1);
@@ -311,15 +350,16 @@ class group {
     }
   }
 
-  /// cp.async of 16 bytes, zeros where there is nothing inside.
-  void copy_async(std::uint32_t to, const void* from, bool inside) {
+  /// cp.async of n_bytes, and zeros up to 16.
+  void copy_async(std::uint32_t to, const void* from, int n_bytes) {
     if (to % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0 ||
         to + 16 > block_->bytes()) {
       throw std::runtime_error("copy_async: address");
     }
     std::memset(block_->memory() + to, 0xff, 16);
-    if (block_->error == fault::rest_not_zeroed && !inside) return;
-    groups_.back().push_back({to, inside ? from : nullptr});
+    if (n_bytes < 0 || n_bytes > 16) throw std::runtime_error("copy_async: size");
+    if (block_->error == fault::rest_not_zeroed && n_bytes == 0) return;
+    groups_.back().push_back({to, from, static_cast<std::size_t>(n_bytes)});
   }
   void commit_copies() { groups_.emplace_back(); }
   template <int N>
@@ -329,7 +369,8 @@ class group {
     while (groups_.size() > keep) {
       for (const copy& c : groups_.front()) {
         std::byte* to = block_->memory() + c.to;
-        c.from == nullptr ? std::memset(to, 0, 16) : std::memcpy(to, c.from, 16);
+        std::memset(to, 0, 16);
+        if (c.n_bytes > 0) std::memcpy(to, c.from, c.n_bytes);
       }
       groups_.erase(groups_.begin());
     }
@@ -348,6 +389,7 @@ class group {
   struct copy {
     std::uint32_t to;
     const void* from;
+    std::size_t n_bytes;
   };
 
   template <class T>

@@ -17,6 +17,7 @@
 
 #include <gistkv/backends/cuda/attention_plan.hpp>
 #include <gistkv/cache/row_ledger.hpp>
+#include <gistkv/core/q8.hpp>
 #include <gistkv/core/random.hpp>
 #include <gistkv/core/types.hpp>
 #include <gistkv/mask/sentence.hpp>
@@ -62,6 +63,8 @@ class rows {
   static T guard() {
     if constexpr (std::is_same_v<T, float>) {
       return std::numeric_limits<float>::quiet_NaN();
+    } else if constexpr (std::is_same_v<T, q8>) {
+      return {0x7f};  // Four of them are a scale of 3e38.
     } else {
       T x;
       x.bits = 0x7fff;  // NaN: whoever reads it shows.
@@ -95,17 +98,18 @@ class rows {
   std::vector<T> memory_;
 };
 
-/// One sequence: its text, its rows where a cache would have them, and the expected result.
-template <class T>
+/// One sequence: its text, its rows where a cache of KV would have them, and the expected result.
+template <class T, class KV>
 struct text_case {
   int n_past = 0, n_tokens = 0;
   std::vector<visible_spans> spans;
-  rows<T> q, o, lse, k[n_parts], v[n_parts];
+  rows<T> q, o, lse;
+  rows<KV> k[n_parts], v[n_parts];
   std::int32_t n_rows[n_parts] = {};
   std::vector<double> want_o, budget_o, want_lse;  ///< [token, head, (d)]
 };
 
-template <class T>
+template <class T, class KV = T>
 class layout {
  public:
   explicit layout(const layout_options& options) : options_(options), random_(options.seed) {
@@ -114,17 +118,17 @@ class layout {
   }
 
   double scale() const { return 1.0 / std::sqrt(static_cast<double>(options_.head_dim)); }
-  std::deque<text_case<T>>& cases() { return cases_; }
+  std::deque<text_case<T, KV>>& cases() { return cases_; }
 
   /// As the backend would launch it, in tiles of so many rows.
-  attention_batch<T> batch(int tile_rows) {
-    attention_batch<T> b;
+  attention_batch<T, KV> batch(int tile_rows) {
+    attention_batch<T, KV> b;
     b.n_kv_heads = options_.n_kv_heads;
     b.group = options_.group;
     b.tile_tokens = tile_rows / options_.group;
     b.scale = static_cast<float>(scale());
     for (auto& c : cases_) {
-      attention_sequence<T>& s = b.sequences[b.n_sequences++];
+      attention_sequence<T, KV>& s = b.sequences[b.n_sequences++];
       s.q = c.q.data();
       s.q_token = c.q.head_stride();
       s.q_head = c.q.row_stride();
@@ -190,7 +194,7 @@ class layout {
   static double number(T x) { return static_cast<double>(static_cast<float>(x)); }
   T draw(double magnitude) { return T(static_cast<float>(magnitude * random_.normal())); }
 
-  void make(text_case<T>& c) {
+  void make(text_case<T, KV>& c) {
     const int d = options_.head_dim, n_kv_heads = options_.n_kv_heads;
     const int n_heads = n_kv_heads * options_.group;
     c.n_past = static_cast<int>(random_.below(options_.most_past + 1));
@@ -206,12 +210,22 @@ class layout {
     flags.resize(static_cast<std::size_t>(n));
     const index_t n_sink = random_.below(2);
 
-    // Keys and values by position; what the cache would have of them in parts.
-    std::vector<T> k, v;
-    for (index_t i = 0; i < index_t{n} * n_kv_heads * d; ++i) {
-      k.push_back(draw(1.0));
-      v.push_back(draw(1.0));
+    // Keys and values by position, as a cache keeps them; it has them in parts.
+    const index_t n_all = index_t{n} * n_kv_heads;
+    std::vector<T> drawn_k, drawn_v;
+    for (index_t i = 0; i < n_all * d; ++i) {
+      drawn_k.push_back(draw(1.0));
+      drawn_v.push_back(draw(1.0));
     }
+    const index_t width = row_width<KV>(d);
+    const auto stored = [&](const std::vector<T>& x) {
+      std::vector<KV> all(static_cast<std::size_t>(n_all * width));
+      for (index_t i = 0; i < n_all; ++i) encode_row(x.data() + i * d, d, all.data() + i * width);
+      return all;
+    };
+    const std::vector<KV> k = stored(drawn_k), v = stored(drawn_v);
+    // Rows of q8 lie end to end.
+    const auto pad = [&] { return random_.below(2) * (std::is_same_v<KV, q8> ? 0 : 8); };
     cache::row_ledger ledger({options_.n_gist, options_.recent, n_sink, 0});
     std::vector<cache::row_ledger::placement> places;
     std::int32_t base = 0;
@@ -226,14 +240,14 @@ class layout {
     c.n_rows[own_part] = n_anchors - c.n_rows[shared_part];
     c.n_rows[local_part] = ledger.local_end() - base;
     for (int p = 0; p < n_parts; ++p) {
-      c.k[p] = rows<T>(n_kv_heads, c.n_rows[p], d, 8 * random_.below(2));
-      c.v[p] = rows<T>(n_kv_heads, c.n_rows[p], d, 8 * random_.below(2));
+      c.k[p] = rows<KV>(n_kv_heads, c.n_rows[p], width, pad());
+      c.v[p] = rows<KV>(n_kv_heads, c.n_rows[p], width, pad());
     }
     const auto store = [&](int part, index_t row, int position) {
       for (int h = 0; h < n_kv_heads; ++h) {
-        const auto from = static_cast<std::ptrdiff_t>((position * n_kv_heads + h) * d);
-        std::copy_n(k.begin() + from, d, c.k[part].row(h, row));
-        std::copy_n(v.begin() + from, d, c.v[part].row(h, row));
+        const auto from = static_cast<std::ptrdiff_t>((position * n_kv_heads + h) * width);
+        std::copy_n(k.begin() + from, width, c.k[part].row(h, row));
+        std::copy_n(v.begin() + from, width, c.v[part].row(h, row));
       }
     };
     for (int i = 0; i < n; ++i) {
@@ -260,15 +274,22 @@ class layout {
     expect(c, flags, n_sink, k, v);
   }
 
-  void expect(text_case<T>& c, const std::vector<std::uint8_t>& flags, index_t n_sink,
-              const std::vector<T>& k, const std::vector<T>& v) {
+  void expect(text_case<T, KV>& c, const std::vector<std::uint8_t>& flags, index_t n_sink,
+              const std::vector<KV>& stored_k, const std::vector<KV>& stored_v) {
     const int d = options_.head_dim, n_kv_heads = options_.n_kv_heads, group = options_.group;
     // Half the distance of the smallest numbers; those of bf16 are as small as those of float.
     constexpr double least_step = std::is_same_v<T, f16> ? 0x1p-25 : 0x1p-126;
+    const auto numbers = [&](const std::vector<KV>& x) {
+      const index_t width = row_width<KV>(d), n = static_cast<index_t>(x.size()) / width;
+      std::vector<float> all(static_cast<std::size_t>(n * d));
+      for (index_t i = 0; i < n; ++i) decode_row(x.data() + i * width, d, all.data() + i * d);
+      return all;
+    };
+    const std::vector<float> k = numbers(stored_k), v = numbers(stored_v);
     const sentence_structure text(flags, {options_.n_gist, options_.recent, n_sink});
     const sentence_mask sees{text.sentence_of().data(), text.is_gist().data(), nullptr,
                              options_.recent, n_sink};
-    const auto row_of = [&](const std::vector<T>& x, int position, int h) {
+    const auto row_of = [&](const std::vector<float>& x, int position, int h) {
       return x.data() + (index_t{position} * n_kv_heads + h) * d;
     };
     for (int i = 0; i < c.n_tokens; ++i) {
@@ -282,7 +303,7 @@ class layout {
           double s = 0.0;
           double squares = 0.0;
           for (int e = 0; e < d; ++e) {
-            const double term = number(c.q.row(i, h)[e]) * number(row_of(k, j, h / group)[e]);
+            const double term = number(c.q.row(i, h)[e]) * double{row_of(k, j, h / group)[e]};
             s += term;
             squares += term * term;
           }
@@ -299,15 +320,17 @@ class layout {
         std::vector<double> budget(static_cast<std::size_t>(d), least_step);
         for (std::size_t x = 0; x < keys.size(); ++x) {
           for (int e = 0; e < d; ++e) {
-            const double value = number(row_of(v, keys[x], h / group)[e]);
+            const double value = double{row_of(v, keys[x], h / group)[e]};
             const double weight = scores[x] / sum;
             o[static_cast<std::size_t>(e)] += weight * value;
             // In 16 bits the roundings of float do not show.
             const double of_score = std::is_same_v<T, float>
                                         ? roundings[x] + std::abs(top) + std::sqrt(keys.size())
                                         : 0.0;
+            // Weights of q8 are rounded as multiples of 1/64 of the scale, for up to 127 levels.
+            const double steps = std::is_same_v<KV, q8> ? 127.0 / 64 : std::abs(value);
             budget[static_cast<std::size_t>(e)] +=
-                ((1.1 + of_score) * epsilon_of<T>() * weight + least_step) * std::abs(value);
+                (1.1 + of_score) * epsilon_of<T>() * weight * std::abs(value) + least_step * steps;
           }
         }
         c.want_o.insert(c.want_o.end(), o.begin(), o.end());
@@ -319,7 +342,7 @@ class layout {
 
   layout_options options_;
   random_generator random_;
-  std::deque<text_case<T>> cases_;
+  std::deque<text_case<T, KV>> cases_;
 };
 
 /// Layout number `i` of a sweep over what the kernels' shapes depend on.
@@ -344,13 +367,13 @@ inline layout_options sweep(int i, int head_dim) {
 
 /// Layouts [begin, end) by the kernel that `run(texts, options, i)` runs: within `budget` of what
 /// rounding explains, something to see in the results, and nothing written beside them.
-template <class T, class OptionsOf, class Run>
+template <class T, class KV = T, class OptionsOf, class Run>
 void check_layouts(int begin, int end, double budget, OptionsOf&& options_of, Run&& run) {
   double worst = 0.0;
   for (int i = begin; i < end; ++i) {
     const layout_options options = options_of(i);
     CAPTURE(options.text());
-    layout<T> texts(options);
+    layout<T, KV> texts(options);
     run(texts, options, i);
     const auto found = texts.compare();
     CHECK(found.worst <= budget);

@@ -116,7 +116,8 @@ class gist_cache {
   /// Bytes of one row of keys and values over all layers.
   std::size_t bytes_per_row() const {
     return 2 * sizeof(T) *
-           static_cast<std::size_t>(shape_.n_layers * shape_.n_kv_heads * shape_.head_dim);
+           static_cast<std::size_t>(shape_.n_layers * shape_.n_kv_heads *
+                                    row_width<T>(shape_.head_dim));
   }
   /// Bytes of all rows a forward pass may read; rows held twice count twice, shared ones once here.
   std::size_t bytes_held() const {

@@ -10,6 +10,7 @@
 
 #include <gistkv/core/backend.hpp>
 #include <gistkv/core/buffer.hpp>
+#include <gistkv/core/q8.hpp>
 #include <gistkv/ops/kv_spans.hpp>
 #include <gistkv/ops/rows.hpp>
 
@@ -25,7 +26,8 @@ struct cache_shape {
 };
 
 /// Storage of key and value rows for all layers: per layer two blocks [n_kv_heads, capacity,
-/// head_dim], so that the rows of a head are contiguous for the kernels that stream them.
+/// head_dim], so that the rows of a head are contiguous for the kernels that stream them. Rows of
+/// q8 carry their scale behind the elements.
 template <Storage B, class T>
 class kv_segment {
  public:
@@ -33,7 +35,7 @@ class kv_segment {
   using view = tensor_view<T, 3, space>;
 
   kv_segment(B& be, cache_shape shape, index_t capacity)
-      : be_(&be), shape_(shape), capacity_(capacity) {
+      : be_(&be), shape_(shape), width_(row_width<T>(shape.head_dim)), capacity_(capacity) {
     for (index_t l = 0; l < shape.n_layers; ++l) {
       keys_.emplace_back(be, block_size());
       values_.emplace_back(be, block_size());
@@ -47,15 +49,15 @@ class kv_segment {
 
   /// Rows [begin, begin + count) of a layer, to write.
   view keys(index_t layer, index_t begin, index_t count) {
-    return block(keys_[static_cast<std::size_t>(layer)], begin, count);
+    return elements(block(keys_[static_cast<std::size_t>(layer)], begin, count));
   }
   view values(index_t layer, index_t begin, index_t count) {
-    return block(values_[static_cast<std::size_t>(layer)], begin, count);
+    return elements(block(values_[static_cast<std::size_t>(layer)], begin, count));
   }
   /// The same, to read.
   kv_span<T, space> span(index_t layer, index_t begin, index_t count) const {
     const auto l = static_cast<std::size_t>(layer);
-    return {block(keys_[l], begin, count), block(values_[l], begin, count)};
+    return {elements(block(keys_[l], begin, count)), elements(block(values_[l], begin, count))};
   }
 
   /// Moves rows [begin, begin + count) of every layer to the front of blocks of another capacity.
@@ -63,10 +65,10 @@ class kv_segment {
   void resize(index_t capacity, index_t begin, index_t count) {
     for (auto* blocks : {&keys_, &values_}) {
       for (buffer<T, B>& b : *blocks) {
-        buffer<T, B> bigger(*be_, shape_.n_kv_heads * capacity * shape_.head_dim);
+        buffer<T, B> bigger(*be_, shape_.n_kv_heads * capacity * width_);
         for (index_t h = 0; h < shape_.n_kv_heads && count > 0; ++h) {
-          copy_rows(bigger.data() + h * capacity * shape_.head_dim,
-                    b.data() + (h * capacity_ + begin) * shape_.head_dim, count);
+          copy_rows(bigger.data() + h * capacity * width_,
+                    b.data() + (h * capacity_ + begin) * width_, count);
         }
         b = std::move(bigger);
       }
@@ -79,9 +81,9 @@ class kv_segment {
     for (auto* blocks : {&keys_, &values_}) {
       for (buffer<T, B>& b : *blocks) {
         for (index_t h = 0; h < shape_.n_kv_heads; ++h) {
-          T* front = b.data() + h * capacity_ * shape_.head_dim;
+          T* front = b.data() + h * capacity_ * width_;
           for (index_t done = 0; done < count; done += begin) {
-            copy_rows(front + done * shape_.head_dim, front + (begin + done) * shape_.head_dim,
+            copy_rows(front + done * width_, front + (begin + done) * width_,
                       std::min(begin, count - done));
           }
         }
@@ -105,14 +107,14 @@ class kv_segment {
     for (const auto& list : lists) all.insert(all.end(), list.begin(), list.end());
     const buffer<std::int32_t, B> index(*be_, std::span<const std::int32_t>(all));
     const auto table = index.view({static_cast<index_t>(lists.size()), n});
-    for (index_t l = 0; l < shape_.n_layers; ++l) {
-      const kv_span<T, space> from = span(l, 0, capacity_);
-      const view keys_to = result.keys(l, 0, n);
-      const view values_to = result.values(l, 0, n);
+    for (std::size_t l = 0; l < keys_.size(); ++l) {
+      const view keys_to = result.block(result.keys_[l], 0, n);
+      const view values_to = result.block(result.values_[l], 0, n);
       for (index_t h = 0; h < shape_.n_kv_heads; ++h) {
-        const auto list = table.at(lists.size() == 1 ? 0 : l * shape_.n_kv_heads + h);
-        ops::gather_rows<B, T>(*be_, keys_to.at(h), from.k.at(h), list);
-        ops::gather_rows<B, T>(*be_, values_to.at(h), from.v.at(h), list);
+        const index_t of_layer = static_cast<index_t>(l) * shape_.n_kv_heads;
+        const auto list = table.at(lists.size() == 1 ? 0 : of_layer + h);
+        ops::gather_rows<B, T>(*be_, keys_to.at(h), block(keys_[l], 0, capacity_).at(h), list);
+        ops::gather_rows<B, T>(*be_, values_to.at(h), block(values_[l], 0, capacity_).at(h), list);
       }
     }
     return result;
@@ -133,17 +135,23 @@ class kv_segment {
   }
 
  private:
-  index_t block_size() const { return shape_.n_kv_heads * capacity_ * shape_.head_dim; }
+  index_t block_size() const { return shape_.n_kv_heads * capacity_ * width_; }
   void copy_rows(T* to, const T* from, index_t count) {
-    be_->copy(to, from, sizeof(T) * static_cast<std::size_t>(count * shape_.head_dim));
+    be_->copy(to, from, sizeof(T) * static_cast<std::size_t>(count * width_));
   }
+  /// Whole rows, with what stands behind their elements.
   template <class Buffer>
   auto block(Buffer& b, index_t begin, index_t count) const {
-    return b.view({shape_.n_kv_heads, capacity_, shape_.head_dim}).slice(1, begin, count);
+    return b.view({shape_.n_kv_heads, capacity_, width_}).slice(1, begin, count);
+  }
+  template <class View>
+  View elements(View whole_rows) const {
+    return whole_rows.slice(2, 0, shape_.head_dim);
   }
 
   B* be_;
   cache_shape shape_;
+  index_t width_;  ///< Of a row, in elements.
   index_t capacity_;
   std::vector<buffer<T, B>> keys_;
   std::vector<buffer<T, B>> values_;

@@ -16,6 +16,7 @@
 #include <gistkv/cache/gist_cache.hpp>
 #include <gistkv/core/error.hpp>
 #include <gistkv/core/hash.hpp>
+#include <gistkv/core/q8.hpp>
 #include <gistkv/model/soft_prompt.hpp>
 
 /// A compressed context as a sequence of bytes, version 2. Little-endian:
@@ -132,21 +133,27 @@ inline std::vector<row> get_rows(byte_source& s, std::string_view field, std::st
 /// Head blocks of [n_kv_heads, rows, head_dim] as float32, one after the other.
 template <class B, class T>
 void put_tensor(byte_writer& w, B& be, const tensor_view<const T, 3, space_of<B>>& x) {
-  std::vector<T> block(static_cast<std::size_t>(x.extent(1) * x.extent(2)));
+  const index_t width = row_width<T>(x.extent(2));
+  std::vector<T> block(static_cast<std::size_t>(x.extent(1) * width));
+  std::vector<float> row(static_cast<std::size_t>(x.extent(2)));
   for (index_t h = 0; h < x.extent(0) && !block.empty(); ++h) {
     be.download(block.data(), x.at(h).data(), block.size() * sizeof(T));
-    for (const T value : block) w.put(static_cast<float>(value));
+    for (index_t r = 0; r < x.extent(1); ++r) {
+      decode_row(block.data() + r * width, x.extent(2), row.data());
+      w.put_bytes(std::as_bytes(std::span(row)));
+    }
   }
 }
 template <class B, class T>
 void get_tensor(byte_source& s, B& be, const tensor_view<T, 3, space_of<B>>& x) {
-  std::vector<T> block(static_cast<std::size_t>(x.extent(1) * x.extent(2)));
+  const index_t width = row_width<T>(x.extent(2));
+  std::vector<T> block(static_cast<std::size_t>(x.extent(1) * width));
+  std::vector<float> row(static_cast<std::size_t>(x.extent(2)));
   for (index_t h = 0; h < x.extent(0) && !block.empty(); ++h) {
-    const auto bytes = s.take(block.size() * sizeof(float), "rows");
-    for (std::size_t i = 0; i < block.size(); ++i) {
-      float value;
-      std::memcpy(&value, bytes.data() + i * sizeof(float), sizeof(float));
-      block[i] = static_cast<T>(value);
+    for (index_t r = 0; r < x.extent(1); ++r) {
+      const auto bytes = s.take(row.size() * sizeof(float), "rows");
+      std::memcpy(row.data(), bytes.data(), bytes.size());
+      encode_row(row.data(), x.extent(2), block.data() + r * width);
     }
     be.upload(x.at(h).data(), block.data(), block.size() * sizeof(T));
   }

@@ -74,6 +74,7 @@ void run(B& be, report& all, const run_options& options = {}) {
       run_cache<T, float>(be, all);
       run_cache<T, bf16>(be, all);
       run_cache<T, f16>(be, all);
+      run_cache<T, q8>(be, all);
     } else {
       all.add({.op = "all",
                .dtype = std::string(dtype_name<T>()),

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <gistkv/core/error.hpp>
+#include <gistkv/core/q8.hpp>
 #include <gistkv/core/types.hpp>
 
 /// How far a result may be from its expected value, and nothing else about the suite.
@@ -28,6 +29,8 @@ constexpr std::string_view dtype_name() {
     return "f32";
   } else if constexpr (std::same_as<T, bf16>) {
     return "bf16";
+  } else if constexpr (std::same_as<T, q8>) {
+    return "q8";
   } else {
     static_assert(std::same_as<T, f16>);
     return "f16";

@@ -107,6 +107,17 @@ struct no_native {
   /// `append_rows(o, x, rows)`, as ops::append_rows, writes them.
   template <class KV>
   static constexpr bool native_cache = false;
+  /// `append(k, v, sequences)` as ops::append: all heads of all sequences at once.
+  static constexpr bool native_append = false;
+  /// `project(call, sequences)` and `gated(call)` as in ops/few_rows.hpp, where
+  /// `few_rows(n, d, width)` says that n rows of width d are few.
+  static constexpr bool native_few_rows = false;
+  /// `replay(recordings, key, f)` makes the calls that f makes, or those that it made under an
+  /// equal key (core/replay.hpp) before, where `replays(n, group)` says that it can: for at most n
+  /// rows of a sequence and so many heads a KV head. `recordings` is a movable type of the
+  /// backend's. Of a call of `attention` that is made again, spans count as they lie in the
+  /// backend's memory, and extents of caches do not count.
+  static constexpr bool native_replay = false;
 };
 
 }  // namespace gistkv

@@ -21,7 +21,9 @@
 #include <gistkv/model/low_rank_map.hpp>
 #include <gistkv/ops/activation.hpp>
 #include <gistkv/ops/add.hpp>
+#include <gistkv/ops/append.hpp>
 #include <gistkv/ops/attention.hpp>
+#include <gistkv/ops/few_rows.hpp>
 #include <gistkv/ops/linear.hpp>
 #include <gistkv/ops/norm.hpp>
 #include <gistkv/ops/rope.hpp>
@@ -51,6 +53,7 @@ struct linear_map {
   void operator()(B& be, matrix_view<T, space_of<B>> o, matrix_view<const T, space_of<B>> x) const {
     ops::linear<B, T>(be, o, x, weight, bias.view({bias.size()}));
   }
+  linear_call<B, T> call() const { return {&weight, bias.view({bias.size()})}; }
 };
 
 /// Several maps of the same activations, in one call of the backend.
@@ -70,15 +73,7 @@ void apply(
 /// What a block needs to know of one sequence of the batch: its rows in the packed batch, where
 /// their keys and values go, and what its queries see. Views are those of one layer.
 template <class T, MemorySpace Space>
-struct sequence_kv {
-  index_t begin = 0;  ///< Rows [begin, begin + count) of the batch.
-  index_t count = 0;
-  tensor_view<T, 3, Space> anchor_keys = {};  ///< [n_kv_heads, rows, head_dim]
-  tensor_view<T, 3, Space> anchor_values = {};
-  tensor_view<T, 3, Space> local_keys = {};
-  tensor_view<T, 3, Space> local_values = {};
-  vector_view<const std::int32_t, Space> anchor_rows = {};  ///< [count], -1: not an anchor
-  vector_view<const std::int32_t, Space> local_rows = {};
+struct sequence_kv : kv_append<T, Space> {
   kv_spans<T, Space> visible = {};
   span_list spans = {};
   /// Rows of the batch that are gists of this sequence, to which a block's LoRA applies; counted
@@ -170,21 +165,19 @@ class block {
                std::span<const sequence_kv<KV, space>> sequences, workspace<B>& scratch,
                See&& see = {}) const {
     const typename workspace<B>::scope scope(scratch);
-    const auto normed = scratch.template take<T>({x.extent(0), c.d_model});
-    ops::norm<B, T>(be, normed, x, vector(attention_norm_), {}, {c.norm, c.norm_eps});
-    attend(be, c, normed, positions, frequencies, rope, sequences, scratch, see);
-    ops::add<B, T>(be, x, x, normed);
-    ops::norm<B, T>(be, normed, x, vector(feed_forward_norm_), {}, {c.norm, c.norm_eps});
-    feed_forward(be, c, normed, sequences, scratch);
-    ops::add<B, T>(be, x, x, normed);
+    const auto more = scratch.template take<T>({x.extent(0), c.d_model});
+    attend(be, c, more, x, positions, frequencies, rope, sequences, scratch, see);
+    ops::add<B, T>(be, x, x, more);
+    feed_forward(be, c, more, x, sequences, scratch);
+    ops::add<B, T>(be, x, x, more);
   }
 
  private:
   static vector_view<const T, space> vector(const buffer<T, B>& b) { return b.view({b.size()}); }
 
-  /// x <- W_o attention(x)
+  /// y <- W_o attention(n(x))
   template <class See>
-  void attend(B& be, const model_config& c, matrix_view<T, space> x,
+  void attend(B& be, const model_config& c, matrix_view<T, space> y, matrix_view<const T, space> x,
               vector_view<const std::int32_t, space> positions,
               vector_view<const float, space> frequencies, const rope_options& rope,
               std::span<const sequence_kv<KV, space>> sequences, workspace<B>& scratch,
@@ -195,46 +188,75 @@ class block {
     const auto k = scratch.template take<T>({n, c.n_kv_heads, c.head_dim});
     const auto v = scratch.template take<T>({n, c.n_kv_heads, c.head_dim});
     const auto o = scratch.template take<T>({n, c.n_heads, c.head_dim});
-    apply<B, T, 3>(
-        be, x,
-        {{{&query_, joined_heads(q)}, {&key_, joined_heads(k)}, {&value_, joined_heads(v)}}});
-    add_lora(be, 0, joined_heads(q), x, sequences, scratch);
-    add_lora(be, 1, joined_heads(k), x, sequences, scratch);
-    add_lora(be, 2, joined_heads(v), x, sequences, scratch);
-    if (query_norm_.size() > 0) norm_heads(be, c, q, query_norm_);
-    if (key_norm_.size() > 0) norm_heads(be, c, k, key_norm_);
-    ops::rope<B, T>(be, q, positions, frequencies, rope);
-    ops::rope<B, T>(be, k, positions, frequencies, rope);
-    for (const auto& s : sequences) {
-      for (index_t h = 0; h < c.n_kv_heads; ++h) {
-        const auto keys = head(k, s, h);
-        const auto values = head(v, s, h);
-        ops::append_rows<B, T, KV>(be, s.anchor_keys.at(h), keys, s.anchor_rows);
-        ops::append_rows<B, T, KV>(be, s.anchor_values.at(h), values, s.anchor_rows);
-        ops::append_rows<B, T, KV>(be, s.local_keys.at(h), keys, s.local_rows);
-        ops::append_rows<B, T, KV>(be, s.local_values.at(h), values, s.local_rows);
+    const norm_options norm{c.norm, c.norm_eps};
+    if (fuses_heads(be, c, n)) {
+      if constexpr (B::native_few_rows) {
+        ops::project<B, T>(be,
+                           {q,
+                            k,
+                            v,
+                            x,
+                            {vector(attention_norm_), norm},
+                            {query_.call(), key_.call(), value_.call()},
+                            positions,
+                            frequencies,
+                            rope},
+                           sequences);
       }
+    } else {
+      ops::norm<B, T>(be, y, x, vector(attention_norm_), {}, norm);
+      apply<B, T, 3>(
+          be, y,
+          {{{&query_, joined_heads(q)}, {&key_, joined_heads(k)}, {&value_, joined_heads(v)}}});
+      add_lora(be, 0, joined_heads(q), y, sequences, scratch);
+      add_lora(be, 1, joined_heads(k), y, sequences, scratch);
+      add_lora(be, 2, joined_heads(v), y, sequences, scratch);
+      if (query_norm_.size() > 0) norm_heads(be, c, q, query_norm_);
+      if (key_norm_.size() > 0) norm_heads(be, c, k, key_norm_);
+      ops::rope<B, T>(be, q, positions, frequencies, rope);
+      ops::rope<B, T>(be, k, positions, frequencies, rope);
+      ops::append<B, T>(be, k, v, sequences);
+    }
+    for (const auto& s : sequences) {
       ops::attention<B, T, KV>(be, o.rows(s.begin, s.count), q.rows(s.begin, s.count), s.visible,
                                s.spans, scale_, scratch);
       see(s, tensor_view<const T, 3, space>(q.rows(s.begin, s.count)), scale_);
     }
-    output_(be, x, joined_heads(o));
-    add_lora(be, 3, x, joined_heads(o), sequences, scratch);
+    output_(be, y, joined_heads(o));
+    add_lora(be, 3, y, joined_heads(o), sequences, scratch);
   }
 
-  /// x <- W_down (act(W_gate x) * W_up x)
-  void feed_forward(B& be, const model_config& c, matrix_view<T, space> x,
+  /// y <- W_down (act(W_gate m(x)) * W_up m(x))
+  void feed_forward(B& be, const model_config& c, matrix_view<T, space> y,
+                    matrix_view<const T, space> x,
                     std::span<const sequence_kv<KV, space>> sequences,
                     workspace<B>& scratch) const {
     const typename workspace<B>::scope scope(scratch);
     const auto gate = scratch.template take<T>({x.extent(0), c.d_ff});
-    const auto up = scratch.template take<T>({x.extent(0), c.d_ff});
-    apply<B, T, 2>(be, x, {{{&gate_, gate}, {&up_, up}}});
-    add_lora(be, 4, gate, x, sequences, scratch);
-    add_lora(be, 5, up, x, sequences, scratch);
-    ops::activation<B, T>(be, gate, gate, up, c.activation);
-    down_(be, x, gate);
-    add_lora(be, 6, x, gate, sequences, scratch);
+    const norm_options norm{c.norm, c.norm_eps};
+    if (!lora_[4] && !lora_[5] && ops::takes_few_rows(be, x.extent(0), c.d_model, c.d_ff)) {
+      if constexpr (B::native_few_rows) {
+        ops::gated<B, T>(
+            be,
+            {gate, x, {vector(feed_forward_norm_), norm}, gate_.call(), up_.call(), c.activation});
+      }
+    } else {
+      const auto up = scratch.template take<T>({x.extent(0), c.d_ff});
+      ops::norm<B, T>(be, y, x, vector(feed_forward_norm_), {}, norm);
+      apply<B, T, 2>(be, y, {{{&gate_, gate}, {&up_, up}}});
+      add_lora(be, 4, gate, y, sequences, scratch);
+      add_lora(be, 5, up, y, sequences, scratch);
+      ops::activation<B, T>(be, gate, gate, up, c.activation);
+    }
+    down_(be, y, gate);
+    add_lora(be, 6, y, gate, sequences, scratch);
+  }
+
+  /// May the backend go from x to rotated and appended heads in one call?
+  bool fuses_heads(const B& be, const model_config& c, index_t n) const {
+    const bool plain =
+        !lora_[0] && !lora_[1] && !lora_[2] && query_norm_.size() == 0 && key_norm_.size() == 0;
+    return plain && ops::takes_few_rows(be, n, c.d_model, c.head_dim);
   }
 
   /// o += LoRA of one target, on all rows or on those of gists.
@@ -256,11 +278,6 @@ class block {
                          const buffer<T, B>& weight) {
     const matrix_view<T, space> heads(x.data(), {x.extent(0) * x.extent(1), x.extent(2)});
     ops::norm<B, T>(be, heads, heads, vector(weight), {}, {c.norm, c.norm_eps});
-  }
-  /// Rows of one head of one sequence.
-  static matrix_view<const T, space> head(tensor_view<T, 3, space> x,
-                                          const sequence_kv<KV, space>& s, index_t h) {
-    return {x.data() + x.offset(s.begin, h, 0), {s.count, x.extent(2)}, {x.stride(0), 1}};
   }
 
   static constexpr std::array<std::string_view, 7> targets = {"query", "key", "value", "output",

@@ -4,15 +4,18 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <gistkv/cache/gist_cache.hpp>
 #include <gistkv/core/backend.hpp>
 #include <gistkv/core/buffer.hpp>
+#include <gistkv/core/replay.hpp>
 #include <gistkv/core/workspace.hpp>
 #include <gistkv/model/adapter.hpp>
 #include <gistkv/model/block.hpp>
@@ -20,6 +23,7 @@
 #include <gistkv/model/gist_rows.hpp>
 #include <gistkv/model/host_model.hpp>
 #include <gistkv/model/rope_frequencies.hpp>
+#include <gistkv/model/step_key.hpp>
 #include <gistkv/ops/norm.hpp>
 #include <gistkv/ops/rows.hpp>
 
@@ -77,6 +81,7 @@ class transformer {
         throw argument_error("transformer: LoRA for layer " + std::to_string(f.layer) + " of " +
                              std::to_string(config_.n_layers));
       }
+      recordings_ = {};
       blocks_[static_cast<std::size_t>(f.layer)].adapt(*be_, f, a.alpha, a.gist_rows_only);
       adapted_ = true;
       gist_rows_only_ = a.gist_rows_only;
@@ -164,17 +169,20 @@ class transformer {
       for (std::size_t i = 0; i < plans.size(); ++i) sequences[i].spans.host = plans[i].spans;
 
       observe(index_t{0}, matrix_view<const T, space>(hidden));
-      const rope_options rope{rope_magnitude(config_.rope)};
-      for (index_t l = 0; l < config_.n_layers; ++l) {
-        for (std::size_t i = 0; i < steps.size(); ++i) set_layer(sequences[i], *steps[i].cache, l);
-        blocks_[static_cast<std::size_t>(l)].forward(
-            be, config_, hidden, positions, frequencies_.view({frequencies_.size()}), rope,
-            sequences, scratch,
-            [&](const auto& s, auto q, double scale) { show_queries(observe, l, s, q, scale); });
-        observe(l + 1, matrix_view<const T, space>(hidden));
+      const auto layers = [&] {
+        run_layers(steps, hidden, positions, sequences, scratch, observe);
+      };
+      if constexpr (B::native_replay && std::is_same_v<std::remove_cvref_t<Observer>, nobody>) {
+        index_t most = 0;
+        for (const auto& s : sequences) most = std::max(most, s.count);
+        if (be.replays(most, config_.n_heads / config_.n_kv_heads)) {
+          be.replay(recordings_, key_of(steps, hidden, positions, sequences), layers);
+        } else {
+          layers();
+        }
+      } else {
+        layers();
       }
-      ops::norm<B, T>(be, hidden, hidden, final_norm_.view({final_norm_.size()}), {},
-                      {config_.norm, config_.norm_eps});
     } catch (...) {
       for (const step& s : steps) s.cache->cancel();
       throw;
@@ -183,7 +191,7 @@ class transformer {
   }
   void forward(std::span<const step> steps, matrix_view<T, space> hidden,
                workspace<B>& scratch) const {
-    forward(steps, hidden, scratch, [](index_t, matrix_view<const T, space>) {});
+    forward(steps, hidden, scratch, nobody{});
   }
 
   /// Next-token logits of hidden states that forward left.
@@ -199,6 +207,44 @@ class transformer {
   }
 
  private:
+  /// From embeddings to normed hidden states. All that is known of this step beyond key_of lies in
+  /// the backend's memory.
+  template <class Observer>
+  void run_layers(std::span<const step> steps, matrix_view<T, space> hidden,
+                  vector_view<const std::int32_t, space> positions,
+                  std::vector<sequence_kv<KV, space>>& sequences, workspace<B>& scratch,
+                  Observer& observe) const {
+    const rope_options rope{rope_magnitude(config_.rope)};
+    for (index_t l = 0; l < config_.n_layers; ++l) {
+      for (std::size_t i = 0; i < steps.size(); ++i) set_layer(sequences[i], *steps[i].cache, l);
+      blocks_[static_cast<std::size_t>(l)].forward(
+          *be_, config_, hidden, positions, frequencies_.view({frequencies_.size()}), rope,
+          sequences, scratch,
+          [&](const auto& s, auto q, double scale) { show_queries(observe, l, s, q, scale); });
+      observe(l + 1, matrix_view<const T, space>(hidden));
+    }
+    ops::norm<B, T>(*be_, hidden, hidden, final_norm_.view({final_norm_.size()}), {},
+                    {config_.norm, config_.norm_eps});
+  }
+
+  /// What run_layers tells the backend, but for the weights.
+  replay_key key_of(std::span<const step> steps, matrix_view<T, space> hidden,
+                    vector_view<const std::int32_t, space> positions,
+                    std::vector<sequence_kv<KV, space>>& sequences) const {
+    replay_key key;
+    key.add(hidden);
+    key.add(hidden.extent(0));
+    key.add(positions);
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      add_to_key(key, sequences[i]);
+      for (index_t l = 0; l < config_.n_layers; ++l) {
+        set_layer(sequences[i], *steps[i].cache, l);
+        add_layer_to_key(key, sequences[i]);
+      }
+    }
+    return key;
+  }
+
   /// To observers that want them.
   template <class Observer, class Sequence, class Queries>
   static void show_queries(Observer& observe, index_t layer, const Sequence& s, Queries q,
@@ -321,6 +367,7 @@ class transformer {
   }
 
   B* be_;
+  [[no_unique_address]] mutable recordings_t<B> recordings_;
   model_config config_;
   index_t n_gist_;
   bool adapted_ = false;

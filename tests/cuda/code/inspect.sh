@@ -68,11 +68,15 @@ for architecture in 80 90a; do
   while read -r name registers stack spilled; do
     case $name in
       *attend_tile_kernel*) short=tile wanted_ptx='mma.sync ldmatrix cp.async' wanted_sass='HMMA.16816 LDSM.16.MT88 LDGSTS' ;;
+      *attend_split_kernel*level_shape*) short='split q8' wanted_ptx='mma.sync cp.async' wanted_sass='HMMA.16816 LDGSTS' ;;
       *attend_split_kernel*) short=split wanted_ptx='mma.sync ldmatrix cp.async' wanted_sass='HMMA.16816 LDSM.16.MT88 LDGSTS' ;;
       *attend_wgmma_kernel*)
         [ $architecture = 90a ] || continue # An empty body: never launched there.
         short=wgmma wanted_ptx='wgmma.mma_async cp.async.bulk.tensor setmaxnreg' wanted_sass='HGMMA UTMALDG USETMAXREG'
         ;;
+      *project_kernel*q8*) short='project q8' wanted_ptx='mma.sync ld.global.nc.v4' wanted_sass='HMMA.16816 LDG.E.128' ;;
+      *project_kernel*) short=project wanted_ptx='mma.sync ld.global.nc.v4' wanted_sass='HMMA.16816 LDG.E.128' ;;
+      *gate_kernel*) short=gate wanted_ptx='mma.sync ld.global.nc.v4' wanted_sass='HMMA.16816 LDG.E.128' ;;
       *) continue ;;
     esac
     n=$((n + 1))
@@ -90,9 +94,10 @@ for architecture in 80 90a; do
     done
     case $name in *shapeILi64E*) d=64 ;; *) d=128 ;; esac
     case $name in *4bf16*) t=bf16 ;; *) t=f16 ;; esac
-    echo "sm_$architecture $short $t head dim $d: $registers registers, no spill"
+    case $short in *split* | tile | wgmma) t="$t head dim $d" ;; esac
+    echo "sm_$architecture $short $t: $registers registers, no spill"
   done < "$base.kernels"
-  case $architecture in 80) expected=8 ;; *) expected=12 ;; esac
+  case $architecture in 80) expected=18 ;; *) expected=22 ;; esac
   [ $n = $expected ] || fail "sm_$architecture: $n kernels found, $expected expected"
 done
 [ -n "$cuobjdump" ] || echo "machine code was not looked at: no cuobjdump"

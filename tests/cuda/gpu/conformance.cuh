@@ -6,12 +6,14 @@
 
 #include <gistkv/conformance/report.hpp>
 
-/// The conformance suite on the device, one translation unit an element type.
+/// What is checked on a device. The conformance suite has a translation unit an element type.
 
 namespace gistkv::gpu_tests {
 
 conformance::report check_bf16(bool model_shapes);
 conformance::report check_f16(bool model_shapes);
 conformance::report check_f32(bool model_shapes);
+/// A small model step by step: fused calls, graphs and caches of q8 beside single calls.
+bool check_steps();
 
 }  // namespace gistkv::gpu_tests

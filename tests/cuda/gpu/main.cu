@@ -1,7 +1,8 @@
 // Copyright 2026 The gistkv authors
 // SPDX-License-Identifier: Apache-2.0
 
-// gistkv_test_gpu [--quick] [f32|bf16|f16 ...]: the conformance suite on the device that is there.
+// gistkv_test_gpu [--quick] [f32|bf16|f16|steps ...]: the conformance suite on the device that is
+// there, and a small model step by step.
 // Exit status: 0 all passed, 77 there is no device, else failed.
 
 #include <cstdio>
@@ -31,15 +32,24 @@ int main(int argc, char** argv) {
       types.emplace_back(argv[i]);
     }
   }
-  if (types.empty()) types = {"f32", "bf16", "f16"};
+  if (types.empty()) types = {"f32", "bf16", "f16", "steps"};
   bool passed = true;
   for (const std::string& type : types) {
+    if (type == "steps") {
+      try {
+        passed = gpu_tests::check_steps() && passed;
+      } catch (const std::exception& e) {
+        std::cout << type << ": " << e.what() << std::endl;
+        passed = false;
+      }
+      continue;
+    }
     conformance::report (*check)(bool) = type == "f32"    ? gpu_tests::check_f32
                                          : type == "bf16" ? gpu_tests::check_bf16
                                          : type == "f16"  ? gpu_tests::check_f16
                                                           : nullptr;
     if (check == nullptr) {
-      std::printf("no element type %s: f32, bf16 or f16\n", type.c_str());
+      std::printf("no check %s: f32, bf16, f16 or steps\n", type.c_str());
       return 2;
     }
     try {

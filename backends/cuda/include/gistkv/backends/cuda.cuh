@@ -18,12 +18,17 @@
 #include <cuda_runtime.h>
 
 #include <gistkv/backends/cuda/attention.cuh>
+#include <gistkv/backends/cuda/cascade.cuh>
+#include <gistkv/backends/cuda/few_rows.cuh>
+#include <gistkv/backends/cuda/graphs.cuh>
 #include <gistkv/backends/cuda/kernels.cuh>
 #include <gistkv/backends/cuda/products.cuh>
 #include <gistkv/backends/cuda/runtime.cuh>
 #include <gistkv/core/backend.hpp>
 #include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/error.hpp>
+#include <gistkv/core/q8.hpp>
+#include <gistkv/ops/few_rows.hpp>
 #include <gistkv/ops/kv_spans.hpp>
 
 namespace gistkv::backends {
@@ -33,17 +38,19 @@ struct cuda_options {
   std::optional<cudaStream_t> stream = std::nullopt;
   cuda_allocator allocator = cuda_detail::runtime_allocator();
   std::size_t product_workspace = std::size_t{32} << 20;  ///< Bytes that cuBLASLt may use.
-  bool wgmma = true;  ///< Attention by the kernel of sm_90a where it can run; false: for tests.
+  bool graphs = true;    ///< Steps of few rows that come again are launched as CUDA graphs.
+  bool few_rows = true;  ///< Their fused launches; false: for tests.
+  bool wgmma = true;     ///< The attention kernel of sm_90a where it can run; false: for tests.
 };
 
 /// Backend for NVIDIA GPUs from sm_80 on, for inference: cuBLASLt multiplies matrices, own kernels
 /// do the rest, among them attention over anchors and local rows (cuda/attention_plan.hpp).
 ///
-/// T is the type of activations, weights and caches: bf16, f16 or float. Sums are carried in float.
-/// Calls are queued on one stream and return at once; only `download`, `synchronize`, large uploads
-/// and `pack` wait. Memory comes from the allocator; what the kernels and cuBLASLt need beside
-/// their arguments is taken once, on construction. The device that is current then has to be
-/// current in every call; one object serves one thread at a time.
+/// T is the type of activations and weights: bf16, f16 or float. Sums are carried in float. Caches
+/// are of T or of q8. Calls are queued on one stream and return at once; only `download`,
+/// `synchronize`, large uploads and `pack` wait. Memory comes from the allocator; what the kernels
+/// and cuBLASLt need beside their arguments is taken once, on construction. The device that is
+/// current then has to be current in every call; one object serves one thread at a time.
 template <class T = bf16>
 requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>) class cuda
     : public no_native {
@@ -52,6 +59,12 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   using element = T;
   static constexpr std::string_view name = "cuda";
   static constexpr bool native_attention = true;
+  static constexpr bool native_append = true;
+  static constexpr bool native_few_rows = true;
+  static constexpr bool native_replay = true;
+  using recordings = cuda_detail::step_graphs;
+  template <class KV>
+  static constexpr bool native_cache = std::same_as<KV, q8>;
   template <class U>
   static constexpr bool supports = std::same_as<U, T>;
 
@@ -59,6 +72,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   explicit cuda(const cuda_options& options = {})
       : allocator_(options.allocator),
         device_(current_device()),
+        graphs_(options.graphs),
+        few_rows_(options.few_rows),
         stream_(options.stream ? cuda_detail::stream_handle(*options.stream)
                                : cuda_detail::stream_handle()),
         product_workspace_(allocator_, options.product_workspace, stream()),
@@ -78,6 +93,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
       }
       prepare_attention<T, 64>(attention_.encode != nullptr);
       prepare_attention<T, 128>(attention_.encode != nullptr);
+      prepare_few_rows<T>();
     }
   }
   explicit cuda(cudaStream_t stream) : cuda(cuda_options{.stream = stream}) {}
@@ -236,10 +252,12 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
     cuda_detail::check_launch("softmax_rows");
   }
 
-  void gather_rows(matrix_view<T, space> o, matrix_view<const T, space> x,
+  /// Of T, or of what caches are made of.
+  template <class U>
+  void gather_rows(matrix_view<U, space> o, matrix_view<const U, space> x,
                    vector_view<const std::int32_t, space> rows) {
-    by_width(o.extent(1), {rows_of<const T>(o), rows_of(x)}, [&]<int W>(width<W>) {
-      cuda_detail::gather_cells<T, W>
+    by_width(o.extent(1), {rows_of<const U>(o), rows_of(x)}, [&]<int W>(width<W>) {
+      cuda_detail::gather_cells<U, W>
           <<<cell_blocks(o.size() / W), cuda_detail::row_threads, 0, stream()>>>(
               rows_of(o), rows_of(x), rows.data(), rows.stride(0), o.extent(0), o.extent(1));
     });
@@ -259,29 +277,122 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   // Fused paths.
 
   /// One sequence's part of attention_batch; arguments as ops::attention.
-  struct attention_call {
+  template <class KV>
+  struct attention_of {
     tensor_view<T, 3, space> o;
     tensor_view<const T, 3, space> q;
-    kv_spans<T, space> kv;
+    kv_spans<KV, space> kv;
     span_list spans;
     matrix_view<T, space> lse = {};
   };
+  using attention_call = attention_of<T>;
 
+  template <class KV>
   void attention(tensor_view<T, 3, space> o, tensor_view<const T, 3, space> q,
-                 const kv_spans<T, space>& kv, const span_list& spans, double scale,
+                 const kv_spans<KV, space>& kv, const span_list& spans, double scale,
                  matrix_view<T, space> lse) {
-    const attention_call call{o, q, kv, spans, lse};
-    attention_batch({&call, 1}, scale);
+    const attention_of<KV> call{o, q, kv, spans, lse};
+    attend<KV>({&call, 1}, static_cast<float>(scale));
   }
 
   /// Attention of sequences of any lengths in one launch, or one for each eight of them. All have
   /// the same heads and head dimension; arguments are not checked.
-  void attention_batch(std::span<const attention_call> calls, double scale) {
+  template <class KV = T>
+  void attention_batch(std::type_identity_t<std::span<const attention_of<KV>>> calls,
+                       double scale) {
     while (!calls.empty()) {
       const std::size_t n =
           std::min(calls.size(), static_cast<std::size_t>(cuda_detail::max_sequences));
-      attend(calls.first(n), static_cast<float>(scale));
+      attend<KV>(calls.first(n), static_cast<float>(scale));
       calls = calls.subspan(n);
+    }
+  }
+
+  /// The same out of cuBLASLt's products (cuda/cascade.hpp), any head dimension and alignment. What
+  /// `attention` does where its kernels do not fit and there is more than a step's work.
+  void attention_by_library(std::span<const attention_call> calls, double scale) {
+    for (const attention_call& c : calls) {
+      const auto batch = batch_of<T>({&c, 1}, static_cast<float>(scale));
+      attend_by_library(batch, c.spans.host, static_cast<int>(c.q.extent(2)));
+    }
+  }
+
+  /// One head of one kind.
+  template <class KV>
+  void append_rows(matrix_view<KV, space> o, matrix_view<const T, space> x,
+                   vector_view<const std::int32_t, space> rows) {
+    cuda_detail::append_batch<T, KV> batch;
+    batch.k = x.data();
+    batch.k_token = x.stride(0);
+    batch.n_kv_heads = 1;
+    batch.head_dim = static_cast<std::int32_t>(x.extent(1));
+    cuda_detail::append_sequence<KV>& s = batch.sequences[batch.n_sequences++];
+    s.local.k = o.data();
+    s.local.k_row = o.stride(0);
+    s.local.rows = rows.data();
+    s.local.rows_step = rows.stride(0);
+    s.n_tokens = static_cast<std::int32_t>(x.extent(0));
+    cuda_detail::launch_append(batch, stream());
+  }
+
+  template <class S>
+  void append(tensor_view<const T, 3, space> k, tensor_view<const T, 3, space> v,
+              std::span<const S> sequences) {
+    while (!sequences.empty()) {
+      const std::size_t n =
+          std::min(sequences.size(), static_cast<std::size_t>(cuda_detail::max_appended));
+      cuda_detail::launch_append(append_batch_of(k, v, sequences.first(n)), stream());
+      sequences = sequences.subspan(n);
+    }
+  }
+
+  bool few_rows(index_t n, index_t d, index_t width) const {
+    using namespace cuda_detail;
+    return few_rows_ && sizeof(T) == 2 && n <= few_rows_most && d % 32 == 0 &&
+           width % (2 * few_rows_columns) == 0 &&
+           few_rows_shared_bytes(static_cast<int>(n),
+                                 static_cast<int>(std::min(d, index_t{1} << 16))) <=
+               few_rows_most_shared;
+  }
+
+  template <class S>
+  void project(const projection_call<cuda, T>& p, std::span<const S> sequences) {
+    if constexpr (sizeof(T) == 2) {
+      cuda_detail::projection_batch<T, typename S::element> batch;
+      batch.x = normed(p.x, p.norm);
+      for (std::size_t i = 0; i < p.maps.size(); ++i) batch.maps[i] = weight_rows_of(p.maps[i]);
+      batch.q = p.q.data();
+      batch.q_token = p.q.stride(0);
+      batch.q_head = p.q.stride(1);
+      batch.k = p.k.data();
+      batch.v = p.v.data();
+      batch.append = append_batch_of<S>(p.k, p.v, sequences);
+      batch.positions = p.positions.data();
+      batch.position_step = p.positions.stride(0);
+      batch.frequencies = p.frequencies.data();
+      batch.frequency_step = p.frequencies.stride(0);
+      batch.magnitude = static_cast<float>(p.rope.magnitude);
+      batch.n_heads = static_cast<std::int32_t>(p.q.extent(1));
+      batch.counters = static_cast<unsigned int*>(counters_.data());
+      cuda_detail::launch_projection(batch, stream());
+    }
+  }
+
+  /// As far as attention goes by the kernel that takes its lengths from the device.
+  bool replays(index_t n, index_t group) const {
+    return graphs_ && sizeof(T) == 2 && n * group <= cuda_detail::split_rows;
+  }
+  template <class F>
+  void replay(recordings& graphs, const replay_key& key, F&& f) {
+    graphs.run(key, stream(), f);
+  }
+
+  void gated(const gated_call<cuda, T>& g) {
+    if constexpr (sizeof(T) == 2) {
+      const cuda_detail::gated_batch<T> batch{normed(g.x, g.norm),  weight_rows_of(g.gate),
+                                              weight_rows_of(g.up), g.o.data(),
+                                              g.o.stride(0),        g.kind};
+      cuda_detail::launch_gate(batch, g.o.extent(1), stream());
     }
   }
 
@@ -333,10 +444,10 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   using width = std::integral_constant<int, W>;
   /// f(width) with as many elements at a time as fit into 16 bytes, if all rows begin at multiples
   /// of that and hold a multiple of it; else one at a time.
-  template <class F>
-  static void by_width(index_t d, std::initializer_list<cuda_detail::row_view<const T>> matrices,
+  template <class U = T, class F>
+  static void by_width(index_t d, std::initializer_list<cuda_detail::row_view<const U>> matrices,
                        F&& f) {
-    constexpr int most = cuda_detail::widest<T>;
+    constexpr int most = cuda_detail::widest<U>;
     bool fits = d % most == 0;
     for (const auto& m : matrices) {
       fits = fits && m.stride % most == 0 && reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
@@ -350,15 +461,62 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
     return static_cast<unsigned int>(std::clamp<index_t>(n, 1, 1 << 20));
   }
 
-  void attend(std::span<const attention_call> calls, float scale) {
+  static cuda_detail::normed_rows<T> normed(const matrix_view<const T, space>& x,
+                                            const norm_call<cuda, T>& norm) {
+    return {x.data(),
+            x.stride(0),
+            norm.weight.data(),
+            norm.weight.stride(0),
+            static_cast<std::int32_t>(x.extent(0)),
+            static_cast<std::int32_t>(x.extent(1)),
+            static_cast<float>(norm.options.eps),
+            norm.options.kind == norm_kind::layer};
+  }
+  static cuda_detail::weight_rows<T> weight_rows_of(const linear_call<cuda, T>& map) {
+    return {static_cast<const T*>(map.w->data_.data()), map.w->stride_,
+            map.bias.empty() ? nullptr : map.bias.data(), map.bias.stride(0)};
+  }
+
+  template <class KV>
+  static cuda_detail::append_target<KV> target_of(
+      const tensor_view<KV, 3, space>& k, const tensor_view<KV, 3, space>& v,
+      const vector_view<const std::int32_t, space>& rows) {
+    return {k.data(),    v.data(),    k.stride(0), k.stride(1),
+            v.stride(0), v.stride(1), rows.data(), rows.stride(0)};
+  }
+  template <class S>
+  static cuda_detail::append_batch<T, typename S::element> append_batch_of(
+      const tensor_view<const T, 3, space>& k, const tensor_view<const T, 3, space>& v,
+      std::span<const S> sequences) {
+    cuda_detail::append_batch<T, typename S::element> batch;
+    batch.k = k.data();
+    batch.v = v.data();
+    batch.k_token = k.stride(0);
+    batch.k_head = k.stride(1);
+    batch.v_token = v.stride(0);
+    batch.v_head = v.stride(1);
+    batch.n_kv_heads = static_cast<std::int32_t>(k.extent(1));
+    batch.head_dim = static_cast<std::int32_t>(k.extent(2));
+    for (const S& s : sequences) {
+      auto& to = batch.sequences[batch.n_sequences++];
+      to.anchors = target_of(s.anchor_keys, s.anchor_values, s.anchor_rows);
+      to.local = target_of(s.local_keys, s.local_values, s.local_rows);
+      to.first_token = static_cast<std::int32_t>(s.begin);
+      to.n_tokens = static_cast<std::int32_t>(s.count);
+    }
+    return batch;
+  }
+
+  template <class KV>
+  static cuda_detail::attention_batch<T, KV> batch_of(std::span<const attention_of<KV>> calls,
+                                                      float scale) {
     using namespace cuda_detail;
-    cuda_detail::attention_batch<T> batch;
+    cuda_detail::attention_batch<T, KV> batch;
     batch.scale = scale;
-    index_t most_keys = 0;
-    for (const attention_call& c : calls) {
+    for (const attention_of<KV>& c : calls) {
       batch.n_kv_heads = static_cast<std::int32_t>(c.kv.n_kv_heads());
       batch.group = static_cast<std::int32_t>(c.q.extent(1)) / batch.n_kv_heads;
-      attention_sequence<T>& s = batch.sequences[batch.n_sequences++];
+      attention_sequence<T, KV>& s = batch.sequences[batch.n_sequences++];
       s.q = c.q.data();
       s.q_token = c.q.stride(0);
       s.q_head = c.q.stride(1);
@@ -375,12 +533,39 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
       s.parts[own_part] = part_of(c.kv.own);
       s.spans = c.spans.in_backend_memory;
       s.n_tokens = static_cast<std::int32_t>(c.q.extent(0));
+    }
+    return batch;
+  }
+
+  template <class KV>
+  void attend(std::span<const attention_of<KV>> calls, float scale) {
+    using namespace cuda_detail;
+    auto batch = batch_of<KV>(calls, scale);
+    const auto head_dim = static_cast<int>(calls.front().q.extent(2));
+    if constexpr (std::same_as<KV, T>) {
+      const bool many = most_tokens(batch) * batch.group > split_rows;
+      if (many && !fits_matrix_units(batch, head_dim)) {
+        return attention_by_library(calls, static_cast<double>(scale));
+      }
+    }
+    index_t most_keys = 0;
+    for (const attention_of<KV>& c : calls) {
       most_keys = std::max(most_keys, c.kv.shared.rows() + c.kv.own.rows() + c.kv.local.rows());
     }
-    launch_attention(batch, static_cast<int>(calls.front().q.extent(2)),
-                     static_cast<int>(most_keys), attention_, stream());
+    launch_attention(batch, head_dim, static_cast<int>(most_keys), attention_, stream());
   }
-  static cuda_detail::attention_part<T> part_of(const kv_span<T, space>& x) {
+  void attend_by_library(const cuda_detail::attention_batch<T>& batch,
+                         std::span<const visible_spans> seen, int head_dim) {
+    using namespace cuda_detail;
+    cascade_library library(products_, stream());
+    const auto memory =
+        cascade_memory<T>::of(partials_.data(), partial_bytes, batch.group, head_dim);
+    attend_cascade<T>(library, batch.sequences[0], seen, batch.n_kv_heads, batch.group, head_dim,
+                      batch.scale, memory);
+  }
+
+  template <class KV>
+  static cuda_detail::attention_part<KV> part_of(const kv_span<KV, space>& x) {
     if (x.rows() == 0) return {};
     return {x.k.data(),
             x.v.data(),
@@ -393,6 +578,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
 
   cuda_allocator allocator_;
   device_info device_;
+  bool graphs_;
+  bool few_rows_;
   cuda_detail::stream_handle stream_;
   cuda_detail::staging staging_;
   cuda_detail::device_block product_workspace_;

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include <cuda_runtime.h>
 
@@ -27,17 +29,18 @@ __global__ void __launch_bounds__(Shape::warps * 32)
   attend_tile<T, Shape>(w, batch, static_cast<int>(blockIdx.x));
 }
 
-template <class T, class Shape>
+template <class T, class KV, class Shape>
 __global__ void __launch_bounds__(Shape::warps * 32)
-    attend_split_kernel(const __grid_constant__ attention_batch<T> batch, split_scratch scratch) {
+    attend_split_kernel(const __grid_constant__ attention_batch<T, KV> batch,
+                        split_scratch scratch) {
   device_group<32> w(attention_shared);
   attend_split<T, Shape>(w, batch, scratch, static_cast<int>(blockIdx.y),
                          static_cast<int>(blockIdx.x));
 }
 
-template <class T>
+template <class T, class KV>
 __global__ void __launch_bounds__(row_warps * 32)
-    attend_rows_kernel(const __grid_constant__ attention_batch<T> batch, int head_dim) {
+    attend_rows_kernel(const __grid_constant__ attention_batch<T, KV> batch, int head_dim) {
   device_group<32> w(attention_shared);
   attend_rows(w, batch, head_dim, static_cast<int>(blockIdx.x));
 }
@@ -62,16 +65,18 @@ void allow_shared(Kernel* kernel, std::uint32_t n_bytes) {
 template <class T, int HeadDim>
 void prepare_attention(bool with_wgmma) {
   using tile = tile_shape_for<HeadDim>;
-  using split = split_shape_for<HeadDim>;
+  using split = split_shape_for<HeadDim, T>;
+  using levels = split_shape_for<HeadDim, q8>;
   using wgmma = wgmma_shape_for<HeadDim>;
   if (with_wgmma) allow_shared(attend_wgmma_kernel<T, wgmma>, wgmma_shared_bytes<wgmma>);
   allow_shared(attend_tile_kernel<T, tile>, tile::shared_bytes);
-  allow_shared(attend_split_kernel<T, split>, split_shared_bytes<split>);
+  allow_shared(attend_split_kernel<T, T, split>, split_shared_bytes<split>);
+  allow_shared(attend_split_kernel<T, q8, levels>, split_shared_bytes<levels>);
 }
 
 /// Cuts the sequences of the batch into tiles of so many tokens.
-template <class T>
-void set_tiles(attention_batch<T>& batch, int tile_tokens) {
+template <class T, class KV>
+void set_tiles(attention_batch<T, KV>& batch, int tile_tokens) {
   batch.tile_tokens = tile_tokens;
   batch.n_tiles = 0;
   for (int i = 0; i < batch.n_sequences; ++i) {
@@ -81,10 +86,10 @@ void set_tiles(attention_batch<T>& batch, int tile_tokens) {
 }
 
 /// @param most_keys  that a query of the batch sees
-template <class T, int HeadDim>
-void launch_split(attention_batch<T>& batch, int most_keys, const attention_device& device,
+template <int HeadDim, class T, class KV>
+void launch_split(attention_batch<T, KV>& batch, int most_keys, const attention_device& device,
                   cudaStream_t stream) {
-  using shape = split_shape_for<HeadDim>;
+  using shape = split_shape_for<HeadDim, KV>;
   set_tiles(batch, split_rows / batch.group);
   const int n_items = batch.n_tiles * batch.n_kv_heads;
   // Two blocks of threads a processor, if every warp of them has two blocks of keys.
@@ -98,7 +103,7 @@ void launch_split(attention_batch<T>& batch, int most_keys, const attention_devi
   if (n_items > device.most_items) scratch.n_splits = 1;
   scratch.n_splits = std::max(1, scratch.n_splits);
   const dim3 grid(static_cast<unsigned int>(scratch.n_splits), static_cast<unsigned int>(n_items));
-  attend_split_kernel<T, shape>
+  attend_split_kernel<T, KV, shape>
       <<<grid, shape::warps * 32, split_shared_bytes<shape>, stream>>>(batch, scratch);
   check_launch("attend_split_kernel");
 }
@@ -117,56 +122,77 @@ void launch_tiles(attention_batch<T>& batch, const attention_device& device, cud
   check_launch("attend_tile_kernel");
 }
 
-template <class T>
-void launch_rows(attention_batch<T>& batch, int head_dim, cudaStream_t stream) {
+template <class T, class KV>
+void launch_rows(attention_batch<T, KV>& batch, int head_dim, cudaStream_t stream) {
   if (row_shared_bytes(head_dim) > 48 * 1024) {
     throw backend_error("cuda: attention with head dimension " + std::to_string(head_dim) +
                         ", at most " + std::to_string(48 * 1024 / row_shared_bytes(1)) +
                         " is supported");
   }
   set_tiles(batch, 1);
-  attend_rows_kernel<T><<<static_cast<unsigned int>(batch.n_tiles * batch.n_kv_heads),
-                          row_warps * 32, row_shared_bytes(head_dim), stream>>>(batch, head_dim);
+  attend_rows_kernel<T, KV>
+      <<<static_cast<unsigned int>(batch.n_tiles * batch.n_kv_heads), row_warps * 32,
+         row_shared_bytes(head_dim), stream>>>(batch, head_dim);
   check_launch("attend_rows_kernel");
 }
 
 /// Can the kernels that move 16 bytes at a time read and write these?
-template <class T>
-bool is_aligned(const attention_sequence<T>& s) {
+template <class T, class KV>
+bool is_aligned(const attention_sequence<T, KV>& s, int head_dim) {
   const auto at = [](const void* p, std::uintptr_t n) {
     return reinterpret_cast<std::uintptr_t>(p) % n == 0;
   };
   bool all = at(s.q, 4) && at(s.o, 4) && (s.q_token | s.q_head | s.o_token | s.o_head) % 2 == 0;
-  for (const attention_part<T>& p : s.parts) {
+  for (const attention_part<KV>& p : s.parts) {
     if (p.rows == 0) continue;
+    if constexpr (std::is_same_v<KV, q8>) {
+      // Rows end to end, each on a whole word.
+      const index_t width = row_width<q8>(head_dim);
+      all = all && at(p.k, 4) && at(p.v, 4) && (p.k_head | p.v_head) % 4 == 0 && p.k_row == width &&
+            p.v_row == width;
+      continue;
+    }
     all = all && at(p.k, 16) && at(p.v, 16) && (p.k_head | p.k_row | p.v_head | p.v_row) % 8 == 0;
   }
   return all;
 }
 
+/// Do the kernels on matrix units take the batch?
+template <class T, class KV>
+bool fits_matrix_units(const attention_batch<T, KV>& batch, int head_dim) {
+  if (sizeof(T) != 2 || (head_dim != 64 && head_dim != 128)) return false;
+  bool fits = batch.scale > 0.0F && batch.group <= (std::is_same_v<KV, q8> ? split_rows : 64);
+  for (int i = 0; i < batch.n_sequences; ++i) {
+    fits = fits && is_aligned(batch.sequences[i], head_dim);
+  }
+  return fits;
+}
+template <class T, class KV>
+int most_tokens(const attention_batch<T, KV>& batch) {
+  int most = 0;
+  for (int i = 0; i < batch.n_sequences; ++i) most = std::max(most, batch.sequences[i].n_tokens);
+  return most;
+}
+
 /// Attention of a batch by the kernel that fits; all sequences have the same heads.
-template <class T>
-void launch_attention(attention_batch<T>& batch, int head_dim, int most_keys,
+template <class T, class KV>
+void launch_attention(attention_batch<T, KV>& batch, int head_dim, int most_keys,
                       const attention_device& device, cudaStream_t stream) {
-  int n_tokens = 0;
-  for (int i = 0; i < batch.n_sequences; ++i) n_tokens += batch.sequences[i].n_tokens;
-  if (n_tokens == 0) return;
+  if (most_tokens(batch) == 0) return;
   if constexpr (sizeof(T) == 2) {
-    int most_tokens = 0;
-    bool fits = batch.scale > 0.0F && batch.group <= 64;
-    for (int i = 0; i < batch.n_sequences; ++i) {
-      most_tokens = std::max(most_tokens, batch.sequences[i].n_tokens);
-      fits = fits && is_aligned(batch.sequences[i]);
-    }
     const auto launch = [&]<int HeadDim>(std::integral_constant<int, HeadDim>) {
-      if (most_tokens * batch.group <= split_rows) {
-        launch_split<T, HeadDim>(batch, most_keys, device, stream);
+      if constexpr (std::is_same_v<KV, q8>) {
+        launch_split<HeadDim>(batch, most_keys, device, stream);  // Sixteen rows at a time.
+      } else if (most_tokens(batch) * batch.group <= split_rows) {
+        launch_split<HeadDim>(batch, most_keys, device, stream);
       } else {
         launch_tiles<T, HeadDim>(batch, device, stream);
       }
     };
-    if (fits && head_dim == 64) return launch(std::integral_constant<int, 64>());
-    if (fits && head_dim == 128) return launch(std::integral_constant<int, 128>());
+    if (fits_matrix_units(batch, head_dim)) {
+      return head_dim == 64 ? launch(std::integral_constant<int, 64>())
+                            : launch(std::integral_constant<int, 128>());
+    }
   }
   launch_rows(batch, head_dim, stream);
 }

@@ -37,10 +37,10 @@ GISTKV_HD void unrolled(F&& f) {
 GISTKV_HD constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 /// Keys and values of consecutive rows of all KV heads: row r of head h at h * head + r * row.
-template <class T>
+template <class KV>
 struct attention_part {
-  const T* k = nullptr;
-  const T* v = nullptr;
+  const KV* k = nullptr;
+  const KV* v = nullptr;
   index_t k_head = 0, k_row = 0, v_head = 0, v_row = 0;
   std::int32_t rows = 0;
 };
@@ -49,13 +49,13 @@ struct attention_part {
 inline constexpr int local_part = 0, shared_part = 1, own_part = 2, n_parts = 3;
 
 /// One sequence of a launch; strides count elements. Spans are in the memory of the kernel.
-template <class T>
+template <class T, class KV = T>
 struct attention_sequence {
   const T* q = nullptr;
   T* o = nullptr;
   T* lse = nullptr;
   index_t q_token = 0, q_head = 0, o_token = 0, o_head = 0, lse_token = 0, lse_head = 0;
-  attention_part<T> parts[n_parts];
+  attention_part<KV> parts[n_parts];
   const visible_spans* spans = nullptr;
   std::int32_t n_tokens = 0;
   std::int32_t first_tile = 0;  ///< Tiles of the sequences before it.
@@ -63,9 +63,9 @@ struct attention_sequence {
 
 /// Sequences that go into one launch, as the parameter of a kernel.
 inline constexpr int max_sequences = 8;
-template <class T>
+template <class T, class KV = T>
 struct attention_batch {
-  attention_sequence<T> sequences[max_sequences];
+  attention_sequence<T, KV> sequences[max_sequences];
   std::int32_t n_sequences = 0;
   std::int32_t n_tiles = 0;  ///< Of all sequences, of one KV head.
   std::int32_t n_kv_heads = 0;
@@ -84,8 +84,8 @@ struct attention_item {
 
 /// Item number `i` of n_tiles * n_kv_heads. The last tiles of a sequence see most and go first, so
 /// that no long one is left over at the end.
-template <class T>
-GISTKV_HD attention_item item_of(const attention_batch<T>& batch, int i) {
+template <class T, class KV>
+GISTKV_HD attention_item item_of(const attention_batch<T, KV>& batch, int i) {
   attention_item item;
   item.kv_head = i % batch.n_kv_heads;
   const int tile = i / batch.n_kv_heads;
@@ -93,7 +93,7 @@ GISTKV_HD attention_item item_of(const attention_batch<T>& batch, int i) {
          batch.sequences[item.sequence + 1].first_tile <= tile) {
     ++item.sequence;
   }
-  const attention_sequence<T>& s = batch.sequences[item.sequence];
+  const attention_sequence<T, KV>& s = batch.sequences[item.sequence];
   const int n_tiles = ceil_div(s.n_tokens, batch.tile_tokens);
   item.begin = (n_tiles - 1 - (tile - s.first_tile)) * batch.tile_tokens;
   item.count = least(batch.tile_tokens, s.n_tokens - item.begin);
@@ -191,6 +191,16 @@ GISTKV_HD constexpr int fragment_row(int lane, int e) {
   return lane / 32 * 16 + lane % 32 / 4 + e / 2 % 2 * 8;
 }
 GISTKV_HD constexpr int fragment_col(int lane, int e) { return e / 4 * 8 + lane % 4 * 2 + e % 2; }
+
+/// What the columns of the fragments stand for, where keys and values are read as they lie.
+struct natural_order {
+  /// First of the two dimensions of a query in pair `e` of a lane's left operand.
+  GISTKV_HD static constexpr int query_dim(int lane, int e) { return fragment_col(lane, 4 * e); }
+  /// Key of a block whose score is element `e`.
+  GISTKV_HD static constexpr int key(int lane, int e) { return fragment_col(lane, e); }
+  /// Dimension of the result in element `e`.
+  GISTKV_HD static constexpr int result_dim(int lane, int e) { return fragment_col(lane, e); }
+};
 
 /// The row and the 16-byte piece whose address lane `lane` gives to ldmatrix, relative to a corner
 /// of the tile: four 8 x 8 matrices, first down the rows, then to the right...

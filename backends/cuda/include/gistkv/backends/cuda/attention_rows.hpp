@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include <gistkv/backends/cuda/attention_tile.hpp>
+#include <gistkv/core/q8.hpp>
 
 /// Attention for everything that the matrix units do not take: float, any head dimension, any
 /// alignment, any scale. A warp a row; slow, and right.
@@ -18,11 +20,21 @@ GISTKV_HD constexpr std::uint32_t row_shared_bytes(int head_dim) {
   return static_cast<std::uint32_t>(row_warps * 2 * head_dim * 4);
 }
 
+/// What the elements of a row are multiples of.
+template <class KV>
+GISTKV_HD float unit_of_row(const KV* row, int head_dim) {
+  if constexpr (std::is_same_v<KV, q8>) {
+    return q8_scale(row, head_dim);
+  } else {
+    return 1.0F;
+  }
+}
+
 /// The work of one block of threads: item number `number` of a batch with tiles of one token.
-template <class T, class W>
-GISTKV_HD void attend_rows(W& w, const attention_batch<T>& batch, int head_dim, int number) {
+template <class T, class KV, class W>
+GISTKV_HD void attend_rows(W& w, const attention_batch<T, KV>& batch, int head_dim, int number) {
   const attention_item item = item_of(batch, number);
-  const attention_sequence<T>& s = batch.sequences[item.sequence];
+  const attention_sequence<T, KV>& s = batch.sequences[item.sequence];
   const visible_spans seen = s.spans[item.begin];
   const int n_shared = least(s.parts[shared_part].rows, seen.anchors);
   const int n_local = greatest(0, seen.local_end - seen.local_begin);
@@ -46,7 +58,7 @@ GISTKV_HD void attend_rows(W& w, const attention_batch<T>& batch, int head_dim, 
     });
     for (int first = 0; first < n_keys; first += 32) {
       typename W::template registers<float, 1> weight, highest, shrink;
-      typename W::template registers<const T*, 1> value;
+      typename W::template registers<const KV*, 1> value;
       w.each([&](int lane) {
         weight(lane, 0) = W::minus_infinity();
         value(lane, 0) = nullptr;
@@ -58,12 +70,12 @@ GISTKV_HD void attend_rows(W& w, const attention_batch<T>& batch, int head_dim, 
           const index_t row = part == shared_part ? key
                               : part == own_part  ? key - n_shared
                                                   : key - seen.anchors + seen.local_begin;
-          const attention_part<T>& p = s.parts[part];
-          const T* k = p.k + item.kv_head * p.k_head + row * p.k_row;
+          const attention_part<KV>& p = s.parts[part];
+          const KV* k = p.k + item.kv_head * p.k_head + row * p.k_row;
           value(lane, 0) = p.v + item.kv_head * p.v_head + row * p.v_row;
           float score = 0.0F;
           for (int d = 0; d < head_dim; ++d) score += q[d] * W::to_float(k[d]);
-          weight(lane, 0) = score * batch.scale;
+          weight(lane, 0) = score * unit_of_row(k, head_dim) * batch.scale;
         }
         highest(lane, 0) = greatest(top(lane, 0), weight(lane, 0));
       });
@@ -83,8 +95,9 @@ GISTKV_HD void attend_rows(W& w, const attention_batch<T>& batch, int head_dim, 
         });
         for (int i = 0; i < count; ++i) {
           w.each([&](int lane) {
-            const float factor = w.from_lane(weight, i);
-            const T* v = w.from_lane(value, i);
+            float factor = w.from_lane(weight, i);
+            const KV* v = w.from_lane(value, i);
+            factor *= unit_of_row(v, head_dim);
             if (d0 + lane < head_dim) all(lane, 0) += factor * W::to_float(v[d0 + lane]);
           });
         }

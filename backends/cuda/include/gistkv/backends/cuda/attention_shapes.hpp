@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <type_traits>
+
+#include <gistkv/backends/cuda/attention_levels.hpp>
 #include <gistkv/backends/cuda/attention_split.hpp>
 #include <gistkv/backends/cuda/attention_tile.hpp>
 #include <gistkv/backends/cuda/attention_wgmma.hpp>
@@ -19,6 +22,7 @@ struct of<64> {
   /// a clock would else be the limit.
   using tile = tile_shape<64, 4, 2, 64, 3>;
   using split = tile_shape<64, 4, 1, 32, 3>;
+  using levels = level_shape<64, 4, 32, 3>;
   using wgmma = wgmma_shape<64, 3, 96, 3, 32, 160>;
 };
 template <>
@@ -26,14 +30,17 @@ struct of<128> {
   /// The result of two fragments would not fit into registers.
   using tile = tile_shape<128, 8, 1, 64, 3>;
   using split = tile_shape<128, 4, 1, 16, 3>;
+  using levels = level_shape<128, 4, 32, 3>;
   using wgmma = wgmma_shape<128, 2, 128, 2, 24, 240>;
 };
 }  // namespace shapes
 
 template <int HeadDim>
 using tile_shape_for = typename shapes::of<HeadDim>::tile;
-template <int HeadDim>
-using split_shape_for = typename shapes::of<HeadDim>::split;
+template <int HeadDim, class KV>
+using split_shape_for =
+    std::conditional_t<std::is_same_v<KV, q8>, typename shapes::of<HeadDim>::levels,
+                       typename shapes::of<HeadDim>::split>;
 template <int HeadDim>
 using wgmma_shape_for = typename shapes::of<HeadDim>::wgmma;
 

@@ -36,7 +36,7 @@ struct attention_state {
 };
 
 /// Scores of keys that a row's token does not see become -inf. Rows behind the last see nothing.
-template <class G, int N>
+template <class G, int N, class Order = natural_order>
 GISTKV_HD void mask_scores(G& g, typename G::template registers<float, N>& s,
                            const key_block& block, const visible_spans* spans, int first_row,
                            int n_rows, int group) {
@@ -47,7 +47,7 @@ GISTKV_HD void mask_scores(G& g, typename G::template registers<float, N>& s,
       if (row < n_rows) seen = spans[row / group];
       for (int e = 2 * h; e < N; e += 4) {
         for (int i = e; i < e + 2; ++i) {
-          if (!block.sees(seen, fragment_col(lane, i))) s(lane, i) = G::minus_infinity();
+          if (!block.sees(seen, Order::key(lane, i))) s(lane, i) = G::minus_infinity();
         }
       }
     }
@@ -109,10 +109,10 @@ GISTKV_HD void pack_weights(G& g, typename G::template registers<std::uint32_t, 
 
 /// Queries of rows [first_row, ...) of a tile as left operands: dimensions [16 t, 16 t + 16) at
 /// 4 t. Rows behind the last are 0.
-template <class T, int HeadDim, class G>
+template <class T, int HeadDim, class Order = natural_order, class KV, class G>
 GISTKV_HD void load_queries(G& g, typename G::template registers<std::uint32_t, HeadDim / 4>& a,
-                            const attention_sequence<T>& s, const attention_item& item, int group,
-                            int first_row) {
+                            const attention_sequence<T, KV>& s, const attention_item& item,
+                            int group, int first_row) {
   g.each([&](int lane) {
     for (int h = 0; h < 2; ++h) {
       const int row = first_row + fragment_row(lane, 2 * h);
@@ -120,7 +120,7 @@ GISTKV_HD void load_queries(G& g, typename G::template registers<std::uint32_t, 
       const T* q = s.q + (item.begin + row / group) * s.q_token +
                    (item.kv_head * group + row % group) * s.q_head;
       for (int e = 0; e < HeadDim / 8; ++e) {
-        a(lane, 2 * e + h) = inside ? G::load_pair(q + fragment_col(lane, 4 * e)) : 0U;
+        a(lane, 2 * e + h) = inside ? G::load_pair(q + Order::query_dim(lane, e)) : 0U;
       }
     }
   });

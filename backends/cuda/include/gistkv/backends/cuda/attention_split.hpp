@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include <gistkv/backends/cuda/attention_levels.hpp>
 #include <gistkv/backends/cuda/attention_tile.hpp>
 
 /// Attention of few rows (a decode step, or the forced gists that close a sentence) against many
@@ -61,11 +62,31 @@ GISTKV_HD merged_pair merge_pair(const float* from, int n, int row, int col, flo
   return m;
 }
 
-/// One warp's share of the blocks [first, last) of keys.
+/// How a warp reads a block of a cache of T: as the tile kernel does.
+template <class T, class KV, class Shape, class W>
+struct cache_reader : warp_attention<T, Shape, W> {
+  using order = natural_order;
+  static constexpr float unit = 1.0F;  ///< Of the result.
+
+  GISTKV_HD static void copy(W& w, const attention_part<T>& part, const key_block& block,
+                             int kv_head, std::uint32_t to) {
+    w.each([&](int lane) { copy_block<T, Shape>(w, lane, 32, part, block, kv_head, to); });
+  }
+  GISTKV_HD void take(W& w, const attention_part<T>&, const key_block& block, int,
+                      const visible_spans* spans, int n_rows, int group, float scale_log2,
+                      std::uint32_t stage) {
+    this->attend(w, block, spans, 0, n_rows, group, scale_log2, stage, stage + Shape::matrix_bytes);
+  }
+};
 template <class T, class Shape, class W>
-GISTKV_HD void attend_share(W& w, warp_attention<T, Shape, W>& rows, const attention_sequence<T>& s,
-                            const attention_item& item, int group, float scale_log2,
-                            const key_blocks<Shape::keys>& blocks, int first, int last) {
+struct cache_reader<T, q8, Shape, W> : level_attention<T, Shape, W> {};
+
+/// One warp's share of the blocks [first, last) of keys.
+template <class T, class KV, class Shape, class W>
+GISTKV_HD void attend_share(W& w, cache_reader<T, KV, Shape, W>& rows,
+                            const attention_sequence<T, KV>& s, const attention_item& item,
+                            int group, float scale_log2, const key_blocks<Shape::keys>& blocks,
+                            int first, int last) {
   const visible_spans* spans = s.spans + item.begin;
   const std::uint32_t ring = static_cast<std::uint32_t>(w.index()) * Shape::shared_bytes;
   const int n =
@@ -77,9 +98,7 @@ GISTKV_HD void attend_share(W& w, warp_attention<T, Shape, W>& rows, const atten
   const auto copy = [&](int i) {
     if (i < n) {
       const key_block block = block_at(i);
-      w.each([&](int lane) {
-        copy_block<T, Shape>(w, lane, 32, s.parts[block.part], block, item.kv_head, stage_of(i));
-      });
+      rows.copy(w, s.parts[block.part], block, item.kv_head, stage_of(i));
     }
     w.commit_copies();
   };
@@ -89,18 +108,19 @@ GISTKV_HD void attend_share(W& w, warp_attention<T, Shape, W>& rows, const atten
     w.template wait_copies<Shape::stages - 2>();
     w.sync_warp();
     copy(i + Shape::stages - 1);
-    rows.attend(w, block_at(i), spans, 0, item.count * group, group, scale_log2, stage_of(i),
-                stage_of(i) + Shape::matrix_bytes);
+    const key_block block = block_at(i);
+    rows.take(w, s.parts[block.part], block, item.kv_head, spans, item.count * group, group,
+              scale_log2, stage_of(i));
   }
 }
 
 /// The work of one block of threads: split `split` of item number `number`.
-template <class T, class Shape, class W>
-GISTKV_HD void attend_split(W& w, const attention_batch<T>& batch, const split_scratch& scratch,
+template <class T, class Shape, class KV, class W>
+GISTKV_HD void attend_split(W& w, const attention_batch<T, KV>& batch, const split_scratch& scratch,
                             int number, int split) {
   using at = partial_rows<Shape::head_dim>;
   const attention_item item = item_of(batch, number);
-  const attention_sequence<T>& s = batch.sequences[item.sequence];
+  const attention_sequence<T, KV>& s = batch.sequences[item.sequence];
   const key_blocks<Shape::keys> blocks(bounds_of(w, s.spans + item.begin, item.count),
                                        s.parts[shared_part].rows);
   const int per_split = ceil_div(blocks.count(), scratch.n_splits);
@@ -108,7 +128,9 @@ GISTKV_HD void attend_split(W& w, const attention_batch<T>& batch, const split_s
   const int last = least(blocks.count(), first + per_split);
   const float scale_log2 = batch.scale * log2_e;
 
-  warp_attention<T, Shape, W> rows;
+  using reader = cache_reader<T, KV, Shape, W>;
+  using order = typename reader::order;
+  reader rows;
   attend_share(w, rows, s, item, batch.group, scale_log2, blocks, first, last);
 
   // What the warps have found goes where their rings were.
@@ -120,7 +142,8 @@ GISTKV_HD void attend_split(W& w, const attention_batch<T>& batch, const split_s
   w.each([&](int lane) {
     float* own = partials + w.index() * at::floats;
     for (int e = 0; e < Shape::head_dim / 2; ++e) {
-      own[fragment_row(lane, e) * Shape::head_dim + fragment_col(lane, e)] = state.o(lane, e);
+      own[fragment_row(lane, e) * Shape::head_dim + order::result_dim(lane, e)] =
+          state.o(lane, e) * reader::unit;
     }
     for (int h = 0; h < 2; ++h) {
       if (lane % 4 != 0) continue;

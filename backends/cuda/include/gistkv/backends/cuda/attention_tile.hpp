@@ -106,8 +106,9 @@ GISTKV_HD void copy_block(W& w, int lane, int n_lanes, const attention_part<T>& 
     const int piece = i % Shape::pieces;
     const std::uint32_t at = to + tile_offset<Shape::pieces>(row, piece);
     const bool inside = row < block.rows;
-    w.copy_async(at, inside ? k + row * part.k_row + piece * 8 : k, inside);
-    w.copy_async(at + Shape::matrix_bytes, inside ? v + row * part.v_row + piece * 8 : v, inside);
+    const int n_bytes = inside ? 16 : 0;
+    w.copy_async(at, inside ? k + row * part.k_row + piece * 8 : k, n_bytes);
+    w.copy_async(at + Shape::matrix_bytes, inside ? v + row * part.v_row + piece * 8 : v, n_bytes);
   }
 }
 

@@ -45,6 +45,14 @@ class device_group {
     return y;
   }
   __device__ static float log(float x) { return logf(x); }
+  __device__ static float rsqrt(float x) { return rsqrtf(x); }
+  __device__ static void rotation(std::int32_t position, float frequency, float& sine,
+                                  float& cosine) {
+    cuda_detail::rotation(position, frequency, sine, cosine);
+  }
+  __device__ static float activate(float x, activation_kind kind) {
+    return cuda_detail::activate(x, kind);
+  }
   template <class T>
   __device__ static float to_float(T x) {
     return cuda_detail::to_float(x);
@@ -60,9 +68,39 @@ class device_group {
     }
     return pair;
   }
+  /// Byte a of x and byte b of y, signed, as two numbers of T, which all of them are.
+  template <class T>
+  __device__ static std::uint32_t pack_levels(std::uint32_t x, int a, std::uint32_t y, int b) {
+    x ^= 0x80808080U;  // level + 128
+    y ^= 0x80808080U;
+    if constexpr (std::same_as<T, f16>) {
+      // 0x6400 is 1024, whose last bit counts 1.
+      const auto selector = static_cast<unsigned int>(a | (4 + b) << 8);
+      const std::uint32_t biased = (__byte_perm(x, y, selector) & 0x00ff00ffU) | 0x64006400U;
+      const __half2 levels =
+          __hsub2(reinterpret_cast<const __half2&>(biased), __float2half2_rn(1152.0F));
+      return reinterpret_cast<const std::uint32_t&>(levels);
+    } else {
+      // 0x4b000000 is 2^23, of which the same holds in float.
+      const auto level = [](std::uint32_t word, int byte) {
+        const auto selector = 0x7440U | static_cast<unsigned int>(byte);
+        return __uint_as_float(__byte_perm(word, 0x4b000000U, selector)) - 8388736.0F;
+      };
+      return pack<T>(level(x, a), level(y, b));
+    }
+  }
   template <class T>
   __device__ static std::uint32_t load_pair(const T* from) {
     return __ldg(reinterpret_cast<const std::uint32_t*>(from));
+  }
+  /// f(i, word i) of 16 bytes.
+  template <class T, class F>
+  __device__ static void load_words(const T* from, F&& f) {
+    const uint4 words = __ldg(reinterpret_cast<const uint4*>(from));
+    f(0, words.x);
+    f(1, words.y);
+    f(2, words.z);
+    f(3, words.w);
   }
   template <class T>
   __device__ static void store_pair(T* to, std::uint32_t pair) {
@@ -152,9 +190,9 @@ class device_group {
                  : "memory");
   }
 
-  __device__ void copy_async(std::uint32_t to, const void* from, bool inside) {
+  __device__ void copy_async(std::uint32_t to, const void* from, int n_bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_ + to), "l"(from),
-                 "r"(inside ? 16 : 0)
+                 "r"(n_bytes)
                  : "memory");
   }
   __device__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -9,6 +9,7 @@
 #include <cuda_runtime.h>
 
 #include <gistkv/core/op_options.hpp>
+#include <gistkv/core/q8.hpp>
 #include <gistkv/core/types.hpp>
 
 /// The primitives that are one pass over memory. Rows are strided, elements of a row lie side by
@@ -23,6 +24,7 @@ __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(bf16 x) {
   return __uint_as_float(static_cast<unsigned int>(x.bits) << 16);
 }
+__device__ inline float to_float(q8 x) { return static_cast<float>(x.level); }
 __device__ inline float to_float(f16 x) { return __half2float(__ushort_as_half(x.bits)); }
 
 template <class T>
@@ -101,20 +103,26 @@ __global__ void __launch_bounds__(row_threads)
   }
 }
 
+/// Sine and cosine of position * frequency.
+__device__ inline void rotation(std::int32_t position, float frequency, float& sine,
+                                float& cosine) {
+  // In float the angle of position 10^6 would be wrong by a tenth of a radian.
+  const double turns =
+      static_cast<double>(position) * static_cast<double>(frequency) * 0.15915494309189535;
+  // What is left of the whole turns is small enough for float.
+  sincospif(2.0F * static_cast<float>(turns - rint(turns)), &sine, &cosine);
+}
+
 /// ops::rope; one block a row, each thread one pair of dimensions of all heads.
 template <class T>
 __global__ void rope_rows(T* x, index_t row_stride, index_t head_stride, index_t n_heads,
                           index_t half, const std::int32_t* positions, index_t position_step,
                           const float* frequencies, index_t frequency_step, float magnitude) {
   T* row = x + blockIdx.x * row_stride;
-  const auto position = static_cast<double>(positions[blockIdx.x * position_step]);
+  const std::int32_t position = positions[blockIdx.x * position_step];
   for (index_t j = threadIdx.x; j < half; j += blockDim.x) {
-    // In float the angle of position 10^6 would be wrong by a tenth of a radian.
-    const double turns =
-        position * static_cast<double>(frequencies[j * frequency_step]) * 0.15915494309189535;
-    // What is left of the whole turns is small enough for float.
     float sine, cosine;
-    sincospif(2.0F * static_cast<float>(turns - rint(turns)), &sine, &cosine);
+    rotation(position, frequencies[j * frequency_step], sine, cosine);
     for (index_t h = 0; h < n_heads; ++h) {
       T* head = row + h * head_stride;
       const float a = to_float(head[j]);
@@ -253,9 +261,9 @@ __global__ void __launch_bounds__(row_threads)
 
 /// A product for what cuBLASLt does not take: no columns to sum over, rows that repeat. One thread
 /// an element of o.
-template <class T>
+template <class T, class O>
 __global__ void __launch_bounds__(row_threads)
-    plain_product(T* o, index_t o_batch, index_t o_row, const T* a, index_t a_batch, index_t a_row,
+    plain_product(O* o, index_t o_batch, index_t o_row, const T* a, index_t a_batch, index_t a_row,
                   const T* b, index_t b_batch, index_t b_row, index_t batch, index_t m, index_t n,
                   index_t k, bool transpose_b, bool accumulate, float alpha) {
   for_cells<1>(batch * m, n, [&](index_t row, index_t j) {
@@ -265,8 +273,8 @@ __global__ void __launch_bounds__(row_threads)
     const index_t step = transpose_b ? 1 : b_row;
     float sum = 0.0F;
     for (index_t p = 0; p < k; ++p) sum += to_float(left[p]) * to_float(right[p * step]);
-    T* to = o + h * o_batch + row % m * o_row + j;
-    *to = from_float<T>(accumulate ? to_float(*to) + alpha * sum : alpha * sum);
+    O* to = o + h * o_batch + row % m * o_row + j;
+    *to = from_float<O>(accumulate ? to_float(*to) + alpha * sum : alpha * sum);
   });
 }
 

@@ -50,14 +50,16 @@ class products {
     handle_.reset(made);
   }
 
-  /// o [batch, m, n], a [batch, m, k], b [batch, k, n], or [batch, n, k] if it is transposed.
-  template <class T>
-  void multiply(batch_view<T> o, batch_view<const T> a, batch_view<const T> b, index_t batch,
+  /// o [batch, m, n], a [batch, m, k], b [batch, k, n], or [batch, n, k] if it is transposed. O is
+  /// T or float.
+  template <class T, class O = T>
+  void multiply(batch_view<O> o, batch_view<const T> a, batch_view<const T> b, index_t batch,
                 index_t m, index_t n, index_t k, bool transpose_b, bool accumulate, float alpha,
                 cudaStream_t stream) {
     // The stride of a dimension of extent 1 means nothing, but the library checks it.
     const index_t b_cols = transpose_b ? k : n;
     const shape s{static_cast<index_t>(cuda_type<T>()),
+                  static_cast<index_t>(cuda_type<O>()),
                   batch,
                   m,
                   n,
@@ -77,7 +79,7 @@ class products {
     if (p == nullptr || !p->usable) {
       const index_t blocks =
           std::clamp<index_t>((batch * m * n + row_threads - 1) / row_threads, 1, index_t{1} << 20);
-      plain_product<T><<<static_cast<unsigned int>(blocks), row_threads, 0, stream>>>(
+      plain_product<T, O><<<static_cast<unsigned int>(blocks), row_threads, 0, stream>>>(
           o.data, o.batch, o.row, a.data, a.batch, a.row, b.data, b.batch, b.row, batch, m, n, k,
           transpose_b, accumulate, alpha);
       return check_launch("plain_product");
@@ -92,8 +94,8 @@ class products {
 
  private:
   struct shape {
-    index_t type, batch, m, n, k, o_row, a_row, b_row, o_batch, a_batch, b_batch, transpose_b,
-        o_alignment, a_alignment, b_alignment;
+    index_t type, o_type, batch, m, n, k, o_row, a_row, b_row, o_batch, a_batch, b_batch,
+        transpose_b, o_alignment, a_alignment, b_alignment;
     friend auto operator<=>(const shape&, const shape&) = default;
   };
 
@@ -165,7 +167,7 @@ class products {
     check(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, &turned,
                                          sizeof turned),
           "cublasLtMatmulDescSetAttribute");
-    p.o = layout(type, s.m, s.n, s.o_row, s.batch, s.o_batch);
+    p.o = layout(static_cast<cudaDataType_t>(s.o_type), s.m, s.n, s.o_row, s.batch, s.o_batch);
     p.a = layout(type, s.m, s.k, s.a_row, s.batch, s.a_batch);
     p.b = s.transpose_b != 0 ? layout(type, s.n, s.k, s.b_row, s.batch, s.b_batch)
                              : layout(type, s.k, s.n, s.b_row, s.batch, s.b_batch);

@@ -1,0 +1,74 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+#include <gistkv/backends/cuda/attention.cuh>
+#include <gistkv/backends/cuda/few_rows.hpp>
+
+/// The launches of few_rows.hpp and append_rows.hpp.
+
+namespace gistkv::backends::cuda_detail {
+
+template <class T, class KV>
+__global__ void __launch_bounds__(few_rows_warps * 32)
+    project_kernel(const __grid_constant__ projection_batch<T, KV> batch) {
+  device_group<32> w(attention_shared);
+  project_columns(w, batch, static_cast<int>(blockIdx.x));
+}
+
+template <class T>
+__global__ void __launch_bounds__(few_rows_warps * 32)
+    gate_kernel(const __grid_constant__ gated_batch<T> batch) {
+  device_group<32> w(attention_shared);
+  gate_columns(w, batch, static_cast<int>(blockIdx.x));
+}
+
+inline constexpr int append_warps = 4;
+
+template <class T, class KV>
+__global__ void __launch_bounds__(append_warps * 32)
+    append_kernel(const __grid_constant__ append_batch<T, KV> batch, int n_items) {
+  device_group<32> w(attention_shared);
+  const int item = static_cast<int>(blockIdx.x) * append_warps + w.index();
+  if (item < n_items) append_row(w, batch, item);
+}
+
+/// Two blocks of threads a processor of sm_90, one of sm_80.
+inline constexpr std::uint32_t few_rows_most_shared = 112 * 1024;
+
+/// Once a device and type.
+template <class T>
+void prepare_few_rows() {
+  allow_shared(project_kernel<T, T>, few_rows_most_shared);
+  allow_shared(project_kernel<T, q8>, few_rows_most_shared);
+  allow_shared(gate_kernel<T>, few_rows_most_shared);
+}
+
+template <class T, class KV>
+void launch_projection(const projection_batch<T, KV>& batch, cudaStream_t stream) {
+  project_kernel<T, KV><<<static_cast<unsigned int>(projection_items(batch)), few_rows_warps * 32,
+                          few_rows_shared_bytes(batch.x.n, batch.x.d), stream>>>(batch);
+  check_launch("project_kernel");
+}
+
+template <class T>
+void launch_gate(const gated_batch<T>& batch, index_t columns, cudaStream_t stream) {
+  gate_kernel<T><<<static_cast<unsigned int>(columns / few_rows_columns), few_rows_warps * 32,
+                   few_rows_shared_bytes(batch.x.n, batch.x.d), stream>>>(batch);
+  check_launch("gate_kernel");
+}
+
+template <class T, class KV>
+void launch_append(const append_batch<T, KV>& batch, cudaStream_t stream) {
+  const int n_items = append_items(batch);
+  if (n_items == 0) return;
+  append_kernel<T, KV><<<static_cast<unsigned int>(ceil_div(n_items, append_warps)),
+                         append_warps * 32, 0, stream>>>(batch, n_items);
+  check_launch("append_kernel");
+}
+
+}  // namespace gistkv::backends::cuda_detail
