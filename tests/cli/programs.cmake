@@ -6,6 +6,10 @@
 
 file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.sh)
 list(FILTER scripts EXCLUDE REGEX "/common\\.sh$")
+set(mpirun "")
+if(TARGET gistkv::mpi)
+  set(mpirun ${MPIEXEC_EXECUTABLE})
+endif()
 set(programs eigen onednn)
 foreach(backend IN LISTS programs)
   set(suffix "")
@@ -23,7 +27,8 @@ foreach(backend IN LISTS programs)
     if(TARGET gistkv-${backend})
       gistkv_test(cli.${name}${suffix}
         COMMAND sh ${script} $<TARGET_FILE:gistkv-${backend}> ${others} LABELS cli
-        ENVIRONMENT GISTKV_MODEL=${GISTKV_MODEL})
+        ENVIRONMENT GISTKV_MODEL=${GISTKV_MODEL} GISTKV_DATA_DIR=${GISTKV_DATA_DIR}
+          GISTKV_MPIEXEC=${mpirun})
     else()
       gistkv_test(cli.${name}${suffix}
         COMMAND sh -c "echo 'SKIPPED: gistkv-${backend} was not built'; exit 77" LABELS cli)
