@@ -19,7 +19,7 @@ if [ -z "$mpirun" ]; then
   exit 77
 fi
 case $("$mpirun" --version 2> /dev/null) in
-  *'Open MPI'*) ;;
+  *'Open MPI'* | *OpenRTE*) ;;
   *)
     echo "SKIPPED: $mpirun is not that of Open MPI, whose options and messages are looked at"
     exit 77
