@@ -79,8 +79,8 @@ config() {
 END
 }
 gists='"train": "gists", "steps": 3, "learning_rate": 0.01, "floor": 0.001'
-lora='"train": "lora", "steps": 4, "learning_rate": 0.003, "floor": 0.001'
-all='"train": "all", "steps": 3, "learning_rate": 0.001, "floor": 0.0001'
+lora='"train": "lora", "steps": 4, "learning_rate": 0.001, "floor": 0.001'
+all='"train": "all", "steps": 3, "learning_rate": 0.00003, "floor": 0.00001'
 
 # Two processes of batch 2 are one of batch 4, in every stage.
 config 4 "$work/one" "$gists" "$lora" "$all"
@@ -91,6 +91,7 @@ holds 'ranks' 'd["ranks"] == 2 and d["stages"] == 3'
 config 2 "$work/half" "$gists" "$lora" "$all"
 does train sag --config "$work/c.json" --threads 1
 checks=$((checks + 1))
+does compress "$0" -o "$work/x.gkv" --model "$work/model" --past-context --json
 python3 - "$work" << 'END' || wrong 'two processes and one with the doubled batch differ'
 import array, csv, json, math, struct, sys
 work = sys.argv[1]
@@ -113,29 +114,36 @@ def check(what, holds):
         print("WRONG:", what)
         good = False
 
-# The sums are the same but for their order; ten steps of AdamW let that grow.
-worst = 0.0
+# The sums are the same but for their order, and ten steps let that grow. Where factors round to
+# bf16, one that is next to a boundary falls on either side of it, 2^-8 apart: losses are means over
+# more than a hundred targets, a gradient has elements that two such factors decide.
+factor = json.load(open(f"{work}/out"))["factor_type"]
+limit = {"f32": {"loss": 1e-5, "gradient_norm": 1e-5, "weight": 1e-4},
+         "bf16": {"loss": 2**-10, "gradient_norm": 2**-7, "weight": 2**-8}}[factor]
+limit["validation"] = limit["rate"] = limit["loss"]
+print("factors are", factor)
+worst = dict.fromkeys(("loss", "validation", "gradient_norm", "rate"), 0.0)
 one, two, half = log("one"), log("two"), log("half")
 check("ten steps each", len(one) == len(two) == len(half) == 10)
 for a, b in zip(one, two):
     check("stage, step and tokens", [a[k] for k in ("stage", "step", "tokens")] ==
           [b[k] for k in ("stage", "step", "tokens")])
-    for key in ("loss", "validation", "gradient_norm", "rate"):
+    for key in worst:
         if a[key] or b[key]:
             off = abs(float(a[key]) / float(b[key]) - 1)
-            worst = max(worst, off)
-            check(f"{key} of stage {a['stage']}, step {a['step']}: {a[key]}, {b[key]}", off < 1e-5)
-print(f"largest relative difference in the log: {worst:.1e}")
-off = max(abs(float(a["loss"]) / float(b["loss"]) - 1) for a, b in zip(one, half))
+            worst[key] = max(worst[key], off)
+            check(f"{key} of stage {a['stage']}, step {a['step']}: {a[key]}, {b[key]}", off < limit[key])
+print("largest relative differences:", {key: f"{off:.1e}" for key, off in worst.items()})
+off = max(abs(float(a["gradient_norm"]) / float(b["gradient_norm"]) - 1) for a, b in zip(one, half))
 print(f"and to half the batch: {off:.1e}")
-check("half the batch gives other losses", off > 1e-3)
+check("half the batch gives other gradients", off > 5 * limit["gradient_norm"])
 a, b = (tensors(f"{work}/{run}/checkpoint.safetensors") for run in ("one", "two"))
 check("names of arrays", a.keys() == b.keys() and len(a) > 30)
 norm = lambda x: math.sqrt(sum(v * v for v in x))
 worst = max(norm([x - y for x, y in zip(a[k], b[k])]) / norm(a[k]) for k in a
             if not k.endswith((".first", ".second")))
 print(f"largest relative distance of a weight: {worst:.1e}")
-check("weights", worst < 1e-4)
+check("weights", worst < limit["weight"])
 sys.exit(0 if good else 1)
 END
 
