@@ -13,6 +13,7 @@ mkdir -p build
 install_packages g++ cmake ninja-build ccache libeigen3-dev nlohmann-json3-dev libcli11-dev \
   doctest-dev libbenchmark-dev python3
 install_if_possible libdnnl-dev
+install_if_possible libopenmpi-dev openmpi-bin
 install_if_possible gnuplot-nox
 obtain_model
 # Modules with which a test writes the Unicode tables anew and compares.

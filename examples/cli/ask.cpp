@@ -85,7 +85,8 @@ void print_comparison(const std::vector<outcome>& outcomes, const ask_options& o
     const json& r = x.report;
     table.push_back({x.method, std::to_string(r["rows_held"].get<index_t>()),
                      bytes_text(r["kv_bytes_held"].get<std::uint64_t>()),
-                     ratio_text(r["ratio_bytes"]), decimal(r["seconds"].get<double>(), 2),
+                     ratio_text(r["ratio_bytes"]),
+                     r.contains("seconds") ? decimal(r["seconds"].get<double>(), 2) : "-",
                      decimal(x.seconds_answering(), 2)});
   }
   print_table(table);

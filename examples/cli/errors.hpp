@@ -13,7 +13,7 @@ class usage_error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// "gistkv: note: ..." on stderr.
+/// "gistkv: note: ..." on stderr, once for the same text, and from rank 0 only.
 void note(const std::string& text);
 
 /// A text as one line: what is no printable character becomes a space.

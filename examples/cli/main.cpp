@@ -16,6 +16,7 @@
 #include <cli/errors.hpp>
 #include <cli/manual.hpp>
 #include <cli/output.hpp>
+#include <cli/ranks.hpp>
 #include <cli/verbs.hpp>
 #include <gistkv/core/config.hpp>
 #include <gistkv/core/error.hpp>
@@ -94,13 +95,16 @@ void require_verb(const CLI::App& app, const std::vector<std::string>& arguments
   if (arguments.empty()) throw usage_error("a verb is missing, want one of " + all);
   const std::string& first = arguments.front();
   if (first.starts_with('-')) return;
-  if (std::find(names.begin(), names.end(), first) != names.end()) return;
+  if (std::find(names.begin(), names.end(), first) != names.end()) {
+    if (first != "train" && first != "compress") require_one_process(first);
+    return;
+  }
   throw usage_error("unknown verb '" + first + "'" + suggestion(first, names) + " There are " +
                     all);
 }
 
 int complain(const std::string& what, int status) {
-  std::fprintf(stderr, "gistkv: %s\n", one_line(what).c_str());
+  if (ranks().first_to_fail()) std::fprintf(stderr, "gistkv: %s\n", one_line(what).c_str());
   return status;
 }
 
@@ -136,6 +140,7 @@ int run(const std::vector<std::string>& arguments) {
   add_eval(app);
   add_plot(app);
   try {
+    join_ranks();
     require_verb(app, arguments);
     std::vector<std::string> reversed;
     for (const std::string& argument : arguments) reversed.push_back(wrapped(argument));
@@ -162,5 +167,7 @@ int run(const std::vector<std::string>& arguments) {
 }  // namespace gistkv::cli
 
 int main(int argc, char** argv) {
-  return gistkv::cli::run(std::vector<std::string>(argv + 1, argv + argc));
+  const int status = gistkv::cli::run(std::vector<std::string>(argv + 1, argv + argc));
+  gistkv::cli::ranks().leave(status);
+  return status;
 }

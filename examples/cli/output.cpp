@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <set>
 #include <system_error>
 
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include <cli/errors.hpp>
+#include <cli/ranks.hpp>
 #include <gistkv/io/mapped_file.hpp>
 
 namespace gistkv::cli {
@@ -29,10 +31,13 @@ std::string one_line(const std::string& text) {
 }
 
 void note(const std::string& text) {
+  static std::set<std::string> said;
+  if (ranks().rank() != 0 || !said.insert(text).second) return;
   std::fprintf(stderr, "gistkv: note: %s\n", one_line(text).c_str());
 }
 
 void print(std::string_view text) {
+  if (ranks().rank() != 0) return;
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
 }

@@ -17,7 +17,7 @@ namespace gistkv::cli {
 
 using json = nlohmann::ordered_json;
 
-/// To stdout.
+/// To stdout, from rank 0.
 void print(std::string_view text);
 /// The one document of a run with --json; bytes that are no UTF-8 become U+FFFD.
 void print_json(const json& document);

@@ -11,8 +11,12 @@
 #include <zstd.h>
 #endif
 
+#include <nlohmann/json.hpp>
+
 #include <gistkv/core/error.hpp>
+#include <gistkv/core/types.hpp>
 #include <gistkv/io/file_error.hpp>
+#include <gistkv/io/strict_json.hpp>
 
 namespace gistkv::cli {
 
@@ -109,6 +113,32 @@ bool text_source::read_line(std::string& line) {
     if (end == std::string::npos) continue;
     if (!line.empty() && line.back() == '\r') line.pop_back();
     return true;
+  }
+}
+
+bool is_jsonl(std::string_view path) {
+  if (path.ends_with(".zst")) path.remove_suffix(4);
+  return path.ends_with(".jsonl");
+}
+
+void for_each_document(const std::string& path, const std::string& field,
+                       const std::function<bool(std::string_view)>& f) {
+  text_source source(path);
+  if (!is_jsonl(path)) {
+    std::string text;
+    std::string piece;
+    while (source.read(piece)) text += piece;
+    f(text);
+    return;
+  }
+  std::string line;
+  index_t number = 0;
+  while (source.read_line(line)) {
+    ++number;
+    if (line.empty()) continue;
+    const std::string where = path + ": line " + std::to_string(number);
+    const nlohmann::json parsed = io::parse_strict_json(line, where);
+    if (!f(io::json_fields(parsed, where).get<std::string>(field))) return;
   }
 }
 

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 namespace gistkv::cli {
 
@@ -32,5 +34,14 @@ class text_source {
   std::string rest_;  ///< Read, but not handed out.
   std::size_t at_ = 0;
 };
+
+/// Whether a file holds a JSON object a line: .jsonl, or that with .zst behind it.
+bool is_jsonl(std::string_view path);
+
+/// Calls f(text) for every document of a file, until it returns false: a line of JSONL, whose
+/// `field` is the text (empty lines are passed over), or all of another file.
+/// @throws as text_source; format_error naming file, line and field.
+void for_each_document(const std::string& path, const std::string& field,
+                       const std::function<bool(std::string_view)>& f);
 
 }  // namespace gistkv::cli

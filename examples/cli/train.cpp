@@ -2,20 +2,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <cli/engine.hpp>
 #include <cli/errors.hpp>
+#include <cli/model_folder.hpp>
 #include <cli/options.hpp>
 #include <cli/output.hpp>
+#include <cli/ranks.hpp>
 #include <cli/train_config.hpp>
 #include <cli/train_data.hpp>
 #include <cli/train_log.hpp>
@@ -57,14 +61,16 @@ class training_run {
         folder_(config_.output),
         source_(load_model(config_.model)),
         tokens_(load_tokenizer(config_.model)),
-        base_(io::fingerprint(source_->weights)) {
-    std::error_code failure;
-    std::filesystem::create_directories(folder_, failure);
-    if (failure) throw io::file_error(folder_, "make the folder", failure);
-    data_.emplace(training_tokens(
-        config_.data,
-        config_.data.cache.empty() ? (folder_ / "tokens.safetensors").string() : config_.data.cache,
-        tokens_));
+        origin_(io::fingerprint(source_->weights)),
+        base_(origin_) {
+    if (speaks()) {
+      std::error_code failure;
+      std::filesystem::create_directories(folder_, failure);
+      if (failure) throw io::file_error(folder_, "make the folder", failure);
+      read_data();
+    }
+    group_.wait();
+    if (!speaks()) read_data();
   }
 
   json run() {
@@ -80,19 +86,25 @@ class training_run {
       begin(at);
     }
     begun_ = at.step;
-    train_log log(folder_, options_.resume || at.stage > 0, static_cast<index_t>(at.stage) + 1,
+    std::optional<train_log> log;
+    if (speaks()) {
+      log.emplace(folder_, options_.resume || at.stage > 0, static_cast<index_t>(at.stage) + 1,
                   at.step);
+    }
     const std::size_t last =
         options_.stage > 0 ? static_cast<std::size_t>(options_.stage) : config_.stages.size();
     for (; at.stage < last; at = {at.stage + 1, 0, at.tokens}) {
       if (model_ == nullptr) change_stage(at.stage);
       train_stage(at, log);
       adapter_ = model_->save();
+      if (trains_all(at.stage)) write_trained_model(at);
       model_.reset();
       begun_ = 0;
     }
     json report;
+    report["ranks"] = group_.n_ranks();
     report["output"] = folder_.string();
+    if (trained_before(last)) report["model"] = model_path().string();
     report["adapter"] = adapter_path().string();
     report["stages"] = last;
     report["tokens"] = at.tokens;
@@ -104,11 +116,54 @@ class training_run {
   }
 
  private:
+  /// Whether this is the rank that writes files.
+  bool speaks() const { return group_.rank() == 0; }
+
+  /// Rank 0 makes the token file, the others find it.
+  void read_data() {
+    data_.emplace(training_tokens(
+        config_.data,
+        config_.data.cache.empty() ? (folder_ / "tokens.safetensors").string() : config_.data.cache,
+        tokens_));
+  }
+
   std::filesystem::path checkpoint_path() const { return folder_ / "checkpoint.safetensors"; }
+  std::filesystem::path model_path() const { return folder_ / "model"; }
   std::filesystem::path adapter_path() const { return folder_ / "adapter.safetensors"; }
+
+  bool trains_all(std::size_t stage) const {
+    return config_.stages[stage].trained == train::trained_weights::all;
+  }
+  /// Whether a stage before `stage` trains all weights.
+  bool trained_before(std::size_t stage) const {
+    while (stage > 0) {
+      if (trains_all(--stage)) return true;
+    }
+    return false;
+  }
+
+  /// From now on the model is the one that a stage has made.
+  void take_trained_model() {
+    source_ = load_model(model_path().string());
+    base_ = io::fingerprint(source_->weights);
+  }
+
+  /// Writes what a stage has made of all weights, with the tokenizer, as other programs read it,
+  /// and the gists that belong to it. Later stages go on from there, now or after a restart.
+  void write_trained_model(const position& at) {
+    if (speaks()) {
+      write_model_folder(model_path(), model_->trained(source_->weights),
+                         config_.narrow_model ? weight_type::bf16 : weight_type::f32,
+                         config_.model);
+    }
+    group_.wait();
+    take_trained_model();
+    if (speaks()) write_adapter(at);
+  }
 
   /// The gists that a run begins with.
   void begin(const position& at) {
+    if (trained_before(at.stage)) take_trained_model();
     std::string from = config_.adapter;
     if (from.empty() && at.stage > 0) from = adapter_path().string();
     if (from.empty()) {
@@ -147,18 +202,27 @@ class training_run {
     const auto number = [&file](const char* key) {
       return static_cast<index_t>(std::stoll(io::detail::adapter_fact(file, key)));
     };
-    if (io::detail::adapter_fact(file, "base") != hex(base_)) {
+    if (io::detail::adapter_fact(file, "base") != hex(origin_)) {
       throw format_error(file.name() + ": was trained on another model (" +
-                         io::detail::adapter_fact(file, "base") + ", this is " + hex(base_) + ")");
+                         io::detail::adapter_fact(file, "base") + ", this is " + hex(origin_) +
+                         ")");
     }
     if (io::detail::adapter_fact(file, "config") != config_.source.dump()) {
       note(file.name() + " was written under another config; going on under this one");
+    }
+    const auto ranks = file.metadata().find("ranks");  // Once there was only one.
+    const std::string n_ranks = ranks == file.metadata().end() ? "1" : ranks->second;
+    if (n_ranks != std::to_string(group_.n_ranks())) {
+      note(file.name() + " was written by " + n_ranks + " processes, this run has " +
+           std::to_string(group_.n_ranks()) +
+           "; it goes on where the same steps of its own would be");
     }
     position at{static_cast<std::size_t>(number("stage") - 1), number("step"), number("tokens")};
     if (at.stage >= config_.stages.size()) {
       throw format_error(file.name() + ": is of stage " + std::to_string(at.stage + 1) +
                          ", the config has " + std::to_string(config_.stages.size()));
     }
+    if (trained_before(at.stage)) take_trained_model();
     adapter_.gists = model::untrained_gist_rows(source_->weights, config_.rule.n_gist, 0);
     change_stage(at.stage);
     std::vector<trained_array> arrays;
@@ -176,6 +240,8 @@ class training_run {
   }
 
   void save(const position& at) {
+    saved_ = at;
+    if (!speaks()) return;
     const std::vector<trained_array> arrays = model_->state();
     std::vector<io::safetensors_tensor> tensors;
     for (const trained_array& a : arrays) {
@@ -187,15 +253,24 @@ class training_run {
     const std::string stage = std::to_string(at.stage + 1);
     const std::string step = std::to_string(at.step);
     const std::string tokens = std::to_string(at.tokens);
-    const std::string config = config_.source.dump();
     const signals_held held;
     io::write_safetensors(checkpoint_path(), tensors,
                           {{"format", "gistkv-checkpoint"},
-                           {"base", hex(base_)},
-                           {"config", config},
+                           {"base", hex(origin_)},
+                           {"config", config_.source.dump()},
                            {"stage", stage},
                            {"step", step},
-                           {"tokens", tokens}});
+                           {"tokens", tokens},
+                           {"ranks", std::to_string(group_.n_ranks())}});
+    // Gists of a model that is in training are of no use before that is written.
+    if (!trains_all(at.stage)) write_adapter(at);
+  }
+
+  void write_adapter(const position& at) const {
+    const std::string stage = std::to_string(at.stage + 1);
+    const std::string step = std::to_string(at.step);
+    const std::string tokens = std::to_string(at.tokens);
+    const std::string config = config_.source.dump();
     io::write_adapter(adapter_path(), model_->save(), source_->weights.config.d_model,
                       {{"base", hex(base_)},
                        {"base_name", source_->weights.config.name},
@@ -207,7 +282,6 @@ class training_run {
                        {"step", step},
                        {"tokens", tokens}},
                       true);
-    saved_ = at;
   }
 
   train::window_options windows_of(const stage_config& s) const {
@@ -230,18 +304,19 @@ class training_run {
   /// Mean loss of the regular tokens of windows that are never trained on.
   double validate(std::span<const train::window> windows, train::window_options o) {
     o.gist_targets = false;
-    double sum = 0;
-    double weight = 0;
-    for (const train::window& w : windows) {
+    std::array<double, 2> sum{};  // Of losses and of weights.
+    for (std::size_t i = 0; i < windows.size(); ++i) {
+      if (static_cast<index_t>(i) % group_.n_ranks() != group_.rank()) continue;
       std::vector<train::sequence> sequences;
-      append(sequences, w, o);
-      sum += model_->loss(sequences, 1.0);
-      weight += train::total_weight(sequences);
+      append(sequences, windows[i], o);
+      sum[0] += model_->loss(sequences, 1.0);
+      sum[1] += train::total_weight(sequences);
     }
-    return weight > 0 ? sum / weight : 0;
+    group_.sum(sum);
+    return sum[1] > 0 ? sum[0] / sum[1] : 0;
   }
 
-  void train_stage(position& at, train_log& log) {
+  void train_stage(position& at, std::optional<train_log>& log) {
     const stage_config& s = config_.stages[at.stage];
     const train::window_options how = windows_of(s);
     const std::vector<train::window> all = train::cut_windows(data_->stream(), how);
@@ -258,31 +333,46 @@ class training_run {
     const index_t tokens_before = at.tokens;
     note("stage " + std::to_string(at.stage + 1) + ": " + std::to_string(n) + " windows of " +
          std::to_string(s.sequence) + " rows, " + std::to_string(model_->n_parameters()) +
-         " parameters, " + std::to_string(model_->n_threads()) + " threads");
+         " parameters, " + std::to_string(model_->n_threads()) + " threads" +
+         (group_.n_ranks() > 1 ? " in each of " + std::to_string(group_.n_ranks()) + " processes"
+                               : ""));
+    group_.say_when_ended("ended from outside or with a process that was lost; " +
+                          checkpoint_path().string() +
+                          " is whole, and --resume goes on from there");
     if (at.step == 0) save(at);
     while (at.step < s.rate.steps) {
       const index_t step = at.step + 1;
       std::vector<std::vector<train::sequence>> parts;
-      double weight = 0;
       for (index_t i = 0; i < s.batch; ++i) {
-        const index_t number = at.step * s.batch + i;
+        const index_t number = (at.step * group_.n_ranks() + group_.rank()) * s.batch + i;
         if (number / n != epoch) order = train::shuffled(n, seed, epoch = number / n);
         if (i % s.micro_batch == 0) parts.emplace_back();
         append(parts.back(),
                all[static_cast<std::size_t>(order[static_cast<std::size_t>(number % n)])], how);
       }
-      for (const auto& part : parts) weight += train::total_weight(part);
+      std::array<double, 2> read{};  // Targets and tokens.
+      for (const auto& part : parts) {
+        read[0] += train::total_weight(part);
+        for (const train::sequence& q : part) read[1] += static_cast<double>(q.tokens.size());
+      }
+      group_.sum(read);
+      const double weight = read[0];
       if (weight == 0) throw argument_error("step " + std::to_string(step) + ": no targets");
+      at.tokens += static_cast<index_t>(read[1]);
       double loss = 0;
       for (std::size_t i = 0; i < parts.size(); ++i) {
-        const std::uint64_t pass = splitmix64(seed + (static_cast<std::uint64_t>(step) << 12) +
-                                              static_cast<std::uint64_t>(i));
+        // The number of the part among those of all ranks.
+        const auto part = static_cast<std::uint64_t>(group_.rank()) * parts.size() + i;
+        const std::uint64_t pass =
+            splitmix64(seed + (static_cast<std::uint64_t>(step) << 12) + part);
         loss += model_->forward_backward(parts[i], 1.0 / weight, pass, config_.distillation);
-        for (const train::sequence& q : parts[i]) {
-          at.tokens += static_cast<index_t>(q.tokens.size());
-        }
       }
-      const double norm = model_->gradient_norm();
+      group_.sum(std::span<double>(&loss, 1));
+      model_->sum_gradients(group_);
+      // Ranks with other numbers of threads may add up in another order; rank 0's norm counts.
+      double norm = model_->gradient_norm();
+      if (!speaks()) norm = 0;
+      group_.sum(std::span<double>(&norm, 1));
       if (!std::isfinite(loss) || !std::isfinite(norm)) {
         throw error("stage " + std::to_string(at.stage + 1) + ", step " + std::to_string(step) +
                     ": the loss is " + std::to_string(loss) + ", its gradient " +
@@ -306,7 +396,7 @@ class training_run {
       }
       r.seconds = watch.seconds();
       r.tokens_per_second = static_cast<double>(at.tokens - tokens_before) / r.seconds;
-      log.add(r);
+      if (log) log->add(r);
       last_ = r;
       show(r, s.rate.steps);
       if (last || step % config_.save_every == 0) save(at);
@@ -325,12 +415,14 @@ class training_run {
     std::fflush(stdout);
   }
 
+  process_group& group_ = ranks();
   train_config config_;
   train_options options_;
   std::filesystem::path folder_;
   std::unique_ptr<const io::loaded_model> source_;
   io::tokenizer tokens_;
-  std::uint64_t base_;
+  std::uint64_t origin_;  ///< Fingerprint of the config's model,
+  std::uint64_t base_;    ///< and of `source_`, which a stage may have made.
   std::optional<io::token_file> data_;
   model::adapter adapter_;
   trainer_ptr model_;

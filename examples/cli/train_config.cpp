@@ -122,8 +122,8 @@ train_config read_train_config(const std::string& path) {
   const nlohmann::json parsed = io::parse_strict_json(read_text(path), path);
   const object o(parsed, path,
                  {"model", "output", "adapter", "seed", "gists", "recent", "sink", "data", "lora",
-                  "optimiser", "distillation", "recompute", "save_every", "validate_every",
-                  "validation_windows", "stages"});
+                  "optimiser", "distillation", "recompute", "model_type", "save_every",
+                  "validate_every", "validation_windows", "stages"});
   train_config c;
   c.source = parsed;
   o.read("model", c.model);
@@ -135,6 +135,7 @@ train_config read_train_config(const std::string& path) {
   o.read_at_least("sink", c.rule.n_sink, 0);
   o.read_between("distillation", c.distillation, 0, 1);
   o.read("recompute", c.recompute);
+  c.narrow_model = o.choice("model_type", {"f32", "bf16"}, 0) == 1;
   o.read_at_least("save_every", c.save_every, 1);
   o.read_at_least("validate_every", c.validate_every, 0);
   o.read_at_least("validation_windows", c.validation_windows, 0);

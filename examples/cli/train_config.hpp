@@ -47,6 +47,7 @@ struct train_config {
   train::optimiser_options optimiser;
   double distillation = 0;  ///< Share of the teacher in the loss.
   bool recompute = false;
+  bool narrow_model = false;  ///< A model that was trained as a whole is written as bf16.
   index_t save_every = 100;
   index_t validate_every = 100;
   index_t validation_windows = 16;

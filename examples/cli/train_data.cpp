@@ -25,31 +25,6 @@ namespace gistkv::cli {
 
 namespace {
 
-bool ends_with(std::string_view name, std::string_view suffix) { return name.ends_with(suffix); }
-
-/// Calls f(text) for every document of a file; f returns false to stop.
-void for_each_document(const std::string& path, const std::string& field,
-                       const std::function<bool(std::string_view)>& f) {
-  const std::string plain = ends_with(path, ".zst") ? path.substr(0, path.size() - 4) : path;
-  text_source source(path);
-  if (!ends_with(plain, ".jsonl")) {
-    std::string text;
-    std::string piece;
-    while (source.read(piece)) text += piece;
-    f(text);
-    return;
-  }
-  std::string line;
-  index_t number = 0;
-  while (source.read_line(line)) {
-    ++number;
-    if (line.empty()) continue;
-    const std::string where = path + ": line " + std::to_string(number);
-    const nlohmann::json parsed = io::parse_strict_json(line, where);
-    if (!f(io::json_fields(parsed, where).get<std::string>(field))) return;
-  }
-}
-
 /// What a token file was made of.
 io::string_map description(const data_config& data, const io::tokenizer& tokens) {
   io::string_map facts;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include <cli/ranks.hpp>
 #include <gistkv/model/adapter.hpp>
 #include <gistkv/model/host_model.hpp>
 #include <gistkv/train/batch.hpp>
@@ -37,6 +38,8 @@ class trainer {
   virtual double forward_backward(std::span<const train::sequence> sequences, double scale,
                                   std::uint64_t seed, double mix) = 0;
   virtual double loss(std::span<const train::sequence> sequences, double scale) = 0;
+  /// Gradients <- their sum over all ranks.
+  virtual void sum_gradients(process_group& group) = 0;
   virtual double gradient_norm() = 0;
   /// A step of AdamW, and gradients are 0 again.
   virtual void update(const train::optimiser_options& options,
@@ -44,6 +47,8 @@ class trainer {
                       index_t step) = 0;
   virtual model::adapter save() const = 0;
   virtual void load(std::span<const model::low_rank> factors) = 0;
+  /// `source` with what was trained in it, but for gists and LoRA.
+  virtual model::host_model trained(const model::host_model& source) = 0;
   /// Values and moments of all parameters.
   virtual std::vector<trained_array> state() = 0;
   /// @throws format_error naming file and array.

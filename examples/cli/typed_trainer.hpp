@@ -10,6 +10,8 @@
 
 #include <cli/trainer.hpp>
 #include <gistkv/core/error.hpp>
+#include <gistkv/train/process_group.hpp>
+#include <gistkv/train/trained_model.hpp>
 
 namespace gistkv::cli {
 
@@ -35,6 +37,9 @@ class typed_trainer final : public trainer {
   double loss(std::span<const train::sequence> sequences, double scale) override {
     return model_.loss(batch(sequences), scale);
   }
+  void sum_gradients(process_group& group) override {
+    train::sum_gradients(model_.parameters(), group);
+  }
   double gradient_norm() override { return model_.parameters().gradient_norm(); }
   void update(const train::optimiser_options& options,
               const std::function<double(train::parameter_kind)>& rate, double scale,
@@ -44,6 +49,9 @@ class typed_trainer final : public trainer {
   }
   model::adapter save() const override { return model_.save(); }
   void load(std::span<const model::low_rank> factors) override { model_.load(factors); }
+  model::host_model trained(const model::host_model& source) override {
+    return train::trained_model(model_.parameters(), source);
+  }
   std::vector<trained_array> state() override {
     std::vector<trained_array> arrays;
     auto& set = model_.parameters();

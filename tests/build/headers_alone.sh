@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Every header compiles alone, without a warning; and what is not io or a backend reads no file but
-# our own and the standard library's. Environment: CXX SOURCE SCRATCH, EIGEN and ONEDNN, which are
-# include directories (the last empty without oneDNN), CCACHE (may be empty)
+# our own and the standard library's. Environment: CXX SOURCE SCRATCH, EIGEN, ONEDNN and MPI, which
+# are include directories (the last two empty where they are off), CCACHE (may be empty)
 set -eu
 
 name=$(basename "$CXX")
@@ -42,6 +42,10 @@ else
   # Naming /usr/include would hide the C headers from those of the standard library.
   [ "$ONEDNN" = /usr/include ] || third_party="$third_party -isystem $ONEDNN"
 fi
+if [ -n "${MPI:-}" ]; then
+  folders="$folders backends/mpi/include"
+  third_party="$third_party -isystem $MPI"
+fi
 # shellcheck disable=SC2086
 find $folders -name '*.hpp' | sort > "$work/headers"
 case $("$CXX" -dumpmachine) in
@@ -59,7 +63,7 @@ log=$work/$(echo "$header" | tr / _)
 inner=${header#*include/}
 echo "#include <$inner>" > "$log.cpp"
 $CCACHE "$CXX" -std=c++20 -O0 -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Werror \
-  -I include -I backends/eigen/include -I backends/onednn/include -I backends/cuda/include $third_party -MD -MF "$log.d" -c "$log.cpp" -o "$log.o" \
+  -I include -I backends/eigen/include -I backends/onednn/include -I backends/cuda/include -I backends/mpi/include $third_party -MD -MF "$log.d" -c "$log.cpp" -o "$log.o" \
   > "$log.out" 2>&1 || { echo "$header does not compile alone:"; head -n 30 "$log.out"; exit 1; }
 case $header in include/gistkv/io/* | backends/*) exit 0 ;; esac
 foreign=$(sed 's/^[^:]*://' "$log.d" | tr -d '\\' | tr -s ' ' '\n' | sort -u |

@@ -7,6 +7,10 @@
 
 file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.sh)
 list(FILTER scripts EXCLUDE REGEX "/common\\.sh$")
+set(mpirun "")
+if(TARGET gistkv::mpi)
+  set(mpirun ${MPIEXEC_EXECUTABLE})
+endif()
 set(programs eigen onednn)
 set(once eval rows)
 foreach(backend IN LISTS programs)
@@ -28,7 +32,8 @@ foreach(backend IN LISTS programs)
     if(TARGET gistkv-${backend})
       gistkv_test(cli.${name}${suffix}
         COMMAND sh ${script} $<TARGET_FILE:gistkv-${backend}> ${others} LABELS cli
-        ENVIRONMENT GISTKV_MODEL=${GISTKV_MODEL})
+        ENVIRONMENT GISTKV_MODEL=${GISTKV_MODEL} GISTKV_DATA_DIR=${GISTKV_DATA_DIR}
+          GISTKV_MPIEXEC=${mpirun})
     else()
       gistkv_test(cli.${name}${suffix}
         COMMAND sh -c "echo 'SKIPPED: gistkv-${backend} was not built'; exit 77" LABELS cli)

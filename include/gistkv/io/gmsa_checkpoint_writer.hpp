@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <deque>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -11,83 +10,13 @@
 #include <utility>
 #include <vector>
 
-#include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/error.hpp>
-#include <gistkv/core/quantize.hpp>
 #include <gistkv/gmsa/weights.hpp>
 #include <gistkv/io/gmsa_layout.hpp>
 #include <gistkv/io/safetensors_writer.hpp>
+#include <gistkv/io/tensor_list.hpp>
 
 namespace gistkv::io {
-
-/// Tensors to be written, and the memory of those that had to be converted.
-class tensor_list {
- public:
-  /// @throws argument_error unless the type is f32, bf16 or f16.
-  explicit tensor_list(weight_type type) : type_(type), stored_(stored_type(type)) {}
-
-  /// @param extents  empty: those of the matrix, [rows, cols]
-  void add(std::string name, const host_matrix& m, std::vector<index_t> extents = {}) {
-    if (extents.empty()) extents = {m.rows, m.cols};
-    std::span<const std::byte> data = m.data;
-    if (m.type != type_) {
-      std::vector<std::byte>& bytes = memory_.emplace_back();
-      const std::size_t stride = row_bytes(type_, m.cols);
-      bytes.resize(stride * static_cast<std::size_t>(m.rows));
-      std::vector<float> row(static_cast<std::size_t>(m.cols));
-      for (index_t r = 0; r < m.rows; ++r) {
-        dequantize_row(m, r, row.data());
-        quantize(type_, row.data(), m.cols, bytes.data() + static_cast<std::size_t>(r) * stride);
-      }
-      data = bytes;
-    }
-    tensors_.push_back({std::move(name), stored_, std::move(extents), data});
-  }
-  /// A vector: one extent. An empty one is nothing.
-  void add_vector(std::string name, const host_matrix& m) {
-    if (!m.empty()) add(std::move(name), m, {m.cols});
-  }
-
-  std::span<const safetensors_tensor> tensors() const { return tensors_; }
-
- private:
-  static safetensors_type stored_type(weight_type type) {
-    switch (type) {
-      case weight_type::f32:
-        return safetensors_type::f32;
-      case weight_type::bf16:
-        return safetensors_type::bf16;
-      case weight_type::f16:
-        return safetensors_type::f16;
-      default:
-        throw argument_error("safetensors: a type to write is " + std::string(to_string(type)) +
-                             ", expected f32, bf16 or f16");
-    }
-  }
-
-  weight_type type_;
-  safetensors_type stored_;
-  std::vector<safetensors_tensor> tensors_;
-  std::deque<std::vector<std::byte>> memory_;
-};
-
-/// Adds a block with Hugging Face names behind `before`; maps keep their plain name + `stored`.
-inline void add_block(tensor_list& list, const std::string& before, const model::host_block& b,
-                      std::string_view stored = {}) {
-  const model::block_lora none;
-  for (const auto& [name, map, lora] : model::paired_maps(b, none)) {
-    const std::string full = before + std::string(name) + std::string(stored);
-    list.add(full + ".weight", map->weight);
-    list.add_vector(full + ".bias", map->bias);
-  }
-  const auto norm = [&](std::string_view part, const host_matrix& m) {
-    list.add_vector(before + std::string(part) + ".weight", m);
-  };
-  norm(hugging_face_names.query_norm, b.query_norm);
-  norm(hugging_face_names.key_norm, b.key_norm);
-  norm(hugging_face_names.attention_norm, b.attention_norm);
-  norm(hugging_face_names.feed_forward_norm, b.feed_forward_norm);
-}
 
 namespace detail {
 
