@@ -116,6 +116,20 @@ def section(path):
     return out
 
 
+def pictures(path, task, program):
+    kinds = {"ppl": ("bytes", "position"), "needle": ("needle",), "speed": ("time",)}.get(task, ())
+    lines = []
+    for kind in kinds:
+        if kind == "position" and '"ppl_by_position"' not in path.read_text():
+            continue
+        picture = path.with_name(f"{path.stem}-{kind}.svg")
+        if program:
+            subprocess.run([program, "plot", str(path), "--kind", kind, "-o", str(picture)], check=True)
+        if picture.exists():
+            lines += [f"![{path.stem}, {kind}](quality/{picture.name})", ""]
+    return lines
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--program", help="draws the pictures")
@@ -124,24 +138,13 @@ def main():
     if not results:
         sys.exit(f"{here}: holds no results")
     lines = [begin, ""]
-    pictures = {"ppl": ("bytes", "position"), "needle": ("needle",), "speed": ("time",)}
     by_task = {}
     for path in results:
         by_task.setdefault(json.loads(path.read_text())["rows"][0]["settings"]["task"], []).append(path)
     for task, paths in by_task.items():
         lines += [f"## {task}", ""]
-        for kind in pictures.get(task, ()):
-            picture = here / f"{kind}.svg"
-            usable = paths
-            if kind == "position":
-                usable = [p for p in paths if '"ppl_by_position"' in p.read_text()]
-            if arguments.program and usable:
-                subprocess.run([arguments.program, "plot", *map(str, usable), "--kind", kind, "-o",
-                                str(picture)], check=True)
-            if usable and picture.exists():
-                lines += [f"![{kind}](quality/{picture.name})", ""]
         for path in paths:
-            lines += section(path)
+            lines += section(path) + pictures(path, task, arguments.program)
     lines.append(end)
     text = page.read_text()
     first, last = text.index(begin), text.index(end) + len(end)
