@@ -1,0 +1,34 @@
+#!/bin/sh
+# Copyright 2026 The gistkv authors
+# SPDX-License-Identifier: Apache-2.0
+
+# adapter.sh PROGRAM: the adapter that comes with the examples fits its model, brings its layout, and
+# reads better than gists that were not trained. Environment: GISTKV_MODEL.
+set -eu
+gistkv=$1
+model=${GISTKV_MODEL:-}
+root=$(cd "$(dirname "$0")/../.." && pwd)
+adapter=$root/examples/adapters/smollm2-135m-instruct/adapter.safetensors
+if ! [ -f "$model" ]; then
+  echo "SKIPPED: GISTKV_MODEL is '$model', want the model of examples/setup.sh"
+  exit 77
+fi
+. "$(dirname "$0")/common.sh"
+
+does inspect "$adapter" --model "$model" --json
+holds 'the adapter' 'd["fits_model"] and (d["n_gist"], d["recent"], d["sink"], d["segmenter"]) ==
+  (4, 3, 1, "paper,before") and d["metadata"]["lora_rows"] == "all"'
+
+# ratio METHOD AGAINST: of perplexities.
+ratio='[r["value"] for r in d["rows"] if r["metric"] == "ppl_ratio" and r["method"] == "%s" and
+  r["settings"]["against"] == "%s"][0]'
+does eval ppl --method base,full,sag --data "$root/LICENSE" --limit 1 --length 1024 \
+  --adapter "$adapter" --model "$model" --json
+holds 'trained gists' "all(r['settings']['recent'] == 3 for r in d['rows']) and
+  $(printf "$ratio" sag base) < 1.35"
+holds 'LoRA on all rows is another model' "0 < abs($(printf "$ratio" full base) - 1) < 0.1"
+does eval ppl --method full,sag --recent 3 --segmenter paper,before --data "$root/LICENSE" --limit 1 \
+  --length 1024 --model "$model" --json
+holds 'untrained gists' "$(printf "$ratio" sag full) > 1.45"
+
+finish
