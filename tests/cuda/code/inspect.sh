@@ -5,7 +5,7 @@
 # inspect.sh: what the compiler made of the attention kernels for sm_80 and sm_90a. No register is spilled,
 # none of wgmma's products is serialised, registers are within budget, and the instructions that the
 # kernels are written for are there: in PTX, and in machine code where cuobjdump is (CUOBJDUMP, PATH, or
-# beside nvcc; PyPI: nvidia-cuda-cuobjdump).
+# beside nvcc), with nvdisasm beside it or in PATH (PyPI: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm).
 # Environment: NVCC (empty: skipped) SOURCE SCRATCH
 set -eu
 
@@ -19,6 +19,8 @@ for candidate in "${CUOBJDUMP:-}" "$(dirname "$NVCC")/cuobjdump" cuobjdump; do
   [ -n "$candidate" ] && cuobjdump=$(command -v "$candidate") && break
   cuobjdump=
 done
+PATH=${cuobjdump:+$(dirname "$cuobjdump"):}$PATH
+command -v nvdisasm > /dev/null || cuobjdump=
 failed=0
 fail() {
   echo "$1"
@@ -100,5 +102,5 @@ for architecture in 80 90a; do
   case $architecture in 80) expected=18 ;; *) expected=22 ;; esac
   [ $n = $expected ] || fail "sm_$architecture: $n kernels found, $expected expected"
 done
-[ -n "$cuobjdump" ] || echo "machine code was not looked at: no cuobjdump"
+[ -n "$cuobjdump" ] || echo "machine code was not looked at: no cuobjdump or no nvdisasm"
 exit $failed
