@@ -297,11 +297,13 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
     wanted = mean(text.gisted, {.rule = run.sag().cache.rule});
   }
   if (m.placing == placing::spread) {
-    // Fewer gists mean fewer rows up to a period of sqrt(2 N_g n); beyond it open sentences grow.
+    // n tokens in periods of p hold about N_g n / p + (K + 1/2) p rows: fewer gists mean fewer rows
+    // up to p = sqrt(N_g n / (K + 1/2)); beyond it the raw periods grow.
     const auto n_gist = static_cast<double>(m.policy.rule.n_gist);
     const auto n_rows = static_cast<double>(text.plain.n_rows());
     double low = 1;
-    double high = std::max(2.0, std::sqrt(2 * n_gist * n_rows));
+    const double raw = static_cast<double>(m.policy.rule.recent) + 0.5;
+    double high = std::max(2.0, std::sqrt(n_gist * n_rows / raw));
     auto spread = [&](double period) {
       return eval::spread_gists(text.plain, period, m.policy.rule.n_gist,
                                 run.engine().model->first_gist());

@@ -130,6 +130,11 @@ draws "$work/ppl.json" --kind bytes --title "It's a title"
 does eval ppl --method full,base --data "$work/books" --limit 1 --length 256 --model "$model" --json
 holds base '[r["value"] for r in d["rows"] if r["metric"] == "ppl_ratio"] == [1, 1]'
 
+# With raw sentences kept, the rows of spread gists still meet those of sag.
+does eval compression --method sag,uniform --data "$work/books" --limit 3 --length 700 --recent 3 \
+  --model "$model" --json
+holds 'spread gists with raw periods' '(lambda b: abs(b["uniform"] / b["sag"] - 1) < 0.01)(
+  {r["method"]: r["value"] for r in d["rows"] if r["metric"] == "kv_bytes_mean"})'
 does eval compression --method full,sag,uniform --data "$work/books" --limit 2 --length 600 \
   --model "$model" --json
 holds compression '{r["method"] for r in d["rows"] if r["metric"] == "ratio_tokens"} ==
