@@ -84,11 +84,11 @@ void compress_all(const compress_options& o) {
 
 void compress(compress_options o) {
   require_model(o.model);
+  if (o.output == "-") throw usage_error("--output is '-', want a file or folder to write");
   if (!o.corpus.empty()) return compress_all(o);
   require_one_process("compress FILE");
   if (o.file.empty()) throw usage_error("FILE is missing, want a text, or --corpus and a file");
   const method_settings settings = resolve(o.method, o.model);
-  if (o.output == "-") throw usage_error("--output is '-', want a file to write");
   const std::string text = read_text(o.file);
   if (text.empty()) throw argument_error(o.file + ": the text is empty");
   require_writable(o.output);

@@ -147,7 +147,8 @@ int run(const std::vector<std::string>& arguments) {
     std::reverse(reversed.begin(), reversed.end());
     app.parse(std::move(reversed));
   } catch (const CLI::ParseError& failure) {
-    if (failure.get_exit_code() == 0) return app.exit(failure);  // --help, --version
+    if (failure.get_exit_code() == 0)
+      return ranks().rank() == 0 ? app.exit(failure) : 0;  // --help, --version
     return complain(explained(app, failure), 2);
   } catch (const usage_error& failure) {
     return complain(failure.what(), 2);

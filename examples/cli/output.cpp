@@ -99,7 +99,9 @@ std::uint64_t peak_rss_bytes() {
 }
 
 progress::progress(std::string label, index_t total)
-    : label_(std::move(label)), total_(total), terminal_(::isatty(STDERR_FILENO) == 1) {}
+    : label_(std::move(label)),
+      total_(total),
+      terminal_(ranks().rank() == 0 && ::isatty(STDERR_FILENO) == 1) {}
 
 progress::~progress() {
   if (shown_) std::fputs("\r\033[K", stderr);

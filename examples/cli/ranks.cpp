@@ -127,7 +127,9 @@ void join_ranks() {
   mpi::check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &level), "MPI_Init_thread");
   joined() = std::make_unique<mpi_ranks>();
 #else
-  if (std::string_view(said) == "1") return;
+  // PMIx tells a rank only; srun, which starts such processes, tells their number too.
+  if (said == std::getenv("PMIX_RANK")) said = std::getenv("SLURM_STEP_NUM_TASKS");
+  if (said != nullptr && std::string_view(said) == "1") return;
   throw usage_error(
       "was started by mpirun, but built without MPI, want it built again where that is (Debian: "
       "libopenmpi-dev)");

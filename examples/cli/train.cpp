@@ -30,6 +30,7 @@
 #include <gistkv/io/atomic_file.hpp>
 #include <gistkv/io/fingerprint.hpp>
 #include <gistkv/io/load_model.hpp>
+#include <gistkv/io/model_writer.hpp>
 #include <gistkv/train/token_stream.hpp>
 
 namespace gistkv::cli {
@@ -86,13 +87,17 @@ class training_run {
       begin(at);
     }
     begun_ = at.step;
+    const std::size_t last =
+        options_.stage > 0 ? static_cast<std::size_t>(options_.stage) : config_.stages.size();
+    for (std::size_t i = at.stage; i < last; ++i) {
+      // A model that cannot be written is refused before it is trained.
+      if (trains_all(i)) static_cast<void>(io::model_config_json(source_->weights));
+    }
     std::optional<train_log> log;
     if (speaks()) {
       log.emplace(folder_, options_.resume || at.stage > 0, static_cast<index_t>(at.stage) + 1,
                   at.step);
     }
-    const std::size_t last =
-        options_.stage > 0 ? static_cast<std::size_t>(options_.stage) : config_.stages.size();
     for (; at.stage < last; at = {at.stage + 1, 0, at.tokens}) {
       if (model_ == nullptr) change_stage(at.stage);
       train_stage(at, log);
@@ -236,6 +241,7 @@ class training_run {
       std::memcpy(a.values.data(), t.data.data(), t.data.size());
     }
     model_->restore(arrays, file.name());
+    saved_ = at;
     return at;
   }
 

@@ -187,6 +187,14 @@ train_config read_train_config(const std::string& path) {
       o.reject("distillation", decimal(c.distillation, 3),
                "0, or stages with \"flexible\": true: the teacher knows no gists");
     }
+    using enum train::trained_weights;
+    const bool follows_lora = i > 0 && c.stages[i - 1].trained == lora;
+    const bool stays_beside = c.stages[i].trained == all && c.lora.gist_rows_only;
+    if (follows_lora && (c.stages[i].trained == none || stays_beside)) {
+      throw format_error(o.in("stages[" + std::to_string(i) + "]") +
+                         ": follows one of LoRA, whose factors it can neither train nor take into "
+                         "the weights, want \"train\": \"lora\"");
+    }
   }
   return c;
 }

@@ -92,6 +92,8 @@ config "$lora" '"colour": 1,'
 refuses 1 "key 'colour' is unknown" train sag --config "$work/c.json"
 config '{"train": "everything"}'
 refuses 1 "field 'train' is 'everything', want one of gists, lora, all" train sag --config "$work/c.json"
+config "$lora, $gists"
+refuses 1 'stages\[1\]: follows one of LoRA' train sag --config "$work/c.json"
 config "$lora" '"distillation": 0.5,'
 refuses 1 'the teacher knows no gists' train sag --config "$work/c.json"
 refuses 1 'absent.json' train sag --config "$work/absent.json"

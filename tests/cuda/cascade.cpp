@@ -76,8 +76,8 @@ struct host_library {
       if (planted == error::weights_not_shrunk && !first) w.first = 1.0F;
       memory.all_lse[row] = w.lse;
       for (index_t d = row * head_dim; d < (row + 1) * head_dim; ++d) {
-        memory.all[d] =
-            w.second * memory.part[d] + (w.first > 0.0F ? w.first * memory.all[d] : 0.0F);
+        memory.all[d] = (w.second > 0.0F ? w.second * memory.part[d] : 0.0F) +
+                        (w.first > 0.0F ? w.first * memory.all[d] : 0.0F);
       }
     });
   }

@@ -65,12 +65,22 @@ TEST_CASE("a step is the same while its cache grows in place, and another if it 
   CHECK(key_with([&](sequence& s) { s.visible.local.v = t.part(6004, 10).v; }) != key);
   CHECK(key_with([&](sequence& s) { s.visible.own = t.part(2000, 70, 120); }) != key);
   CHECK(key_with([&](sequence& s) { s.visible.own = t.part(2000, 0); }) != key);
+  CHECK(key_with([&](sequence& s) { s.visible.local = t.part(6000, 0); }) != key);
   CHECK(key_with([&](sequence& s) { s.visible.shared = t.part(0, 29); }) != key);
   CHECK(key_with([&](sequence& s) { s.visible.own = t.part(2000, 88); }) != key);  // 128 keys.
   CHECK(key_with([&](sequence& s) { s.anchor_rows = {t.lists.data() + 1, {1}}; }) != key);
   CHECK(key_with([&](sequence& s) { s.local_rows = {t.lists.data() + 1, {1}}; }) != key);
   CHECK(key_with([&](sequence& s) { s.spans.in_backend_memory = t.spans.data() + 1; }) != key);
-  CHECK(key_with([&](sequence& s) { s.gist_rows = {t.lists.data() + 32, {1}}; }) != key);
+  CHECK(key_with([&](sequence& s) {
+          s.gist_rows = {t.lists.data() + 32, {1}};
+        }) != key_with([&](sequence& s) {
+          s.gist_rows = {t.lists.data() + 32, {2}};
+        }));
+  CHECK(key_with([&](sequence& s) {
+          s.gist_rows = {t.lists.data() + 32, {1}};
+        }) != key_with([&](sequence& s) {
+          s.gist_rows = {t.lists.data() + 33, {1}};
+        }));
 }
 
 }  // namespace

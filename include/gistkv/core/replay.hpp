@@ -10,7 +10,7 @@
 
 namespace gistkv {
 
-/// Everything that a row of calls was told by the host: addresses, extents, strides. Equal keys
+/// What a row of calls was told by the host: addresses, strides, extents that count. Equal keys
 /// mean that the calls may be made again as they were, on what then lies in the backend's memory.
 class replay_key {
  public:

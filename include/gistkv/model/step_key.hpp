@@ -38,6 +38,7 @@ void add_layer_to_key(replay_key& key, const sequence_kv<KV, Space>& s) {
   const auto n_keys = static_cast<std::uint64_t>(n_shared + n_own + s.visible.local.rows());
   key.add(n_shared);
   key.add(index_t{n_own > 0});
+  key.add(index_t{s.visible.local.rows() > 0});
   key.add(static_cast<index_t>(std::bit_width(n_keys)));
 }
 

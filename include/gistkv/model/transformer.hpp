@@ -37,8 +37,9 @@ struct sequence_step {
   std::span<const float> embeddings = {};  ///< [n, d_model]; then `tokens` is empty.
 };
 
-/// A whole decoder with its weights in a backend's memory. Immutable after construction; sequences
-/// keep their state in their caches, so one transformer serves many.
+/// A whole decoder with its weights in a backend's memory, which nothing changes behind
+/// construction and `adapt`; sequences keep their state in their caches, so one transformer serves
+/// many.
 template <class B, class T = element_t<B>, class KV = T>
 requires Computes<B, T>
 class transformer {
@@ -76,6 +77,11 @@ class transformer {
   /// `merged` weights computes the same without the additional products, but holds floats.
   /// @throws argument_error, shape_error.
   void adapt(const adapter& a) {
+    if (adapted_ && !a.factors.empty() && a.gist_rows_only != gist_rows_only_) {
+      throw argument_error(std::string("transformer: LoRA on ") +
+                           (a.gist_rows_only ? "gist" : "all") + " rows beside LoRA on " +
+                           (gist_rows_only_ ? "gist" : "all") + " rows");
+    }
     for (const low_rank& f : a.factors) {
       if (f.layer < 0 || f.layer >= config_.n_layers) {
         throw argument_error("transformer: LoRA for layer " + std::to_string(f.layer) + " of " +

@@ -61,6 +61,28 @@ void append(B& be, tensor_view<const T, 3, space_of<B>> k, tensor_view<const T, 
 
 namespace gistkv::ops {
 
+namespace detail {
+
+/// @throws shape_error naming `op`.
+template <class T, MemorySpace Space, KvAppend<Space> S>
+void check_append(const char* op, const tensor_view<T, 3, Space>& k,
+                  const tensor_view<T, 3, Space>& v, std::span<const S> sequences) {
+  expect_shape(op, "v", v, k.extents());
+  expect_contiguous_rows(op, "k", k);
+  expect_contiguous_rows(op, "v", v);
+  for (const S& s : sequences) {
+    expect_shape(op, "anchor_rows", s.anchor_rows, {s.count});
+    expect_shape(op, "local_rows", s.local_rows, {s.count});
+    for (const auto& cache :
+         std::array{s.anchor_keys, s.anchor_values, s.local_keys, s.local_values}) {
+      expect_shape(op, "cache", cache, {k.extent(1), cache.extent(1), k.extent(2)});
+      expect_contiguous_rows(op, "cache", cache);
+    }
+  }
+}
+
+}  // namespace detail
+
 /// Writes the keys and values of a batch into the caches of its sequences, as append_rows does:
 ///   anchor_keys[h, anchor_rows[i], :] = local_keys[h, local_rows[i], :] = k[begin + i, h, :]
 /// for the rows that are not negative, and the same of v.
@@ -76,18 +98,7 @@ void append(B& be, std::type_identity_t<tensor_view<const T, 3, space_of<B>>> k,
   using element = typename S::element;
   static_assert(std::is_same_v<T, element> || B::template native_cache<element>,
                 "the backend has no caches of another type than its elements");
-  expect_shape("append", "v", v, k.extents());
-  expect_contiguous_rows("append", "k", k);
-  expect_contiguous_rows("append", "v", v);
-  for (const S& s : sequences) {
-    expect_shape("append", "anchor_rows", s.anchor_rows, {s.count});
-    expect_shape("append", "local_rows", s.local_rows, {s.count});
-    for (const auto& cache :
-         std::array{s.anchor_keys, s.anchor_values, s.local_keys, s.local_values}) {
-      expect_shape("append", "cache", cache, {k.extent(1), cache.extent(1), k.extent(2)});
-      expect_contiguous_rows("append", "cache", cache);
-    }
-  }
+  detail::check_append("append", k, v, sequences);
   if constexpr (B::native_append) {
     if (!k.empty()) be.append(k, v, sequences);
   } else {

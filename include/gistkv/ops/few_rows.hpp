@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <type_traits>
 
 #include <gistkv/core/backend.hpp>
@@ -113,7 +114,11 @@ requires Computes<B, T> && B::native_few_rows void project(B& be, const projecti
   expect_shape("project", "norm weight", p.norm.weight, {p.x.extent(1)});
   expect_shape("project", "positions", p.positions, {n});
   expect_shape("project", "frequencies", p.frequencies, {p.q.extent(2) / 2});
-  expect_shape("project", "v", p.v, p.k.extents());
+  detail::check_append("project", p.k, p.v, sequences);
+  if (static_cast<index_t>(sequences.size()) > n) {
+    throw shape_error("project: " + std::to_string(sequences.size()) + " sequences of " +
+                      std::to_string(n) + " rows, expected one row each at least");
+  }
   const std::array outputs{p.q, p.k, p.v};
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     const auto& o = outputs[i];

@@ -34,8 +34,8 @@ __global__ void __launch_bounds__(Shape::warps * 32)
     attend_split_kernel(const __grid_constant__ attention_batch<T, KV> batch,
                         split_scratch scratch) {
   device_group<32> w(attention_shared);
-  attend_split<T, Shape>(w, batch, scratch, static_cast<int>(blockIdx.y),
-                         static_cast<int>(blockIdx.x));
+  attend_split<T, Shape>(w, batch, scratch, static_cast<int>(blockIdx.x),
+                         static_cast<int>(blockIdx.y));
 }
 
 template <class T, class KV>
@@ -102,7 +102,8 @@ void launch_split(attention_batch<T, KV>& batch, int most_keys, const attention_
   scratch.n_splits = std::min({ceil_div(2 * device.n_processors, n_items), useful, room});
   if (n_items > device.most_items) scratch.n_splits = 1;
   scratch.n_splits = std::max(1, scratch.n_splits);
-  const dim3 grid(static_cast<unsigned int>(scratch.n_splits), static_cast<unsigned int>(n_items));
+  // Items first: only that extent of a grid may pass 65,535.
+  const dim3 grid(static_cast<unsigned int>(n_items), static_cast<unsigned int>(scratch.n_splits));
   attend_split_kernel<T, KV, shape>
       <<<grid, shape::warps * 32, split_shared_bytes<shape>, stream>>>(batch, scratch);
   check_launch("attend_split_kernel");

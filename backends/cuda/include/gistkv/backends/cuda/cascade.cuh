@@ -58,7 +58,8 @@ __global__ void __launch_bounds__(row_threads)
   __syncthreads();  // All have read what one writes.
   if (threadIdx.x == 0) memory.all_lse[row] = w.lse;
   for (int d = static_cast<int>(threadIdx.x); d < head_dim; d += row_threads) {
-    all[d] = w.second * part[d] + (w.first > 0.0F ? w.first * all[d] : 0.0F);
+    all[d] =
+        (w.second > 0.0F ? w.second * part[d] : 0.0F) + (w.first > 0.0F ? w.first * all[d] : 0.0F);
   }
 }
 

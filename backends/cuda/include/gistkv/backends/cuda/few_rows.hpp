@@ -94,7 +94,7 @@ GISTKV_HD void norm_to_shared(W& w, const normed_rows<T>& x) {
 }
 
 /// f(row, column, a, b) for all rows and eight columns with a = x . first[column] + bias, b = the
-/// same of `second`; x is in shared memory. Ends with a barrier behind f.
+/// same of `second`; x is in shared memory.
 template <class T, class W, class F>
 GISTKV_HD void multiply_pairs(W& w, const normed_rows<T>& x, const weight_rows<T>& first,
                               const weight_rows<T>& second, F&& f) {
