@@ -27,7 +27,7 @@ struct peaks {
 
 /// @throws format_error naming what is wrong.
 peaks read_peaks(const std::string& path) {
-  const json found = io::parse_strict_json(read_text(path), path);
+  const nlohmann::json found = io::parse_strict_json(read_text(path), path);  // Borrowed below.
   const io::json_fields fields(found, path);
   const peaks p{1e9 * fields.get<double>("bf16_gflops"), 1e9 * fields.get<double>("bandwidth_gbs")};
   if (!(p.flops > 0 && p.bytes > 0)) {
