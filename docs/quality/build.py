@@ -76,6 +76,7 @@ def command_of(rows):
     if any(r["metric"] == "ppl_by_position" for r in rows):
         words += ["--positions", str(sum(r["metric"] == "ppl_by_position" for r in rows) //
                                      len(set(r["method"] for r in rows)))]
+    words += ["--past-context"] if s.get("past_context") else []
     words += ["--model", s["model"]] + (["--adapter", s["adapter"]] if s["adapter"] else [])
     return " ".join(words)
 

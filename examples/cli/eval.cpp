@@ -256,6 +256,7 @@ json evaluation::settings() const {
   s["recent"] = sag_.cache.rule.recent;
   s["sink"] = sag_.cache.rule.n_sink;
   s["budget"] = options_.method.budget.value_or("as sag, on the same text");
+  s["past_context"] = options_.method.past_context;
   s["version"] = std::to_string(GISTKV_VERSION_MAJOR) + "." + std::to_string(GISTKV_VERSION_MINOR) +
                  "." + std::to_string(GISTKV_VERSION_PATCH);
   return s;
