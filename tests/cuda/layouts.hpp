@@ -106,7 +106,7 @@ struct text_case {
   rows<T> q, o, lse;
   rows<KV> k[n_parts], v[n_parts];
   std::int32_t n_rows[n_parts] = {};
-  std::vector<double> want_o, budget_o, want_lse;  ///< [token, head, (d)]
+  std::vector<double> want_o, budget_o, want_lse, budget_lse;  ///< [token, head, (d)]
 };
 
 template <class T, class KV = T>
@@ -177,8 +177,7 @@ class layout {
         for (int h = 0; h < n_heads; ++h) {
           const auto row = static_cast<std::size_t>(i * n_heads + h);
           if (options_.lse) {
-            const double want = c.want_lse[row];
-            take(number(*c.lse.row(i, h)), want, epsilon_of<T>() * std::max(1.0, std::abs(want)));
+            take(number(*c.lse.row(i, h)), c.want_lse[row], c.budget_lse[row]);
           }
           for (int d = 0; d < options_.head_dim; ++d, ++at) {
             take(number(c.o.row(i, h)[d]), c.want_o[at], c.budget_o[at]);
@@ -316,9 +315,11 @@ class layout {
         }
         double sum = 0.0;
         for (double& s : scores) sum += s = std::exp(s - top);
+        double of_scores = 0.0;  // What float's roundings of the scores do to the log of their sum.
         std::vector<double> o(static_cast<std::size_t>(d));
         std::vector<double> budget(static_cast<std::size_t>(d), least_step);
         for (std::size_t x = 0; x < keys.size(); ++x) {
+          if (std::is_same_v<T, float>) of_scores += scores[x] / sum * roundings[x];
           for (int e = 0; e < d; ++e) {
             const double value = double{row_of(v, keys[x], h / group)[e]};
             const double weight = scores[x] / sum;
@@ -335,7 +336,9 @@ class layout {
         }
         c.want_o.insert(c.want_o.end(), o.begin(), o.end());
         c.budget_o.insert(c.budget_o.end(), budget.begin(), budget.end());
-        c.want_lse.push_back(top + std::log(sum));
+        const double lse = top + std::log(sum);
+        c.want_lse.push_back(lse);
+        c.budget_lse.push_back(epsilon_of<T>() * (std::max(1.0, std::abs(lse)) + of_scores));
       }
     }
   }
