@@ -136,7 +136,7 @@ void sweep_layouts(int begin, int end, double budget) {
                    });
 }
 
-TEST_CASE("cascade, float") { sweep_layouts<float>(0, 70, 1.0); }
+TEST_CASE("cascade, float") { sweep_layouts<float>(0, 70, 2.0); }
 TEST_CASE("cascade, bf16") { sweep_layouts<bf16>(70, 140, 1.0); }
 TEST_CASE("cascade, f16") { sweep_layouts<f16>(140, 210, 1.0); }
 
