@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <new>
+#include <span>
 #include <stdexcept>
 #include <vector>
 
@@ -247,9 +249,11 @@ TEST_CASE("memory stays under twice the rows held") {
 struct faulty_backend : backend {
   using backend::backend;
   int until_failure = -1;
+  int until_allocation_fails = -1;
   int n_allocations = 0;
   void* allocate(std::size_t n_bytes) {
     ++n_allocations;
+    if (until_allocation_fails >= 0 && until_allocation_fails-- == 0) throw std::bad_alloc();
     return backend::allocate(n_bytes);
   }
   template <class... Args>
@@ -282,6 +286,44 @@ TEST_CASE("a forward that fails leaves the cache as it was") {
   s.read(tail);
   twin.read(tail);
   CHECK(std::equal(s.logits().begin(), s.logits().end(), twin.logits().begin()));
+}
+
+TEST_CASE("a cache that finds no memory to grow is as it was") {
+  random_generator random(21);
+  const auto source = test::random_model({});
+  const auto gists = model::untrained_gist_rows(source, 2, 3);
+  faulty_backend be(1);
+  const model::transformer<faulty_backend, double> m(be, source, gists);
+  const world w(2);
+  const auto ids = w.sentences(random, 12);
+  int n_failures = 0;
+  for (const std::size_t n_head : {ids.size() / 4, ids.size() / 2}) {
+    const auto head = std::span(ids).first(n_head);
+    const auto tail = std::span(ids).subspan(n_head);
+    model::session<faulty_backend, double> twin(m, cache::cache_options{{2, 1, 1, 0}});
+    twin.read(head);
+    twin.read(tail);
+    // The call that fails comes later each time, until none is left to fail.
+    for (int failing_call = 0;; ++failing_call) {
+      model::session<faulty_backend, double> s(m, cache::cache_options{{2, 1, 1, 0}});
+      s.read(head);
+      const auto rows = s.cache().ledger().rows();
+      be.until_allocation_fails = failing_call;
+      bool failed = false;
+      try {
+        s.read(tail);
+      } catch (const std::bad_alloc&) {
+        failed = true;
+      }
+      be.until_allocation_fails = -1;
+      if (!failed) break;
+      ++n_failures;
+      CHECK(s.cache().ledger().rows() == rows);
+      s.read(tail);
+      CHECK(std::equal(s.logits().begin(), s.logits().end(), twin.logits().begin()));
+    }
+  }
+  CHECK(n_failures > 8);
 }
 
 TEST_CASE("decoding allocates only when the cache grows") {

@@ -303,13 +303,14 @@ class gist_cache {
     const index_t need = live + n_new - n_sinks;
     const index_t capacity = local_.capacity();
     if (dead + need <= capacity && capacity <= 4 * need + 64) return;
+    // The rows that stay go to the front, also where memory runs out on the way.
+    local_base_ = ledger_.live_begin();
     // Moving within the block pays if the gap is wide: it goes in pieces of the gap's width.
     if (need <= capacity && capacity <= 4 * need + 64 && dead >= live / 4 + 1) {
       local_.move_to_front(dead, live);
     } else {
       local_.resize(grown(need), dead, live);
     }
-    local_base_ = ledger_.live_begin();
     note_allocation();
   }
   /// A quarter more than needed: appends cost O(1) and less than twice the rows is ever allocated.

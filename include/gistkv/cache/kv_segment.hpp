@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -35,16 +36,23 @@ class kv_segment {
   using view = tensor_view<T, 3, space>;
 
   kv_segment(B& be, cache_shape shape, index_t capacity)
-      : be_(&be), shape_(shape), width_(row_width<T>(shape.head_dim)), capacity_(capacity) {
+      : be_(&be), shape_(shape), width_(row_width<T>(shape.head_dim)) {
     for (index_t l = 0; l < shape.n_layers; ++l) {
-      keys_.emplace_back(be, block_size());
-      values_.emplace_back(be, block_size());
+      keys_.emplace_back(be, block_size(capacity));
+      values_.emplace_back(be, block_size(capacity));
     }
   }
 
-  index_t capacity() const { return capacity_; }
+  /// Rows that every block has room for.
+  index_t capacity() const {
+    index_t least = std::numeric_limits<index_t>::max();
+    for_blocks([&](const buffer<T, B>& b) { least = std::min(least, rows_of(b)); });
+    return least;
+  }
   std::size_t bytes() const {
-    return 2 * sizeof(T) * static_cast<std::size_t>(shape_.n_layers * block_size());
+    index_t n = 0;
+    for_blocks([&](const buffer<T, B>& b) { n += b.size(); });
+    return sizeof(T) * static_cast<std::size_t>(n);
   }
 
   /// Rows [begin, begin + count) of a layer, to write.
@@ -61,34 +69,35 @@ class kv_segment {
   }
 
   /// Moves rows [begin, begin + count) of every layer to the front of blocks of another capacity.
-  /// One block at a time, so that no more than one exists twice.
+  /// One block at a time, so that no more than one exists twice. Where memory runs out in between,
+  /// the other blocks stay as large as they are; the rows are at the front of all of them.
   void resize(index_t capacity, index_t begin, index_t count) {
-    for (auto* blocks : {&keys_, &values_}) {
-      for (buffer<T, B>& b : *blocks) {
-        buffer<T, B> bigger(*be_, shape_.n_kv_heads * capacity * width_);
+    std::size_t n_done = 0;
+    try {
+      for_blocks([&](buffer<T, B>& b) {
+        buffer<T, B> other(*be_, block_size(capacity));
         for (index_t h = 0; h < shape_.n_kv_heads && count > 0; ++h) {
-          copy_rows(bigger.data() + h * capacity * width_,
-                    b.data() + (h * capacity_ + begin) * width_, count);
+          copy_rows(other.data() + h * capacity * width_,
+                    b.data() + (h * rows_of(b) + begin) * width_, count);
         }
-        b = std::move(bigger);
-      }
+        b = std::move(other);
+        ++n_done;
+      });
+    } catch (...) {
+      for_blocks([&](buffer<T, B>& b) {
+        if (n_done > 0) {
+          --n_done;
+        } else {
+          move_to_front(b, begin, count);
+        }
+      });
+      throw;
     }
-    capacity_ = capacity;
   }
 
   /// Moves rows [begin, begin + count) to the front in place, in pieces that do not overlap.
   void move_to_front(index_t begin, index_t count) {
-    for (auto* blocks : {&keys_, &values_}) {
-      for (buffer<T, B>& b : *blocks) {
-        for (index_t h = 0; h < shape_.n_kv_heads; ++h) {
-          T* front = b.data() + h * capacity_ * width_;
-          for (index_t done = 0; done < count; done += begin) {
-            copy_rows(front + done * width_, front + (begin + done) * width_,
-                      std::min(begin, count - done));
-          }
-        }
-      }
-    }
+    for_blocks([&](buffer<T, B>& b) { move_to_front(b, begin, count); });
   }
 
   /// A new segment with the listed rows, in the order of the list.
@@ -113,8 +122,10 @@ class kv_segment {
       for (index_t h = 0; h < shape_.n_kv_heads; ++h) {
         const index_t of_layer = static_cast<index_t>(l) * shape_.n_kv_heads;
         const auto list = table.at(lists.size() == 1 ? 0 : of_layer + h);
-        ops::gather_rows<B, T>(*be_, keys_to.at(h), block(keys_[l], 0, capacity_).at(h), list);
-        ops::gather_rows<B, T>(*be_, values_to.at(h), block(values_[l], 0, capacity_).at(h), list);
+        ops::gather_rows<B, T>(*be_, keys_to.at(h), block(keys_[l], 0, rows_of(keys_[l])).at(h),
+                               list);
+        ops::gather_rows<B, T>(*be_, values_to.at(h),
+                               block(values_[l], 0, rows_of(values_[l])).at(h), list);
       }
     }
     return result;
@@ -135,14 +146,37 @@ class kv_segment {
   }
 
  private:
-  index_t block_size() const { return shape_.n_kv_heads * capacity_ * width_; }
+  index_t block_size(index_t capacity) const { return shape_.n_kv_heads * capacity * width_; }
+  index_t rows_of(const buffer<T, B>& b) const { return b.size() / block_size(1); }
+  template <class F>
+  void for_blocks(F&& f) {
+    for (auto* blocks : {&keys_, &values_}) {
+      for (buffer<T, B>& b : *blocks) f(b);
+    }
+  }
+  template <class F>
+  void for_blocks(F&& f) const {
+    for (const auto* blocks : {&keys_, &values_}) {
+      for (const buffer<T, B>& b : *blocks) f(b);
+    }
+  }
+  void move_to_front(buffer<T, B>& b, index_t begin, index_t count) {
+    if (begin == 0) return;
+    for (index_t h = 0; h < shape_.n_kv_heads; ++h) {
+      T* front = b.data() + h * rows_of(b) * width_;
+      for (index_t done = 0; done < count; done += begin) {
+        copy_rows(front + done * width_, front + (begin + done) * width_,
+                  std::min(begin, count - done));
+      }
+    }
+  }
   void copy_rows(T* to, const T* from, index_t count) {
     be_->copy(to, from, sizeof(T) * static_cast<std::size_t>(count * width_));
   }
   /// Whole rows, with what stands behind their elements.
   template <class Buffer>
   auto block(Buffer& b, index_t begin, index_t count) const {
-    return b.view({shape_.n_kv_heads, capacity_, width_}).slice(1, begin, count);
+    return b.view({shape_.n_kv_heads, rows_of(b), width_}).slice(1, begin, count);
   }
   template <class View>
   View elements(View whole_rows) const {
@@ -152,7 +186,6 @@ class kv_segment {
   B* be_;
   cache_shape shape_;
   index_t width_;  ///< Of a row, in elements.
-  index_t capacity_;
   std::vector<buffer<T, B>> keys_;
   std::vector<buffer<T, B>> values_;
 };
