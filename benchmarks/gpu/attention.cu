@@ -20,6 +20,8 @@
 #include <gistkv/core/buffer.hpp>
 #include <gistkv/core/random.hpp>
 
+#include "device.hpp"
+
 namespace {
 
 using namespace gistkv;
@@ -251,11 +253,7 @@ void forward(const shape& s, backend& wgmma, backend& mma, buffer<std::byte, bac
 
 int main(int argc, char** argv) {
   const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
-  int n_devices = 0;
-  if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0) {
-    std::puts("{\"what\": \"skipped\", \"reason\": \"no CUDA device\"}");
-    return 77;
-  }
+  if (!has_device()) return 77;
   try {
     backend wgmma, mma({.wgmma = false});
     buffer<std::byte, backend> flush(mma, index_t{256} << 20);

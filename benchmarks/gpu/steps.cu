@@ -22,6 +22,8 @@
 #include <gistkv/core/random.hpp>
 #include <gistkv/model/transformer.hpp>
 
+#include "device.hpp"
+
 namespace {
 
 using namespace gistkv;
@@ -231,11 +233,7 @@ void run(backend& be, const model::host_model& source, const shape& base, index_
 
 int main(int argc, char** argv) {
   const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
-  int n_devices = 0;
-  if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0) {
-    std::puts("{\"what\": \"skipped\", \"reason\": \"no CUDA device\"}");
-    return 77;
-  }
+  if (!has_device()) return 77;
   try {
     backend be, single({.graphs = false, .few_rows = false});
     const double gb_s = copy_speed(be);

@@ -19,6 +19,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <gistkv/eval/work.hpp>
 #include <gistkv/io/load_model.hpp>
 #include <gistkv/io/tokenizer.hpp>
 #include <gistkv/model/gist_rows.hpp>
@@ -80,25 +81,6 @@ inline std::uint64_t memory(const std::string& field) {
   return 0;
 }
 
-/// What one token costs in the linear maps, and what one forward reads of them at least.
-struct weight_counts {
-  double parameters = 0;  ///< Without the head.
-  double bytes = 0;       ///< With it, as the file stores them.
-
-  explicit weight_counts(const model::host_model& m) {
-    const auto add = [this](const host_matrix& w, bool head) {
-      if (!head) parameters += static_cast<double>(w.rows * w.cols);
-      bytes += static_cast<double>(row_bytes(w.type, w.cols)) * static_cast<double>(w.rows);
-    };
-    for (const model::host_block& b : m.blocks) {
-      for (const auto* l : {&b.query, &b.key, &b.value, &b.output, &b.gate, &b.up, &b.down}) {
-        add(l->weight, false);
-      }
-    }
-    add(m.config.tied_head ? m.token_embedding : m.head.weight, true);
-  }
-};
-
 struct bench_options {
   bool gists = false;  ///< Sentence mode; else dense.
   index_t chunk = 512;
@@ -145,7 +127,7 @@ class bench {
     for (index_t i = 0; i < end; ++i) pairs += visible(append(books, i));
     const model::model_config& c = model_.config();
     const auto pair = static_cast<double>(4 * c.head_dim * c.n_heads * c.n_layers);
-    report["gflop_linear"] = 2e-9 * weights_.parameters * static_cast<double>(end);
+    report["gflop_linear"] = 1e-9 * weights_.flops * static_cast<double>(end);
     report["gflop_attention"] = 1e-9 * pair * pairs;
     report["seconds"] = seconds;
     return report;
@@ -255,7 +237,7 @@ class bench {
   index_t gists_;
   index_t chunk_;
   index_t repeat_;
-  weight_counts weights_;
+  eval::linear_work weights_;
   model::transformer<B, element_t<B>, KV> model_;
   rows_of_text rows_;
   std::vector<std::string> types_;

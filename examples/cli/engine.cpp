@@ -56,9 +56,8 @@ gist_source make_gists(const model_options& o, const model::host_model& weights,
 /// would become several times as large, and that on gist rows always does.
 std::unique_ptr<const resident_model> load_adapted(backend& be, const model::host_model& weights,
                                                    const gist_source& gists) {
-  const bool beside =
-      gists.lora.gist_rows_only || block_length(weights.blocks.at(0).up.weight.type) > 1;
-  if (gists.lora.factors.empty() || beside) {
+  const bool in_codes = block_length(weights.blocks.at(0).up.weight.type) > 1;
+  if (!gists.lora.changes_all_rows() || in_codes) {
     auto m = be.load(weights, gists.rows);
     m->adapt(gists.lora);
     return m;
@@ -175,7 +174,7 @@ std::string engine::decode(std::span<const token_t> ids) const {
 io::chat_template engine::chat() const { return io::chat_template::recognize(tokens); }
 
 std::unique_ptr<const resident_model> engine::load_base() const {
-  if (gists.lora.factors.empty() || gists.lora.gist_rows_only) return nullptr;
+  if (!gists.lora.changes_all_rows()) return nullptr;
   return be->load(source->weights, {});
 }
 

@@ -212,11 +212,9 @@ json evaluation::record(const eval_method& m, const std::string& what,
   // Budgets are those of sag, so its gists and rule count for every method.
   key["rule"] = {sag_.rule, sag_.n_gist, sag_.cache.rule.recent, sag_.cache.rule.n_sink};
   key["budget"] = options_.method.budget.value_or("match");
-  // LoRA on all rows changes every method, full too; else only gists know of the adapter.
-  const model::adapter& lora = engine_.gists.lora;
-  const bool adapted = !lora.factors.empty() && !lora.gist_rows_only;
-  if (m.placing != placing::none || (adapted && !m.base))
-    key["gists"] = hex(engine_.gists.fingerprint);
+  // LoRA on all rows changes every method but base; else only gists know of the adapter.
+  const bool adapted = engine_.gists.lora.changes_all_rows() && !m.base;
+  if (m.placing != placing::none || adapted) key["gists"] = hex(engine_.gists.fingerprint);
   key["backend"] = {engine_.be->info().name, engine_.be->info().cache_type,
                     engine_.be->info().factor_type};
   if (options_.max_tokens > 0) key["max_tokens"] = options_.max_tokens;

@@ -48,11 +48,11 @@ json option_record(const evaluation& run, const eval_method& m, const prompt& q)
   json r;
   r["rows"] = p.mean_rows;
   if (p.rows.n_rows() < 2) throw argument_error(q.name + ": the context has fewer than two rows");
-  const auto regular = std::find(p.rows.is_gist.rbegin(), p.rows.is_gist.rend(), 0);
-  const std::string_view before =
-      regular == p.rows.is_gist.rbegin() || regular == p.rows.is_gist.rend()
-          ? std::string_view{}
-          : e.codec().piece(*(p.rows.ids.rbegin() + (regular - p.rows.is_gist.rbegin())));
+  // Behind a boundary that has the space in front of it, the text goes on without one.
+  std::size_t n = p.rows.ids.size();
+  while (n > 0 && p.rows.is_gist[n - 1] != 0) --n;
+  const bool spaced =
+      n > 0 && p.rows.is_gist.back() != 0 && e.codec().piece(p.rows.ids[n - 1]).ends_with(' ');
   const token_t last = p.rows.ids.back();
   p.rows.ids.pop_back();
   p.rows.is_gist.pop_back();
@@ -62,9 +62,7 @@ json option_record(const evaluation& run, const eval_method& m, const prompt& q)
   std::vector<double> sums;
   std::vector<double> by_byte;
   for (const std::string& option : q.options) {
-    // Behind a boundary that has the space in front of it the text goes on without one.
-    const bool spaced = before.ends_with(' ') && option.starts_with(' ');
-    const std::string text = spaced ? option.substr(1) : option;
+    const std::string text = spaced && option.starts_with(' ') ? option.substr(1) : option;
     std::vector<token_t> ids = {last};
     for (const token_t t : e.encode_text(text)) ids.push_back(t);
     std::vector<token_t> targets(ids.begin() + 1, ids.end());

@@ -11,7 +11,7 @@
 #include <cli/eval.hpp>
 #include <cli/reading.hpp>
 #include <cli/writing.hpp>
-#include <gistkv/core/dequantize.hpp>
+#include <gistkv/eval/work.hpp>
 #include <gistkv/io/load_model.hpp>
 #include <gistkv/io/strict_json.hpp>
 
@@ -36,25 +36,6 @@ peaks read_peaks(const std::string& path) {
   }
   return p;
 }
-
-/// What one row costs in the linear maps, and what one forward pass reads of them at least.
-struct linear_work {
-  double flops = 0;  ///< Without the head, which only the last row of a text needs.
-  double bytes = 0;  ///< With it, as the file stores them.
-
-  explicit linear_work(const model::host_model& m) {
-    const auto add = [this](const host_matrix& w, bool head) {
-      if (!head) flops += 2 * static_cast<double>(w.rows * w.cols);
-      bytes += static_cast<double>(row_bytes(w.type, w.cols) * static_cast<std::size_t>(w.rows));
-    };
-    for (const model::host_block& b : m.blocks) {
-      for (const auto* l : {&b.query, &b.key, &b.value, &b.output, &b.gate, &b.up, &b.down}) {
-        add(l->weight, false);
-      }
-    }
-    add(m.config.tied_head ? m.token_embedding : m.head.weight, true);
-  }
-};
 
 /// Operations of attention over all rows of a text: 4 head_dim for each query head and visible key.
 double attention_flops(const model::model_config& c, const planned_text& p) {
@@ -81,7 +62,7 @@ void eval_speed(evaluation& run) {
   };
   std::optional<peaks> most;
   if (!o.ceilings.empty()) most = read_peaks(o.ceilings);
-  const linear_work linears(e.source->weights);
+  const eval::linear_work linears(e.source->weights);
   std::vector<times> found(run.methods().size());
   sampling_options sampling;
   sampling.max_tokens = o.max_tokens > 0 ? o.max_tokens : 64;

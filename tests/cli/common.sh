@@ -61,3 +61,16 @@ finish() {
   echo "$checks checks"
   exit $failed
 }
+
+# make_tiny_model FOLDER: a trained model of 260 thousand weights (environment variable GISTKV_DATA_DIR);
+# without its checkpoint the script ends as skipped.
+make_tiny_model() {
+  checkpoint=${GISTKV_DATA_DIR:-}/weights/stories260K.bin
+  for needed in python3 "$checkpoint"; do
+    if ! [ -e "$needed" ] && ! command -v "$needed" > /dev/null; then
+      echo "SKIPPED: $needed is absent"
+      exit 77
+    fi
+  done
+  python3 "$(dirname "$0")/tiny_model.py" "$checkpoint" "$1"
+}

@@ -9,11 +9,16 @@ set -eu
 gistkv=$1
 . "$(dirname "$0")/common.sh"
 mpirun=${GISTKV_MPIEXEC:-}
-checkpoint=${GISTKV_DATA_DIR:-}/weights/stories260K.bin
 if [ -z "$mpirun" ]; then
   export OMPI_COMM_WORLD_SIZE=2
   refuses 2 'built without MPI' segment "$0"
   unset OMPI_COMM_WORLD_SIZE
+  # Of PMIx one hears a rank, of srun how many there are.
+  export PMIX_RANK=1 SLURM_STEP_NUM_TASKS=2
+  refuses 2 'built without MPI' segment "$0"
+  export PMIX_RANK=0 SLURM_STEP_NUM_TASKS=1
+  does segment "$0"
+  unset PMIX_RANK SLURM_STEP_NUM_TASKS
   [ $failed = 0 ] || finish
   echo 'SKIPPED: gistkv::mpi is off'
   exit 77
@@ -25,13 +30,7 @@ case $("$mpirun" --version 2> /dev/null) in
     exit 77
     ;;
 esac
-for needed in python3 "$checkpoint"; do
-  if ! [ -e "$needed" ] && ! command -v "$needed" > /dev/null; then
-    echo "SKIPPED: $needed is absent"
-    exit 77
-  fi
-done
-python3 "$(dirname "$0")/tiny_model.py" "$checkpoint" "$work/model"
+make_tiny_model "$work/model"
 
 # launch N ARGUMENT...: N processes on however few cores; stdout, stderr and status as of `does`.
 launch() {

@@ -7,14 +7,7 @@
 set -eu
 gistkv=$1
 . "$(dirname "$0")/common.sh"
-checkpoint=${GISTKV_DATA_DIR:-}/weights/stories260K.bin
-for needed in python3 "$checkpoint"; do
-  if ! [ -e "$needed" ] && ! command -v "$needed" > /dev/null; then
-    echo "SKIPPED: $needed is absent"
-    exit 77
-  fi
-done
-python3 "$(dirname "$0")/tiny_model.py" "$checkpoint" "$work/model"
+make_tiny_model "$work/model"
 i=0
 while [ $i -lt 24 ]; do
   echo "{\"text\": \"Tom saw a ship. It had $i red sails! Was it big? It was big. Tom ran to the sea.\"}"

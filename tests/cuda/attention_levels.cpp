@@ -59,17 +59,7 @@ TEST_CASE("split kernel on q8, head dim 64, f16") { sweep_layouts<f16, 64>(60, 1
 TEST_CASE("split kernel on q8, head dim 128, bf16") { sweep_layouts<bf16, 128>(120, 165); }
 TEST_CASE("split kernel on q8, head dim 128, f16") { sweep_layouts<f16, 128>(165, 210); }
 
-constexpr layout_options hard{.n_gist = 4,
-                              .recent = 0,
-                              .group = 3,
-                              .n_kv_heads = 2,
-                              .head_dim = 64,
-                              .n_sequences = 2,
-                              .most_tokens = 5,
-                              .most_past = 3000,
-                              .magnitude = 25.0,
-                              .lse = true,
-                              .seed = 3};
+const layout_options hard = hard_layout(5, 3000);
 
 TEST_CASE("an error planted in the machine under the kernel on q8 is seen") {
   using shape = split_shape_for<64, q8>;

@@ -70,17 +70,7 @@ TEST_CASE("split kernel, head dim 128, f16") { sweep_layouts<f16, 128>(170, 220)
 
 TEST_CASE("an error planted in the machine under the split kernel is seen") {
   using shape = split_shape_for<64, bf16>;
-  constexpr layout_options hard{.n_gist = 4,
-                                .recent = 0,
-                                .group = 3,
-                                .n_kv_heads = 2,
-                                .head_dim = 64,
-                                .n_sequences = 2,
-                                .most_tokens = 5,
-                                .most_past = 3000,
-                                .magnitude = 25.0,
-                                .lse = true,
-                                .seed = 3};
+  const layout_options hard = hard_layout(5, 3000);
   using enum fault;
   for (const fault planted : {none, barrier_missing, copy_not_awaited, values_not_transposed,
                               right_operand_swapped, left_operand_off_by_one, maximum_of_pairs,

@@ -39,18 +39,7 @@ TEST_CASE("tile kernel, head dim 64, f16") { sweep_layouts<f16, 64>(56, 112); }
 TEST_CASE("tile kernel, head dim 128, bf16") { sweep_layouts<bf16, 128>(112, 160); }
 TEST_CASE("tile kernel, head dim 128, f16") { sweep_layouts<f16, 128>(160, 208); }
 
-/// Several tiles, sequences and heads; scores that need their greatest subtracted.
-constexpr layout_options hard{.n_gist = 4,
-                              .recent = 0,
-                              .group = 3,
-                              .n_kv_heads = 2,
-                              .head_dim = 64,
-                              .n_sequences = 2,
-                              .most_tokens = 100,
-                              .most_past = 700,
-                              .magnitude = 25.0,
-                              .lse = true,
-                              .seed = 3};
+const layout_options hard = hard_layout(100, 700);
 
 TEST_CASE("an error planted in the machine under the tile kernel is seen") {
   using shape = tile_shape_for<64>;

@@ -60,17 +60,7 @@ TEST_CASE("wgmma kernel, head dim 128, f16") { sweep_layouts<f16, 128>(160, 208)
 
 TEST_CASE("an error planted in the machine under the wgmma kernel is seen") {
   using shape = wgmma_shape_for<128>;
-  constexpr layout_options hard{.n_gist = 4,
-                                .recent = 0,
-                                .group = 3,
-                                .n_kv_heads = 2,
-                                .head_dim = 128,
-                                .n_sequences = 2,
-                                .most_tokens = 100,
-                                .most_past = 2500,
-                                .magnitude = 25.0,
-                                .lse = true,
-                                .seed = 3};
+  const layout_options hard = hard_layout(100, 2500, 128);
   using enum fault;
   for (const fault planted : {none, maximum_of_pairs, sum_of_pairs, bounds_of_first_lane,
                               maximum_ignored, arrival_not_awaited, release_not_awaited,

@@ -368,6 +368,22 @@ inline layout_options sweep(int i, int head_dim) {
           .seed = 1000 + static_cast<std::uint64_t>(i)};
 }
 
+/// A layout with several tiles, sequences and heads, and scores that need their greatest
+/// subtracted: what planted errors have to show on.
+inline layout_options hard_layout(int most_tokens, int most_past, int head_dim = 64) {
+  return {.n_gist = 4,
+          .recent = 0,
+          .group = 3,
+          .n_kv_heads = 2,
+          .head_dim = head_dim,
+          .n_sequences = 2,
+          .most_tokens = most_tokens,
+          .most_past = most_past,
+          .magnitude = 25.0,
+          .lse = true,
+          .seed = 3};
+}
+
 /// Layouts [begin, end) by the kernel that `run(texts, options, i)` runs: within `budget` of what
 /// rounding explains, something to see in the results, and nothing written beside them.
 template <class T, class KV = T, class OptionsOf, class Run>

@@ -157,6 +157,17 @@ TEST_CASE("LoRA on all rows may stand beside the weights") {
   for (std::size_t i = 0; i < found.size(); ++i) CHECK(std::abs(pieces[i] - found[i]) <= 1e-9);
 }
 
+TEST_CASE("LoRA of one kind of rows is not added to that of the other") {
+  const model::host_model source = random_model({});
+  for (const bool first : {false, true}) {
+    const model::adapter a = trained(source, first);
+    model::transformer<oracle> m(be(), source, a.gists);
+    m.adapt(a);
+    CHECK_THROWS_AS(m.adapt(trained(source, !first)), argument_error);
+    CHECK_NOTHROW(m.adapt(a));
+  }
+}
+
 TEST_CASE("an adapter file holds what was trained") {
   const model::host_model source = random_model({});
   const auto path =

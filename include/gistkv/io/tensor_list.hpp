@@ -30,11 +30,12 @@ class tensor_list {
   /// @param extents  empty: those of the matrix, [rows, cols]
   void add(std::string name, const host_matrix& m, std::vector<index_t> extents = {}) {
     if (extents.empty()) extents = {m.rows, m.cols};
-    std::span<const std::byte> data = m.data;
+    const auto n_rows = static_cast<std::size_t>(m.rows);
+    std::span<const std::byte> data = m.data.first(row_bytes(m.type, m.cols) * n_rows);
     if (m.type != type_) {
       std::vector<std::byte>& bytes = memory_.emplace_back();
       const std::size_t stride = row_bytes(type_, m.cols);
-      bytes.resize(stride * static_cast<std::size_t>(m.rows));
+      bytes.resize(stride * n_rows);
       std::vector<float> row(static_cast<std::size_t>(m.cols));
       for (index_t r = 0; r < m.rows; ++r) {
         dequantize_row(m, r, row.data());

@@ -55,7 +55,8 @@ inline bool contains(const std::vector<token_t>& tokens, token_t t) {
 
 /// Writes a vocabulary as Hugging Face's tokenizer.json, tokenizer_config.json and
 /// generation_config.json into a directory that is there, each whole or not at all;
-/// read_tokenizer_json reads them as a tokenizer that gives the same ids.
+/// read_tokenizer_json reads them as a tokenizer that gives the same ids. The format knows fewer
+/// kinds: an `unknown` token comes back as a control token, an `unused` one as a normal one.
 /// @throws format_error for a pre-tokenizer that is not known; file_error.
 inline void write_tokenizer_json(const std::filesystem::path& directory,
                                  const tokenizer_data& data) {

@@ -36,6 +36,9 @@ struct adapter {
   double alpha = 0.0;
   bool gist_rows_only = false;
   std::vector<low_rank> factors;
+
+  /// Whether a text without gists is read by another model than the base.
+  bool changes_all_rows() const { return !factors.empty() && !gist_rows_only; }
 };
 
 /// The model with W + (alpha / rank) B A in place of W, as floats: for LoRA on all rows, where it

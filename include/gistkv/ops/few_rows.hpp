@@ -92,6 +92,21 @@ void gated(B& be, const gated_call<B, T>& g, matrix_view<T, space_of<B>> y,
 
 namespace gistkv::ops {
 
+namespace detail {
+
+/// @throws shape_error naming `op`.
+template <class B, class T>
+void check_map(const char* op, const linear_call<B, T>& map, index_t rows, index_t cols) {
+  if (map.w->rows() != rows || map.w->cols() != cols) {
+    throw shape_error(std::string(op) + ": a weight is [" + std::to_string(map.w->rows()) + ", " +
+                      std::to_string(map.w->cols()) + "], expected [" + std::to_string(rows) +
+                      ", " + std::to_string(cols) + "]");
+  }
+  if (!map.bias.empty()) expect_shape(op, "bias", map.bias, {rows});
+}
+
+}  // namespace detail
+
 /// Does the backend take n rows of width d to heads, or rows, of that width in one call?
 template <class B>
 bool takes_few_rows(const B& be, index_t n, index_t d, index_t width) {
@@ -124,13 +139,7 @@ requires Computes<B, T> && B::native_few_rows void project(B& be, const projecti
     const auto& o = outputs[i];
     const linear_call<B, T>& map = p.maps[i];
     expect_shape("project", "output", o, {n, o.extent(1), p.q.extent(2)});
-    if (map.w->rows() != o.extent(1) * o.extent(2) || map.w->cols() != p.x.extent(1)) {
-      throw shape_error("project: a weight is [" + std::to_string(map.w->rows()) + ", " +
-                        std::to_string(map.w->cols()) + "], expected [" +
-                        std::to_string(o.extent(1) * o.extent(2)) + ", " +
-                        std::to_string(p.x.extent(1)) + "]");
-    }
-    if (!map.bias.empty()) expect_shape("project", "bias", map.bias, {map.w->rows()});
+    detail::check_map("project", map, o.extent(1) * o.extent(2), p.x.extent(1));
     expect_contiguous_rows("project", "output", o);
   }
   expect_contiguous_rows("project", "x", p.x);
@@ -146,12 +155,7 @@ requires Computes<B, T> && B::native_few_rows void gated(B& be, const gated_call
   expect_shape("gated", "norm weight", g.norm.weight, {g.x.extent(1)});
   expect_shape("gated", "o", g.o, {g.x.extent(0), g.gate.w->rows()});
   for (const linear_call<B, T>& map : std::array{g.gate, g.up}) {
-    if (map.w->rows() != g.o.extent(1) || map.w->cols() != g.x.extent(1)) {
-      throw shape_error("gated: a weight is [" + std::to_string(map.w->rows()) + ", " +
-                        std::to_string(map.w->cols()) + "], expected [" +
-                        std::to_string(g.o.extent(1)) + ", " + std::to_string(g.x.extent(1)) + "]");
-    }
-    if (!map.bias.empty()) expect_shape("gated", "bias", map.bias, {map.w->rows()});
+    detail::check_map("gated", map, g.o.extent(1), g.x.extent(1));
   }
   expect_contiguous_rows("gated", "o", g.o);
   expect_contiguous_rows("gated", "x", g.x);
