@@ -37,7 +37,7 @@ cmake --preset dev -DGISTKV_MODEL="$model" \
   cat $build.configure.log
   exit 1
 }
-cmake --build $build --parallel "$jobs" --target all all_verify_interface_header_sets
+cmake --build $build --parallel "$jobs"
 
 status=0
 ctest --test-dir $build --parallel "$jobs" --output-on-failure --output-log $build/ctest.log "$@" ||

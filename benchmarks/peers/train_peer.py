@@ -71,7 +71,8 @@ class Run:
     def __init__(self, args, folder):
         self.args, self.folder = args, folder
 
-    def config(self, name, steps, rows, rate=RATE, adapter=None, max_tokens=0, length=None):
+    def config(self, name, steps, rows, rate=RATE, adapter=None, max_tokens=0, length=None,
+               recompute=False):
         config = {
             "model": str(self.args.model), "output": str(self.folder / name), "seed": 1,
             "gists": GISTS, "recent": RECENT, "sink": SINK,
@@ -79,6 +80,7 @@ class Run:
                      "cache": str(self.folder / "tokens.safetensors")},
             "lora": {"rank": RANK, "alpha": ALPHA, "rows": rows},
             "optimiser": {"weight_decay": 0.0}, "save_every": steps, "validate_every": 0,
+            "recompute": recompute,
             "stages": [{"train": "lora", "sequence": length or self.args.length, "batch": 1,
                         "steps": steps, "schedule": "constant", "warm_up": 0,
                         "learning_rate": rate, "clip": 1.0}]}
@@ -157,10 +159,12 @@ def compare(args, python, run, stream, n_vocab, lora_rows):
             "threads": args.threads, "alpha": ALPHA, "rate": RATE, "ids": ids, "weights": weights,
             "gists": GISTS, "recent": RECENT, "sink": SINK, "lora_rows": lora_rows,
             "steps": args.steps}
-    ours, theirs = [], []
+    ours, again, theirs = [], [], []
     for turn in range(args.rounds):
         note(f"LoRA on {lora_rows} rows, round {turn + 1} of {args.rounds}")
         ours.append(run.train(f"ours_{lora_rows}", args.steps, lora_rows, adapter=start, **fixed))
+        again.append(run.train(f"again_{lora_rows}", args.steps, lora_rows, adapter=start,
+                               recompute=True, **fixed))
         theirs.append(json.loads(call([python, HERE / "train_torch.py", json.dumps(task)])))
         if turn > 0:
             continue
@@ -171,15 +175,18 @@ def compare(args, python, run, stream, n_vocab, lora_rows):
                               f"within {apart:.1%}")
     n = len(ids)
     result = {"lora_rows": lora_rows, "rows": n, "gist_rows": sum(i >= n_vocab for i in ids),
-              "ours": summary(ours, n), "peer": summary(theirs, n),
-              "check": {key: {"ours": ours[0][key], "peer": theirs[0][key]}
+              "ours": summary(ours, n), "ours_recomputing": summary(again, n),
+              "peer": summary(theirs, n),
+              "check": {key: {"ours": ours[0][key], "ours_recomputing": again[0][key],
+                              "peer": theirs[0][key]}
                         for key in ("loss", "gradient_norm")},
               "peer_peak_rss_bytes_with_loading":
                   max(r["peak_rss_bytes_with_loading"] for r in theirs)}
-    result["times_the_speed"] = (result["ours"]["tokens_per_second_median"] /
-                                 result["peer"]["tokens_per_second_median"])
-    result["share_of_memory"] = (result["ours"]["peak_rss_bytes"] /
-                                 result["peer"]["peak_rss_bytes"])
+    peer = result["peer"]
+    for side in ("ours", "ours_recomputing"):
+        mine = result[side]
+        mine["times_the_speed"] = mine["tokens_per_second_median"] / peer["tokens_per_second_median"]
+        mine["share_of_memory"] = mine["peak_rss_bytes"] / peer["peak_rss_bytes"]
     return result, theirs[0]["versions"]
 
 
@@ -200,7 +207,8 @@ def measure(args):
     if args.folder is None:
         args.folder = CACHE / "peers" / (args.model.stem + ".transformers")
     result = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-              "command": " ".join(["benchmarks/peers/train_peer.py", *args.command_line]),
+              "command": " ".join(["benchmarks/peers/train_peer.py",
+                                  *(pathlib.Path(word).name for word in args.command_line)]),
               "quick": args.quick, "threads": args.threads, "model": args.model.name,
               "machine": {"cpu": cpu(), "n_cpus": os.cpu_count(), "kernel": platform.release()},
               "load_before": os.getloadavg()[0],
@@ -223,12 +231,14 @@ def measure(args):
     result["load_after"] = os.getloadavg()[0]
     args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for c in result["comparisons"]:
-        print(f"LoRA on {c['lora_rows']} rows, {c['rows']} rows a step: "
-              f"{c['ours']['tokens_per_second_median']:.0f} against "
-              f"{c['peer']['tokens_per_second_median']:.0f} tokens/s (median), "
-              f"{c['times_the_speed']:.2f} times; "
-              f"{c['ours']['peak_rss_bytes'] / 1e9:.2f} against "
-              f"{c['peer']['peak_rss_bytes'] / 1e9:.2f} GB, {c['share_of_memory']:.2f}")
+        for side, name in (("ours", "keeping activations"), ("ours_recomputing", "recomputing")):
+            mine, peer = c[side], c["peer"]
+            print(f"LoRA on {c['lora_rows']} rows, {c['rows']} rows a step, {name}: "
+                  f"{mine['tokens_per_second_median']:.0f} against "
+                  f"{peer['tokens_per_second_median']:.0f} tokens/s (median), "
+                  f"{mine['times_the_speed']:.2f} times; "
+                  f"{mine['peak_rss_bytes'] / 1e9:.2f} against "
+                  f"{peer['peak_rss_bytes'] / 1e9:.2f} GB, {mine['share_of_memory']:.2f}")
     print(f"wrote {args.output}")
 
 

@@ -22,7 +22,7 @@ add_executable(gistkv_test_gpu ${gpu_sources})
 target_link_libraries(gistkv_test_gpu PRIVATE gistkv_cuda_dev)
 gistkv_test(cuda.gpu.conformance COMMAND gistkv_test_gpu LABELS gpu)
 
-add_executable(gistkv_test_gpu_golden main.cpp cuda/golden/golden.cu)
+add_executable(gistkv_test_gpu_golden $<TARGET_OBJECTS:gistkv_test_main> cuda/golden/golden.cu)
 target_link_libraries(gistkv_test_gpu_golden PRIVATE gistkv_cuda_dev gistkv_dev doctest::doctest)
 # The reference backend, which the goldens' support includes, has pragmas for g++.
 target_compile_options(gistkv_test_gpu_golden PRIVATE
