@@ -71,7 +71,7 @@ struct samples {
 void move_off_zero(trainer& m, const samples& s) {
   m.parameters().clear_gradients();
   m.forward_backward(s.all, s.rates, s.scale(), 0);
-  m.update({0.9, 0.999, 1e-8, 0.0}, 0.05, 1.0, 1);
+  m.parameters().update({0.9, 0.999, 1e-8, 0.0}, [](auto) { return 0.05; }, 1.0, 1);
   m.parameters().clear_gradients();
 }
 
@@ -88,7 +88,7 @@ TEST_CASE("gradients are differences of the loss, in every stage") {
     for (std::size_t i = 0; i < m.parameters().size(); ++i) {
       auto& p = m.parameters()[i];
       CAPTURE(p.name);
-      if (!m.trains(p)) continue;
+      if (!p.trained) continue;
       ++n_trained;
       const auto gradient = p.gradient.to_host();
       double largest = 0;
@@ -134,7 +134,7 @@ TEST_CASE("a batch is the sum of its samples") {
     }
     CHECK(together == doctest::Approx(apart).epsilon(1e-12));
     for (std::size_t i = 0; i < m.parameters().size(); ++i) {
-      if (!m.trains(m.parameters()[i])) continue;
+      if (!m.parameters()[i].trained) continue;
       const auto sum = m.parameters()[i].gradient.to_host();
       for (std::size_t j = 0; j < sum.size(); ++j) {
         CHECK(sum[j] == doctest::Approx(gradients[i][j]).epsilon(1e-9).scale(1e-3));
@@ -171,7 +171,7 @@ TEST_CASE("steps lower the loss, and what was trained is what is used") {
     for (index_t step = 1; step <= 8; ++step) {
       m.parameters().clear_gradients();
       m.forward_backward(s.all, s.rates, s.scale(), 0);
-      m.update({0.9, 0.999, 1e-8, 0.01}, 0.01, 1.0, step);
+      m.parameters().update({0.9, 0.999, 1e-8, 0.01}, [](auto) { return 0.01; }, 1.0, step);
     }
     const double after = m.loss(s.all, s.rates, 1.0);
     CHECK(after < before - 0.1);

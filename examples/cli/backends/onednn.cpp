@@ -16,7 +16,8 @@ built_backend this_backend() {
                                            {"f32", "f32", check_onednn_f32},
                                            {"bf16", "bf16", check_onednn_bf16}};
   return {onednn<float>::name, kinds, forms,
-          support_table<onednn<float>, onednn<float, bf16>, onednn<bf16>>, train_onednn};
+          support_table<onednn<float>, onednn<float, bf16>, onednn<bf16>>, train_onednn,
+          train_soft_onednn};
 }
 
 }  // namespace gistkv::cli
