@@ -109,7 +109,8 @@ class soft_run final : public training_run {
                            source_->weights, config_.adapter_type);
   }
   /// From what was written, so that a run that goes on from there has the same bits.
-  void end_stage(const position&) override {
+  void end_stage(const position& at) override {
+    if (speaks()) write_adapter(at);
     model_.reset();
     group_.wait();
     take_adapter(adapter_path().string());
@@ -128,6 +129,9 @@ class soft_run final : public training_run {
                            std::to_string(extra) + " tokens of the prompt and the end");
     }
     windows_ = train::cut_windows(texts_->stream(), how_);
+    std::erase_if(windows_, [this](const train::window& w) {
+      return train::sequences_of(texts_->stream(), w, how_).empty();
+    });
     return windows_.size();
   }
   gmsa::sample sample_of(std::size_t number) const {
