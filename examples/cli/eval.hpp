@@ -33,9 +33,9 @@ struct eval_options {
   model_options model;
   method_options method;  ///< Its method is a list.
   std::uint64_t seed = 0;
-  std::string results;   ///< File of records, to resume from; empty: none.
+  std::string results;     ///< File of records, to resume from; empty: none.
   std::string compressor;  ///< Adapter of gmsa, where --adapter is that of gists; empty: untrained.
-  std::string ceilings;  ///< File of measured peaks, to state floors beside times; empty: none.
+  std::string ceilings;    ///< File of measured peaks, to state floors beside times; empty: none.
   index_t buckets = 0;
   index_t shots = 5;
   index_t depths = 3;
@@ -43,7 +43,7 @@ struct eval_options {
   std::string values = "number";
   index_t context_parts = 1;
   std::string prompt = "Restate the aforementioned Text.";  ///< Of restore.
-  index_t max_tokens = 0;  ///< 0: as the task has it.
+  index_t max_tokens = 0;                                   ///< 0: as the task has it.
   bool keep_lines = false;
   bool shuffle_labels = false;
   bool shift = false;
@@ -96,7 +96,7 @@ class evaluation {
   std::vector<eval_method> methods_;
   cli::engine engine_;
   std::unique_ptr<const resident_model> base_;  ///< Null where it is the same as the engine's.
-  std::unique_ptr<const soft_method> soft_;      ///< Null unless a method is gmsa.
+  std::unique_ptr<const soft_method> soft_;     ///< Null unless a method is gmsa.
   std::size_t bytes_per_row_;
   std::map<std::string, json> known_;
 };

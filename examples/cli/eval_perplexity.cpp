@@ -400,8 +400,7 @@ void eval_compression(evaluation& run) {
         const auto n = static_cast<index_t>(run.engine().encode_text(d.text).size());
         all[m].push_back(soft_memory(run, text, n, 0));
       } else {
-        all[m].push_back(
-            memory_record(run, text, plan(run, method, text.text, counted), counted));
+        all[m].push_back(memory_record(run, text, plan(run, method, text.text, counted), counted));
       }
     }
   }

@@ -82,8 +82,8 @@ cache_ptr read_soft(const evaluation& run, std::span<const token_t> ids, const s
   const bool past = run.options().method.past_context;
   const auto n = static_cast<index_t>(ids.size());
   if (soft.rate > n) {
-    throw argument_error(name + ": --rate is " + std::to_string(soft.rate) +
-                         ", want at most the " + std::to_string(n) + " tokens to compress");
+    throw argument_error(name + ": --rate is " + std::to_string(soft.rate) + ", want at most the " +
+                         std::to_string(n) + " tokens to compress");
   }
   const index_t context = soft.decoder->config().n_context;
   if (!past && context > 0 && n > context) {
@@ -93,8 +93,8 @@ cache_ptr read_soft(const evaluation& run, std::span<const token_t> ids, const s
   }
   const model::soft_prompt rows =
       soft.compressor->compress(ids, soft.rate, {run.sag().chunk, past}, [](index_t) {});
-  const auto s = soft.decoder->go_on(soft.decoder->make_cache({.rule = soft_rule}),
-                                     {run.sag().chunk, past});
+  const auto s =
+      soft.decoder->go_on(soft.decoder->make_cache({.rule = soft_rule}), {run.sag().chunk, past});
   s->read_soft(rows);
   return s->take_cache();
 }
@@ -118,19 +118,18 @@ void eval_restoring(evaluation& run) {
       ids.resize(std::min(ids.size(), static_cast<std::size_t>(o.length)));
       const std::string what = all[i].name + " " + std::to_string(o.length) + " " + o.prompt + " " +
                                hex(xxh64(0).update(std::string_view(all[i].text)).digest());
-      records.push_back(run.record(method, what, [&] {
-        return restoring_record(run, method, all[i].name, ids, prompt);
-      }));
+      records.push_back(run.record(
+          method, what, [&] { return restoring_record(run, method, all[i].name, ids, prompt); }));
       bar(static_cast<index_t>(records.size()));
     }
   }
   std::vector<json> figures;
   const auto add = [&](const std::string& metric, auto&& of) {
-    figures.push_back(figure(
-        metric, method.name,
-        eval::bootstrap(
-            records.size(), [&](auto items) { return of(sum_of(records, items)); }, o.seed),
-        records.size()));
+    figures.push_back(
+        figure(metric, method.name,
+               eval::bootstrap(
+                   records.size(), [&](auto items) { return of(sum_of(records, items)); }, o.seed),
+               records.size()));
   };
   add("bleu", [](const eval::restoration& r) { return eval::bleu(r); });
   add("token_accuracy", [](const eval::restoration& r) { return r.in_place / r.n_wanted; });

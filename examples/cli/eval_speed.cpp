@@ -78,8 +78,8 @@ void eval_speed(evaluation& run) {
       const eval_method& method = run.methods()[m];
       const planned_text p = method.soft ? planned_text{} : plan(run, method, rows, last_rows);
       const stopwatch total;
-      cache_ptr cache = method.soft ? read_soft(run, ids, all[i].name)
-                                    : read_planned(run, p, all[i].name);
+      cache_ptr cache =
+          method.soft ? read_soft(run, ids, all[i].name) : read_planned(run, p, all[i].name);
       const double seconds_read = total.seconds();
       const cache_sizes sizes = cache->sizes();
       const method_settings settings = run.writing_settings(method);

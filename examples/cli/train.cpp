@@ -33,7 +33,9 @@ void train_verb(const train_options& o) {
 
 void add_train(CLI::App& app) {
   auto o = std::make_shared<train_options>();
-  CLI::App& verb = add_verb(app, "train", "Train gists, and LoRA, on texts; or a compressor of gmsa, on texts and questions");
+  CLI::App& verb =
+      add_verb(app, "train",
+               "Train gists, and LoRA, on texts; or a compressor of gmsa, on texts and questions");
   add_required(verb, "METHOD", o->method, "sag or gmsa");
   add_required(verb, "--config", o->config, "What to train on what, how", "C.json");
   add_option(verb, "--stage", o->stage, "Only this stage of the config, from 1", "N");

@@ -221,11 +221,13 @@ train_config read_train_config(const std::string& path) {
 
 soft_config read_soft_config(const std::string& path) {
   const nlohmann::json parsed = io::parse_strict_json(read_text(path), path);
-  const object o(parsed, path,
-                 {"model", "output", "adapter", "seed", "rates", "encoder_layers",
-                  "alignment_layers", "alignment", "merging", "data", "questions", "format",
-                  "restore", "instruction", "adapter_type", "lora", "optimiser", "save_every",
-                  "validate_every", "validation_windows", "stages"});
+  const object o(
+      parsed, path,
+      {"model",          "output",           "adapter",    "seed",           "rates",
+       "encoder_layers", "alignment_layers", "alignment",  "merging",        "data",
+       "questions",      "format",           "restore",    "instruction",    "adapter_type",
+       "lora",           "optimiser",        "save_every", "validate_every", "validation_windows",
+       "stages"});
   soft_config c;
   c.source = parsed;
   c.optimiser = {0.9, 0.999, 1e-8, 0.01};
@@ -243,7 +245,8 @@ soft_config read_soft_config(const std::string& path) {
   }
   o.read_at_least("encoder_layers", c.shape.encoder_layers, 1);
   o.read_at_least("alignment_layers", c.shape.alignment_layers, 1);
-  c.alignment = static_cast<alignment_start>(o.choice("alignment", {"decoder", "random", "none"}, 0));
+  c.alignment =
+      static_cast<alignment_start>(o.choice("alignment", {"decoder", "random", "none"}, 0));
   if (c.alignment == alignment_start::none) c.shape.alignment_layers = 0;
   c.merging = static_cast<gmsa::merging>(o.choice("merging", {"mean", "last"}, 0));
   o.read("questions", c.questions);
@@ -267,8 +270,8 @@ soft_config read_soft_config(const std::string& path) {
                    {"train", "sequence", "batch", "micro_batch", "steps", "schedule",
                     "learning_rate", "floor", "warm_up", "clip"});
     soft_stage_config& stage = c.stages.emplace_back();
-    stage.trained =
-        static_cast<gmsa::stage>(s.choice("train", {"restoring", "answering"}, std::min<std::size_t>(i, 1)));
+    stage.trained = static_cast<gmsa::stage>(
+        s.choice("train", {"restoring", "answering"}, std::min<std::size_t>(i, 1)));
     const bool restoring = stage.trained == gmsa::stage::restoring;
     using train::schedule_kind;
     static_cast<step_config&>(stage) = {

@@ -44,7 +44,8 @@ class soft_run final : public training_run {
     // By content, so that what is held back does not depend on the order of files.
     std::vector<std::string> names;
     for (const question& q : all_) names.push_back(q.name);
-    for (const std::size_t i : eval::sampled(names, 0, config_.seed)) questions_.push_back(&all_[i]);
+    for (const std::size_t i : eval::sampled(names, 0, config_.seed))
+      questions_.push_back(&all_[i]);
   }
 
  private:
@@ -105,8 +106,8 @@ class soft_run final : public training_run {
     return *model_;
   }
   void write_adapter(const position&) override {
-    io::write_gmsa_adapter(adapter_path(), {model_->parts(parts_), config_.rates},
-                           source_->weights, config_.adapter_type);
+    io::write_gmsa_adapter(adapter_path(), {model_->parts(parts_), config_.rates}, source_->weights,
+                           config_.adapter_type);
   }
   /// From what was written, so that a run that goes on from there has the same bits.
   void end_stage(const position& at) override {
@@ -125,8 +126,9 @@ class soft_run final : public training_run {
     how_.length = config_.stages[stage].sequence - extra;
     if (how_.length < 2) {
       throw argument_error("stage " + std::to_string(stage + 1) + ": sequence is " +
-                           std::to_string(config_.stages[stage].sequence) + ", want more than the " +
-                           std::to_string(extra) + " tokens of the prompt and the end");
+                           std::to_string(config_.stages[stage].sequence) +
+                           ", want more than the " + std::to_string(extra) +
+                           " tokens of the prompt and the end");
     }
     windows_ = train::cut_windows(texts_->stream(), how_);
     std::erase_if(windows_, [this](const train::window& w) {
@@ -140,10 +142,9 @@ class soft_run final : public training_run {
     if (restores(stage_)) {
       // Of documents that share a window, the longest piece.
       auto pieces = train::sequences_of(texts_->stream(), windows_[number], how_);
-      const auto longest =
-          std::max_element(pieces.begin(), pieces.end(), [](const auto& a, const auto& b) {
-            return a.tokens.size() < b.tokens.size();
-          });
+      const auto longest = std::max_element(
+          pieces.begin(), pieces.end(),
+          [](const auto& a, const auto& b) { return a.tokens.size() < b.tokens.size(); });
       if (longest == pieces.end()) return {};
       return gmsa::restoring_sample(longest->tokens, restore_, eos, most);
     }
@@ -162,8 +163,8 @@ class soft_run final : public training_run {
   }
   index_t rate_of(std::uint64_t draw) const {
     random_generator random(draw);
-    return config_.rates[static_cast<std::size_t>(
-        random.below(static_cast<index_t>(config_.rates.size())))];
+    return config_
+        .rates[static_cast<std::size_t>(random.below(static_cast<index_t>(config_.rates.size())))];
   }
 
   void take(std::size_t number, std::size_t sample, std::uint64_t draw) override {

@@ -99,7 +99,8 @@ position training_run::resume() {
   const std::string n_ranks = ranks == file.metadata().end() ? "1" : ranks->second;
   if (n_ranks != std::to_string(group_.n_ranks())) {
     note(file.name() + " was written by " + n_ranks + " processes, this run has " +
-         std::to_string(group_.n_ranks()) + "; it goes on where the same steps of its own would be");
+         std::to_string(group_.n_ranks()) +
+         "; it goes on where the same steps of its own would be");
   }
   position at{static_cast<std::size_t>(number("stage") - 1), number("step"), number("tokens")};
   if (at.stage >= n_stages()) {
@@ -202,8 +203,7 @@ void training_run::train_stage(position& at, std::optional<train_log>& log) {
     for (std::size_t i = 0; i < n_parts; ++i) {
       // The number of the part among those of all ranks.
       const auto part = static_cast<std::uint64_t>(group_.rank()) * n_parts + i;
-      const std::uint64_t pass =
-          splitmix64(seed + (static_cast<std::uint64_t>(step) << 12) + part);
+      const std::uint64_t pass = splitmix64(seed + (static_cast<std::uint64_t>(step) << 12) + part);
       loss += forward_backward(i, 1.0 / weight, pass);
     }
     group_.sum(std::span<double>(&loss, 1));

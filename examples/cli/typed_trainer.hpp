@@ -71,7 +71,6 @@ class typed_state : public Base {
   index_t n_parameters() override { return model_.parameters().n_elements(); }
   int n_threads() const override { return be_->n_threads(); }
 
-
  protected:
   template <class... Arguments>
   explicit typed_state(std::shared_ptr<B> be, Arguments&&... arguments)

@@ -254,8 +254,8 @@ TEST_CASE("the derivative of merging is its transpose") {
       for (const gmsa::merging how : {gmsa::merging::mean, gmsa::merging::last}) {
         gmsa::group_merge<backend, double>(be(), o.view({n_groups, d}), from.view({n, d}), m,
                                            scratch, how);
-        gmsa::group_merge_backward<backend, double>(be(), dx.view({n, d}),
-                                                    d_o.view({n_groups, d}), m, scratch, how);
+        gmsa::group_merge_backward<backend, double>(be(), dx.view({n, d}), d_o.view({n_groups, d}),
+                                                    m, scratch, how);
         double left = 0;
         double right = 0;
         for (std::size_t i = 0; i < y.size(); ++i) left += o.to_host()[i] * y[i];

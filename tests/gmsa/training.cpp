@@ -85,7 +85,8 @@ struct samples {
 void move_off_zero(trainer& m, const samples& s) {
   m.parameters().clear_gradients();
   m.forward_backward(s.all, s.rates, s.scale(), 0);
-  m.parameters().update({0.9, 0.999, 1e-8, 0.0}, [](auto) { return 0.05; }, 1.0, 1);
+  m.parameters().update(
+      {0.9, 0.999, 1e-8, 0.0}, [](auto) { return 0.05; }, 1.0, 1);
   m.parameters().clear_gradients();
 }
 
@@ -185,7 +186,8 @@ TEST_CASE("steps lower the loss, and what was trained is what is used") {
     for (index_t step = 1; step <= 8; ++step) {
       m.parameters().clear_gradients();
       m.forward_backward(s.all, s.rates, s.scale(), 0);
-      m.parameters().update({0.9, 0.999, 1e-8, 0.01}, [](auto) { return 0.01; }, 1.0, step);
+      m.parameters().update(
+          {0.9, 0.999, 1e-8, 0.01}, [](auto) { return 0.01; }, 1.0, step);
     }
     const double after = m.loss(s.all, s.rates, 1.0);
     CHECK(after < before - 0.1);

@@ -209,8 +209,9 @@ void check_gmsa_training() {
       worst_norm = std::max(worst_norm, std::abs(norm - want) / want);
       const double clip = run.at("clip_norm");
       const double scale = clip > 0 ? std::min(1.0, clip / (norm + 1e-6)) : 1.0;
-      m.parameters().update({0.9, 0.999, 1e-8, run.at("weight_decay").get<double>()},
-                            [&](auto) { return s.at("lr").template get<double>(); }, scale, ++step);
+      m.parameters().update(
+          {0.9, 0.999, 1e-8, run.at("weight_decay").get<double>()},
+          [&](auto) { return s.at("lr").template get<double>(); }, scale, ++step);
     }
     const auto& after = run.at("loss_after_on_samples_m4");
     for (std::size_t i = 0; i < after.size(); ++i) {

@@ -79,8 +79,9 @@ tensor_view<T, 3, Space> grouped(matrix_view<T, Space> x, index_t begin, index_t
 /// o[g, :] = mean of x[i, :], i in [g m, min((g + 1) m, n))
 ///
 /// Group merging of GMSA (arXiv 2505.12215): the mean of each m consecutive rows; the last group is
-/// averaged over its own length. Composed of one product with a row of weights for all whole groups,
-/// and one for the rest; merging::last takes the last row of each group by the same products.
+/// averaged over its own length. Composed of one product with a row of weights for all whole
+/// groups, and one for the rest; merging::last takes the last row of each group by the same
+/// products.
 /// @param[out] o  [merged_rows(n, m), d]; must not alias x
 /// @param[in]  x  [n, d]; n = 0 does nothing
 /// Asynchronous. Allocates: no. @throws argument_error for m < 1, shape_error.
@@ -95,10 +96,11 @@ void group_merge(B& be, matrix_view<T, space_of<B>> o,
   const typename workspace<B>::scope scope(scratch);
   const auto weights = detail::group_weights<T>(be, how, std::min(merge_size, n), scratch);
   detail::for_whole_and_rest(n, merge_size, [&](index_t first, index_t count, index_t length) {
-    ops::matmul<B, T>(be, detail::grouped(o, first, count, 1),
-                      {weights.data() + (weights.size() - length), {count, 1, length}, {0, length, 1}},
-                      detail::grouped(x, first * merge_size, count, length),
-                      {.alpha = detail::group_scale(how, length)});
+    ops::matmul<B, T>(
+        be, detail::grouped(o, first, count, 1),
+        {weights.data() + (weights.size() - length), {count, 1, length}, {0, length, 1}},
+        detail::grouped(x, first * merge_size, count, length),
+        {.alpha = detail::group_scale(how, length)});
   });
 }
 
@@ -111,8 +113,7 @@ template <class B, class T>
 requires Computes<B, T>
 void group_merge_backward(B& be, matrix_view<T, space_of<B>> dx,
                           std::type_identity_t<matrix_view<const T, space_of<B>>> d_o,
-                          index_t merge_size, workspace<B>& scratch,
-                          merging how = merging::mean) {
+                          index_t merge_size, workspace<B>& scratch, merging how = merging::mean) {
   const index_t n = dx.extent(0);
   ops::expect_shape("group_merge_backward", "d_o", d_o, {merged_rows(n, merge_size), dx.extent(1)});
   if (n == 0) return;

@@ -215,7 +215,8 @@ class trainable_gmsa {
         const auto& from = encoder_rows.parts[i];
         const auto& to = merged_batch.parts[i];
         group_merge<B, T>(*be_, means.rows(to.begin, to.count),
-                          encoded.hidden.rows(from.begin, from.count), context_rates[i], memory_, merging_);
+                          encoded.hidden.rows(from.begin, from.count), context_rates[i], memory_,
+                          merging_);
       }
       aligned.hidden = means;
       if (alignment_) {

@@ -100,7 +100,8 @@ inline void randomise_alignment(host_parts& parts, std::uint64_t seed) {
   const model::block_lora none;
   for (model::host_block& b : parts.alignment.blocks) {
     for (const auto& [name, map, lora] : model::paired_maps(b, none)) fill(map->weight, true);
-    for (host_matrix* norm : {&b.attention_norm, &b.feed_forward_norm, &b.query_norm, &b.key_norm}) {
+    for (host_matrix* norm :
+         {&b.attention_norm, &b.feed_forward_norm, &b.query_norm, &b.key_norm}) {
       fill(*norm, false);
     }
   }
