@@ -148,7 +148,7 @@ void run(ask_options o) {
     c = open_context(*std::move(file), o.file, e);
     if (c->stage == stage::text) text = c->text;
     if (settings.n_gist > 0) note_untrained(e, seed);
-    if (e.soft) note_untrained_compressor(e);
+    if (e.soft) note_untrained_compressor(*e.soft);
   } else {
     c = read_context(e, settings, text, o.file, chat, seed);
   }

@@ -33,10 +33,14 @@
 namespace gistkv::train {
 struct model_options;
 }
+namespace gistkv::gmsa {
+struct training_options;
+}
 
 namespace gistkv::cli {
 
 class trainer;
+class soft_trainer;
 
 /// What a cache takes up.
 struct cache_sizes {
@@ -196,6 +200,10 @@ using make_trainer_call = std::unique_ptr<trainer> (*)(int n_threads,
                                                        const model::gist_rows& gists,
                                                        const train::model_options& options);
 
+/// Makes a stage of gmsa to train.
+using make_soft_trainer_call = std::unique_ptr<soft_trainer> (*)(
+    int n_threads, const gmsa::host_parts& parts, const gmsa::training_options& options);
+
 /// The backend that a program was built with.
 struct built_backend {
   std::string_view name;              ///< "eigen"
@@ -203,6 +211,7 @@ struct built_backend {
   std::span<const checked_form> forms;
   std::span<const type_support> support;  ///< In the order of element_types.
   make_trainer_call make_trainer;         ///< Null: the backend does not train.
+  make_soft_trainer_call make_soft_trainer;
 };
 
 /// Defined once a program, by a file of backends/.

@@ -28,8 +28,8 @@ namespace gistkv::cli {
 
 namespace {
 
-constexpr std::array<std::string_view, 9> tasks = {"ppl", "compression", "speed",  "needle", "kv",
-                                                   "qa",  "mmlu",        "choice", "longqa"};
+constexpr std::array<std::string_view, 10> tasks = {
+    "ppl", "compression", "speed", "needle", "kv", "qa", "mmlu", "choice", "longqa", "restore"};
 
 std::string listed(std::span<const std::string_view> names) {
   std::string all;
@@ -49,7 +49,16 @@ method_settings sag_settings(const eval_options& o) {
   method_options m = o.method;
   m.method = "sag";
   m.budget.reset();
+  m.rate.reset();
   return resolve(m, o.model);
+}
+
+/// Of gmsa: what was said, or what the adapter was trained for. @throws usage_error.
+index_t soft_rate(const eval_options& o) {
+  method_options m;
+  m.method = "gmsa";
+  m.rate = o.method.rate;
+  return resolve(m, {o.model.model, o.compressor, 0}).rate;
 }
 
 /// Of --budget, as a window takes it. @throws usage_error.
@@ -127,10 +136,15 @@ void run(const eval_options& o) {
   if (o.method.max_anchors || o.method.overflow) {
     throw usage_error("--max-anchors and --overflow have no meaning under eval");
   }
-  evaluation e(o);
+  eval_options settled = o;
+  if (settled.compressor.empty() && !o.model.adapter.empty() && is_soft_adapter(o.model.adapter)) {
+    settled.compressor = std::exchange(settled.model.adapter, {});
+  }
+  evaluation e(settled);
   if (o.task == "ppl") return eval_perplexity(e);
   if (o.task == "compression") return eval_compression(e);
   if (o.task == "speed") return eval_speed(e);
+  if (o.task == "restore") return eval_restoring(e);
   if (o.task == "needle") return eval_needle(e);
   if (o.task == "kv") return eval_questions(e, true);
   if (o.task == "qa" || o.task == "longqa") return eval_questions(e, false);
@@ -140,8 +154,8 @@ void run(const eval_options& o) {
 }  // namespace
 
 std::vector<eval_method> parse_methods(const eval_options& o, const method_settings& sag) {
-  static constexpr std::array<std::string_view, 8> names = {
-      "full", "base", "sag", "window", "uniform", "separators", "evict", "snapkv"};
+  static constexpr std::array<std::string_view, 9> names = {
+      "full", "base", "sag", "gmsa", "window", "uniform", "separators", "evict", "snapkv"};
   const index_t sink = o.method.sink.value_or(4);
   std::vector<eval_method> methods;
   for (const std::string& name : split(o.method.method.value_or("full,sag"))) {
@@ -153,6 +167,9 @@ std::vector<eval_method> parse_methods(const eval_options& o, const method_setti
       // Sinks change nothing there, but the same rows in the same places give the same digits.
     } else if (name == "base") {
       m.base = true;
+    } else if (name == "gmsa") {
+      m.soft = true;
+      p.rule = soft_rule;
     } else if (name == "sag" || name == "uniform") {
       p.rule = sag.cache.rule;
       m.placing = name == "sag" ? placing::sentences : placing::spread;
@@ -185,6 +202,12 @@ evaluation::evaluation(const eval_options& o)
   const bool based =
       std::any_of(methods_.begin(), methods_.end(), [](const eval_method& m) { return m.base; });
   if (based) base_ = engine_.load_base();
+  const bool soft =
+      std::any_of(methods_.begin(), methods_.end(), [](const eval_method& m) { return m.soft; });
+  if (!soft && (o.method.rate || !o.compressor.empty())) {
+    throw usage_error("--rate and compressors have no meaning unless --method names gmsa");
+  }
+  if (soft) soft_ = std::make_unique<soft_method>(engine_, o.compressor, soft_rate(o));
   if (o.results.empty()) return;
   cut_torn_line(o.results);
   require_writable(o.results);
@@ -213,7 +236,8 @@ json evaluation::record(const eval_method& m, const std::string& what,
   key["rule"] = {sag_.rule, sag_.n_gist, sag_.cache.rule.recent, sag_.cache.rule.n_sink};
   key["budget"] = options_.method.budget.value_or("match");
   // LoRA on all rows changes every method but base; else only gists know of the adapter.
-  const bool adapted = engine_.gists.lora.changes_all_rows() && !m.base;
+  const bool adapted = engine_.gists.lora.changes_all_rows() && !m.base && !m.soft;
+  if (m.soft) key["compressor"] = {hex(soft_->source.fingerprint), soft_->rate};
   if (m.placing != placing::none || adapted) key["gists"] = hex(engine_.gists.fingerprint);
   key["backend"] = {engine_.be->info().name, engine_.be->info().cache_type,
                     engine_.be->info().factor_type};
@@ -245,6 +269,11 @@ json evaluation::settings() const {
   s["model_fingerprint"] = hex(engine_.model_fingerprint());
   s["adapter"] = last_part(options_.model.adapter);
   s["gist_rows"] = engine_.gists.trained ? "trained" : "untrained";
+  if (soft_) {
+    s["compressor"] = soft_->source.trained ? last_part(options_.compressor) : "untrained";
+    s["rate"] = soft_->rate;
+    s["encoder_layers"] = soft_->source.parts.encoder.config.n_layers;
+  }
   s["data"] = last_part(options_.data);
   s["limit"] = options_.limit;
   s["length"] = options_.length;
@@ -372,6 +401,9 @@ void report(const evaluation& run, std::vector<json> figures) {
   const bool gists = std::any_of(run.methods().begin(), run.methods().end(),
                                  [](const eval_method& m) { return m.placing != placing::none; });
   if (gists) note_untrained(run.engine(), run.options().seed);
+  const bool soft = std::any_of(run.methods().begin(), run.methods().end(),
+                                [](const eval_method& m) { return m.soft; });
+  if (soft) note_untrained_compressor(run.soft().source);
   if (run.options().json) {
     const json settings = run.settings();
     const json machine = run.machine();
@@ -413,7 +445,7 @@ void add_eval(CLI::App& app) {
   CLI::App& verb = add_verb(
       app, "eval",
       "Measure quality, memory and time of methods on the same text at equal bytes; --method is a "
-      "list of full, base, sag, window, uniform, separators, evict and snapkv");
+      "list of full, base, sag, gmsa, window, uniform, separators, evict and snapkv");
   add_required(verb, "TASK", o->task, "One of " + listed(tasks), "TASK");
   add_option(verb, "--data", o->data, "Samples: a file or a directory of texts", "FILE|DIR");
   add_option(verb, "--format", o->format,
@@ -426,6 +458,10 @@ void add_eval(CLI::App& app) {
              "Peaks of the machine, as gistkv_bench_ceilings prints them: also the times over the "
              "least times that these allow (speed)",
              "FILE");
+  add_option(verb, "--prompt", o->prompt,
+             "What is asked for (restore; \"Restate the aforementioned Text.\")", "TEXT");
+  add_option(verb, "--compressor", o->compressor,
+             "Adapter of gmsa, where --adapter is that of gists", "FILE");
   add_option(verb, "--positions", o->buckets,
              "Also the perplexity by position, in so many parts of the text (ppl)", "N");
   add_option(verb, "--shots", o->shots, "Solved questions in front of each (mmlu; 5)", "N");

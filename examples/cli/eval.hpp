@@ -13,6 +13,7 @@
 #include <cli/engine.hpp>
 #include <cli/options.hpp>
 #include <cli/output.hpp>
+#include <cli/soft.hpp>
 #include <gistkv/eval/policy.hpp>
 #include <gistkv/eval/reading.hpp>
 #include <gistkv/eval/statistics.hpp>
@@ -32,15 +33,17 @@ struct eval_options {
   model_options model;
   method_options method;  ///< Its method is a list.
   std::uint64_t seed = 0;
-  std::string results;   ///< File of records, to resume from; empty: none.
-  std::string ceilings;  ///< File of measured peaks, to state floors beside times; empty: none.
+  std::string results;     ///< File of records, to resume from; empty: none.
+  std::string compressor;  ///< Adapter of gmsa, where --adapter is that of gists; empty: untrained.
+  std::string ceilings;    ///< File of measured peaks, to state floors beside times; empty: none.
   index_t buckets = 0;
   index_t shots = 5;
   index_t depths = 3;
   index_t keys = 1;
   std::string values = "number";
   index_t context_parts = 1;
-  index_t max_tokens = 0;  ///< 0: as the task has it.
+  std::string prompt = "Restate the aforementioned Text.";  ///< Of restore.
+  index_t max_tokens = 0;                                   ///< 0: as the task has it.
   bool keep_lines = false;
   bool shuffle_labels = false;
   bool shift = false;
@@ -55,6 +58,7 @@ struct eval_method {
   eval::policy policy;
   cli::placing placing = cli::placing::none;
   bool base = false;  ///< Reads with the model as it was before LoRA on all rows.
+  bool soft = false;  ///< Reads soft tokens; nothing of the policy says how.
 
   bool saves() const { return name != "full" && !base; }
 };
@@ -69,9 +73,12 @@ class evaluation {
   const std::vector<eval_method>& methods() const { return methods_; }
   /// What a method reads with.
   const resident_model& model_of(const eval_method& m) const {
+    if (m.soft) return *soft_->decoder;
     return m.base && base_ ? *base_ : *engine_.model;
   }
   const method_settings& sag() const { return sag_; }
+  /// Of gmsa; there is one if it is among the methods.
+  const soft_method& soft() const { return *soft_; }
   /// For writing behind a text that a method has read.
   method_settings writing_settings(const eval_method& m) const;
   std::size_t bytes_per_row() const { return bytes_per_row_; }
@@ -89,6 +96,7 @@ class evaluation {
   std::vector<eval_method> methods_;
   cli::engine engine_;
   std::unique_ptr<const resident_model> base_;  ///< Null where it is the same as the engine's.
+  std::unique_ptr<const soft_method> soft_;     ///< Null unless a method is gmsa.
   std::size_t bytes_per_row_;
   std::map<std::string, json> known_;
 };
@@ -127,6 +135,17 @@ std::vector<std::uint8_t> last_rows(const text::gist_layout& rows);
 cache_ptr read_planned(const evaluation& run, const planned_text& p, const std::string& name,
                        std::span<const token_t> targets = {},
                        std::vector<eval::token_score>* scores = nullptr);
+
+/// What a decoder of soft tokens holds of a cache: everything.
+inline constexpr cache::cache_rule soft_rule{.n_gist = 0, .recent = 0, .n_sink = 0, .window = 0};
+
+/// Compresses tokens and lets the decoder read what they became, in a new cache.
+/// @throws argument_error naming the sample for fewer tokens than the rate, or more than the model
+/// was trained for.
+cache_ptr read_soft(const evaluation& run, std::span<const token_t> ids, const std::string& name);
+
+/// Operations of that: encoder on all tokens, alignment and decoder on the soft ones.
+double soft_flops(const evaluation& run, index_t n_tokens);
 
 /// One figure of a method.
 json figure(const std::string& metric, const std::string& method, const eval::estimate& value,
@@ -177,5 +196,6 @@ void eval_speed(evaluation& run);
 void eval_needle(evaluation& run);
 void eval_questions(evaluation& run, bool key_values);
 void eval_choices(evaluation& run, bool mmlu);
+void eval_restoring(evaluation& run);
 
 }  // namespace gistkv::cli

@@ -144,6 +144,9 @@ std::vector<double> doubles(const json& list) {
 void eval_choices(evaluation& run, bool mmlu) {
   const eval_options& o = run.options();
   if (o.shots < 0) throw usage_error("--shots is " + std::to_string(o.shots) + ", want 0 or more");
+  for (const eval_method& m : run.methods()) {
+    if (m.soft) throw usage_error("--method gmsa has no meaning under " + o.task);
+  }
   std::vector<prompt> all = mmlu ? mmlu_prompts(o) : cloze_prompts(o);
   std::vector<std::string> names;
   for (const prompt& p : all) names.push_back(p.name);

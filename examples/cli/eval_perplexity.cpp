@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include <cli/eval.hpp>
 #include <gistkv/core/hash.hpp>
 #include <gistkv/eval/scored_text.hpp>
+#include <gistkv/gmsa/group_merge.hpp>
 
 namespace gistkv::cli {
 
@@ -192,7 +194,56 @@ json memory_record(const evaluation& run, const prepared& text, const planned_te
   return r;
 }
 
+/// Memory of gmsa: `n_soft` rows behind a text that is compressed as a whole, and those read since.
+json soft_memory(const evaluation& run, const prepared& text, index_t n_compressed,
+                 index_t n_read) {
+  const index_t n_soft = gmsa::merged_rows(n_compressed, run.soft().rate);
+  json r;
+  // The mean over the rows that were read, or what the next one finds.
+  const double since = static_cast<double>(n_read + 1) / 2;
+  r["rows_full"] = static_cast<double>(n_compressed) + (n_read > 0 ? since : 0);
+  r["rows_read"] = static_cast<double>(n_soft) + (n_read > 0 ? since : 0);
+  r["rows_wanted"] = r["rows_read"];
+  r["rows_peak"] = n_soft + n_read;
+  r["n_gist"] = n_soft;
+  r["n_regular"] = n_compressed;
+  r["n_rated"] = text.n_tokens;
+  return r;
+}
+
+/// The tokens in front of the rated ones become soft tokens, but for the last, which is read as it
+/// is, so that the first rated one is predicted behind a token like all others.
+json measure_soft(const evaluation& run, const eval_method& m, const document& d) {
+  const prepared text = prepare(run, d);
+  const std::vector<token_t> ids = run.engine().encode_text(d.text);
+  const auto in_front = static_cast<std::size_t>(text.n_tokens) + 1;
+  if (ids.size() <= in_front) throw argument_error(d.name + ": has no tokens to compress");
+  const std::size_t n = ids.size() - in_front;
+  const std::span<const token_t> rest(ids.begin() + static_cast<std::ptrdiff_t>(n), ids.end());
+  std::vector<token_t> targets(rest.begin() + 1, rest.end());
+  targets.push_back(-1);
+  json r = soft_memory(run, text, static_cast<index_t>(n), text.n_tokens);
+  const bool past = run.options().method.past_context;
+  const stopwatch watch;
+  const cache_ptr cache = read_soft(run, {ids.data(), n}, d.name);
+  const auto scores = run.model_of(m).read(*cache, {.rule = soft_rule}, {rest, {}, targets},
+                                           {run.sag().chunk, past}, [](index_t) {});
+  r["seconds"] = watch.seconds();
+  double nll = 0;
+  index_t n_hits = 0;
+  for (const eval::token_score& s : scores) {
+    nll += s.nll();
+    n_hits += s.logit >= s.best ? 1 : 0;
+  }
+  r["nll"] = nll;
+  r["n_tokens"] = text.n_tokens;
+  r["n_scored"] = scores.size();
+  r["n_hits"] = n_hits;
+  return r;
+}
+
 json measure(const evaluation& run, const eval_method& m, const document& d) {
+  if (m.soft) return measure_soft(run, m, d);
   const prepared text = prepare(run, d);
   const counted_rows counted = [&](const text::gist_layout& rows) {
     return eval::rated_rows(rows, eval::targets_in(rows, text.rated));
@@ -282,6 +333,11 @@ void add_buckets(const evaluation& run, const records& all, std::vector<json>& f
 }  // namespace
 
 void eval_perplexity(evaluation& run) {
+  for (const eval_method& m : run.methods()) {
+    if (m.soft && run.options().buckets > 0) {
+      throw usage_error("--positions has no meaning for gmsa, which rates no token it compresses");
+    }
+  }
   const std::vector<document> documents = sample(run);
   const std::uint64_t seed = run.options().seed;
   const std::size_t n = documents.size();
@@ -339,8 +395,13 @@ void eval_compression(evaluation& run) {
       return eval::rated_rows(rows, eval::targets_in(rows, text.rated));
     };
     for (std::size_t m = 0; m < run.methods().size(); ++m) {
-      all[m].push_back(
-          memory_record(run, text, plan(run, run.methods()[m], text.text, counted), counted));
+      const eval_method& method = run.methods()[m];
+      if (method.soft) {
+        const auto n = static_cast<index_t>(run.engine().encode_text(d.text).size());
+        all[m].push_back(soft_memory(run, text, n, 0));
+      } else {
+        all[m].push_back(memory_record(run, text, plan(run, method, text.text, counted), counted));
+      }
     }
   }
   std::vector<json> figures;
@@ -349,7 +410,7 @@ void eval_compression(evaluation& run) {
     const auto regular = column(all[m], "n_regular");
     const auto gists = column(all[m], "n_gist");
     const bool any = std::any_of(gists.begin(), gists.end(), [](double g) { return g > 0; });
-    if (method.placing == placing::none || !any) continue;
+    if ((method.placing == placing::none && !method.soft) || !any) continue;
     figures.push_back(figure(
         "ratio_tokens", method.name,
         eval::bootstrap(

@@ -30,24 +30,36 @@ reply answered(const evaluation& run, const eval_method& m, const std::string& n
                const std::string& context, const std::string& question, bool chat,
                index_t max_tokens) {
   const engine& e = run.engine();
-  const laid_out text = lay_out(run, context, chat);
-  const planned_text p = plan(run, m, text, last_rows);
-  cache_ptr cache = read_planned(run, p, name);
   const method_settings settings = run.writing_settings(m);
   layout_writer writer(e, settings);
-  writer.add_verbatim("\n\n" + question);
-  if (chat) writer.add_template(e.chat().user_closing_and_assistant_opening());
+  reply r;
+  cache_ptr cache;
+  if (m.soft) {
+    // Soft tokens and prompt, without a template, as they are trained.
+    const std::vector<token_t> ids = e.encode_text(context);
+    cache = read_soft(run, ids, name);
+    r.rows = static_cast<double>(cache->sizes().rows_held);
+    r.rows_full = static_cast<double>(ids.size());
+    writer.add_verbatim(question);
+  } else {
+    const laid_out text = lay_out(run, context, chat);
+    const planned_text p = plan(run, m, text, last_rows);
+    cache = read_planned(run, p, name);
+    const eval::policy everything{.rule = {.n_gist = 0, .recent = 0, .n_sink = 0, .window = 0}};
+    r.rows = p.mean_rows;
+    r.rows_full = eval::mean_rows_read(everything, text.plain.is_gist, last_rows(text.plain));
+    writer.add_verbatim("\n\n" + question);
+    if (chat) writer.add_template(e.chat().user_closing_and_assistant_opening());
+  }
   const text::gist_layout rows = writer.take();
   const bool past = run.options().method.past_context;
   check_context(e, cache->ledger().next_position() + rows.n_rows(), past);
-  const auto s = p.model->go_on(std::move(cache), {settings.chunk, past});
+  const auto s = run.model_of(m).go_on(std::move(cache), {settings.chunk, past});
   s->read(rows.ids, nullptr, [](index_t) {});
   sampling_options sampling;
   sampling.max_tokens = max_tokens;
-  const written w = write(*s, e, settings, sampling, shown_unless(true));
-  const eval::policy everything{.rule = {.n_gist = 0, .recent = 0, .n_sink = 0, .window = 0}};
-  return {w.generation.text, p.mean_rows,
-          eval::mean_rows_read(everything, text.plain.is_gist, last_rows(text.plain))};
+  r.text = write(*s, e, settings, sampling, shown_unless(true)).generation.text;
+  return r;
 }
 
 std::string digest(const std::string& text) {

@@ -57,7 +57,7 @@ void eval_speed(evaluation& run) {
   std::vector<std::string> names;
   for (const document& d : all) names.push_back(d.name);
   struct times {
-    std::vector<double> read, first, write, total, n_text, n_written, bytes, least_read,
+    std::vector<double> read, first, write, total, n_text, n_written, bytes, flops, least_read,
         least_write;
   };
   std::optional<peaks> most;
@@ -73,15 +73,18 @@ void eval_speed(evaluation& run) {
     ids.resize(std::min(ids.size(), static_cast<std::size_t>(o.length)));
     const std::string text = e.decode(ids);
     const laid_out rows = lay_out(run, text, false);
+    ids = e.encode_text(text);
     for (std::size_t m = 0; m < found.size(); ++m) {
       const eval_method& method = run.methods()[m];
-      const planned_text p = plan(run, method, rows, last_rows);
+      const planned_text p = method.soft ? planned_text{} : plan(run, method, rows, last_rows);
       const stopwatch total;
-      cache_ptr cache = read_planned(run, p, all[i].name);
+      cache_ptr cache =
+          method.soft ? read_soft(run, ids, all[i].name) : read_planned(run, p, all[i].name);
       const double seconds_read = total.seconds();
       const cache_sizes sizes = cache->sizes();
       const method_settings settings = run.writing_settings(method);
-      const auto s = p.model->go_on(std::move(cache), {settings.chunk, o.method.past_context});
+      const resident_model& model = run.model_of(method);
+      const auto s = model.go_on(std::move(cache), {settings.chunk, o.method.past_context});
       // Logits exist behind a token that is read here: the first of a line.
       const std::vector<token_t> next = e.encode_text("\n");
       s->read(next, nullptr, [](index_t) {});
@@ -95,10 +98,11 @@ void eval_speed(evaluation& run) {
       t.n_text.push_back(static_cast<double>(rows.plain.n_regular));
       t.n_written.push_back(static_cast<double>(w.generation.n_regular));
       t.bytes.push_back(static_cast<double>(sizes.bytes_held));
+      t.flops.push_back(method.soft ? soft_flops(run, static_cast<index_t>(ids.size()))
+                                    : static_cast<double>(p.rows.n_rows()) * linears.flops +
+                                          attention_flops(model.config(), p));
       if (!most) continue;
-      const auto n_rows = static_cast<double>(p.rows.n_rows());
-      const double flops = n_rows * linears.flops + attention_flops(p.model->config(), p);
-      t.least_read.push_back(flops / most->flops);
+      t.least_read.push_back(t.flops.back() / most->flops);
       // Each token reads all weights, and the rows that stood behind the text: rows written since
       // are left out, so the floor is not set too high.
       const double step = linears.bytes + static_cast<double>(sizes.bytes_held);
@@ -123,6 +127,15 @@ void eval_speed(evaluation& run) {
     add("decode_tokens_per_second", t.n_written, t.write);
     add("seconds_end_to_end", t.total, ones);
     add("kv_bytes_held", t.bytes, ones);
+    const auto full = std::find_if(run.methods().begin(), run.methods().end(),
+                                   [](const eval_method& x) { return x.name == "full"; });
+    if (run.methods()[m].soft && full != run.methods().end()) {
+      // What fewer operations of reading allow, where nothing else costs anything.
+      const times& other = found[static_cast<std::size_t>(full - run.methods().begin())];
+      add("end_to_end_gain", other.total, t.total);
+      add("prefill_gain", other.read, t.read);
+      add("prefill_gain_counted", other.flops, t.flops);
+    }
     if (!most) continue;
     add("prefill_time_over_floor", t.read, t.least_read);
     add("decode_time_over_floor", t.write, t.least_write);

@@ -48,7 +48,7 @@ context read_soft_context(const engine& e, const method_settings& settings, std:
                       std::to_string(n) + " tokens of " + name);
   }
   check_context(e, n, settings.past_context);
-  note_untrained_compressor(e);
+  note_untrained_compressor(*e.soft);
   const double seconds_layout = total.seconds();
   progress bar("compressing", n);
   context c{e.model->make_cache(settings.cache), stage::text, false, std::string(text), {}, {}};
@@ -99,10 +99,10 @@ void settle(const engine& e, const method_settings& settings, context& c) {
   c.report.update(cache_report(*c.cache));
 }
 
-void note_untrained_compressor(const engine& e) {
-  if (e.soft->trained) return;
+void note_untrained_compressor(const soft_source& source) {
+  if (source.trained) return;
   note("the compressor is untrained (the first " +
-       std::to_string(e.soft->parts.encoder.config.n_layers) +
+       std::to_string(source.parts.encoder.config.n_layers) +
        " layers of the model and a copy of its first): sizes and speeds are real, but what is "
        "answered means nothing without --adapter");
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,7 +41,18 @@ context read_soft_context(const engine& e, const method_settings& settings, std:
 /// Lets the decoder read the soft tokens of a context, if it has some.
 void settle(const engine& e, const method_settings& settings, context& c);
 
-/// Says once that answers mean nothing yet, unless the compressor was trained.
-void note_untrained_compressor(const engine& e);
+/// Says that answers mean nothing yet, unless the compressor was trained.
+void note_untrained_compressor(const soft_source& source);
+
+/// A compressor, and the decoder that it was trained with, in a backend's memory.
+struct soft_method {
+  soft_source source;
+  index_t rate;
+  std::unique_ptr<const resident_compressor> compressor;
+  std::unique_ptr<const resident_model> decoder;
+
+  /// @throws format_error, io::file_error for an adapter that does not fit the model.
+  soft_method(const engine& e, const std::string& adapter, index_t rate_asked);
+};
 
 }  // namespace gistkv::cli

@@ -84,6 +84,22 @@ class object {
   io::json_fields fields_;
 };
 
+/// Fields that the stages of all methods share.
+void read_steps(const object& o, step_config& s) {
+  using train::schedule_kind;
+  o.read_at_least("sequence", s.sequence, 16);
+  o.read_at_least("batch", s.batch, 1);
+  o.read_at_least("micro_batch", s.micro_batch, 1);
+  o.read_at_least("steps", s.rate.steps, 1);
+  s.rate.kind = static_cast<schedule_kind>(o.choice("schedule", {"constant", "linear", "cosine"},
+                                                    static_cast<std::size_t>(s.rate.kind)));
+  o.read_between("learning_rate", s.rate.peak, 0, 10);
+  s.rate.floor = std::min(s.rate.floor, s.rate.peak);
+  o.read_between("floor", s.rate.floor, 0, 10);
+  if (o.find("warm_up") != nullptr) o.read_at_least("warm_up", s.rate.warm_up, 0);
+  o.read_between("clip", s.clip, 0, 1e9);
+}
+
 stage_config read_stage(const nlohmann::json& value, const std::string& where, std::size_t number) {
   using train::schedule_kind;
   using train::trained_weights;
@@ -92,28 +108,59 @@ stage_config read_stage(const nlohmann::json& value, const std::string& where, s
                   "gist_learning_rate", "floor", "warm_up", "clip", "flexible"});
   // Warm-up of the gists, full training, cool-down.
   const stage_config published[] = {
-      {trained_weights::none, 4096, 64, 1, {schedule_kind::cosine, 1e-4, 5e-5, 100, 1000}, 0, 1.0},
-      {trained_weights::all, 4096, 128, 1, {schedule_kind::cosine, 1e-4, 5e-5, 1000, 9000}, 0, 2.0},
-      {trained_weights::all, 4096, 512, 1, {schedule_kind::linear, 5e-5, 0, 100, 2000}, 0, 2.0}};
+      {{4096, 64, 1, {schedule_kind::cosine, 1e-4, 5e-5, 100, 1000}, 1.0}, trained_weights::none},
+      {{4096, 128, 1, {schedule_kind::cosine, 1e-4, 5e-5, 1000, 9000}, 2.0}, trained_weights::all},
+      {{4096, 512, 1, {schedule_kind::linear, 5e-5, 0, 100, 2000}, 2.0}, trained_weights::all}};
   stage_config s = published[std::min<std::size_t>(number, 2)];
   s.trained = static_cast<trained_weights>(
       o.choice("train", {"gists", "lora", "all"}, static_cast<std::size_t>(s.trained)));
-  o.read_at_least("sequence", s.sequence, 16);
-  o.read_at_least("batch", s.batch, 1);
-  o.read_at_least("micro_batch", s.micro_batch, 1);
-  o.read_at_least("steps", s.rate.steps, 1);
-  s.rate.kind = static_cast<schedule_kind>(o.choice("schedule", {"constant", "linear", "cosine"},
-                                                    static_cast<std::size_t>(s.rate.kind)));
-  o.read_between("learning_rate", s.rate.peak, 0, 10);
+  read_steps(o, s);
   o.read_between("gist_learning_rate", s.gist_rate, 0, 10);
-  s.rate.floor = std::min(s.rate.floor, s.rate.peak);
-  o.read_between("floor", s.rate.floor, 0, 10);
-  o.read_at_least("warm_up", s.rate.warm_up, 0);
-  o.read_between("clip", s.clip, 0, 1e9);
   bool flexible = !s.gist_targets;
   o.read("flexible", flexible);
   s.gist_targets = !flexible;
   return s;
+}
+
+/// Fields that the configs of all methods share.
+void read_common(const object& o, const std::string& path, run_config& c) {
+  o.read("model", c.model);
+  o.read("output", c.output);
+  o.read("adapter", c.adapter);
+  o.read("seed", c.seed);
+  o.read_at_least("save_every", c.save_every, 1);
+  o.read_at_least("validate_every", c.validate_every, 0);
+  o.read_at_least("validation_windows", c.validation_windows, 0);
+  for (const auto& [key, text] : {std::pair{"model", &c.model}, {"output", &c.output}}) {
+    if (text->empty()) throw format_error(path + ": field '" + key + "' is missing or empty");
+  }
+  if (const nlohmann::json* optimiser = o.find("optimiser")) {
+    const object a(*optimiser, o.in("optimiser"), {"beta1", "beta2", "eps", "weight_decay"});
+    a.read_between("beta1", c.optimiser.beta1, 0, 1);
+    a.read_between("beta2", c.optimiser.beta2, 0, 1);
+    a.read_between("eps", c.optimiser.eps, 0, 1);
+    a.read_between("weight_decay", c.optimiser.weight_decay, 0, 10);
+  }
+}
+
+void read_data_config(const nlohmann::json& data, const object& o, data_config& c) {
+  const object d(data, o.in("data"),
+                 {"files", "field", "segmenter", "markers", "max_tokens", "cache"});
+  d.read("files", c.files);
+  d.read("field", c.field);
+  d.read("segmenter", c.segmenter);
+  d.read("markers", c.markers);
+  d.read_at_least("max_tokens", c.max_tokens, 0);
+  d.read("cache", c.cache);
+  if (c.files.empty()) throw format_error(d.in("files") + " is missing or empty");
+}
+
+const nlohmann::json& stages_of(const object& o, const std::string& path) {
+  const nlohmann::json* stages = o.find("stages");
+  if (stages == nullptr || !stages->is_array() || stages->empty()) {
+    throw format_error(path + ": field 'stages' is missing, want a list of one stage or more");
+  }
+  return *stages;
 }
 
 }  // namespace
@@ -126,33 +173,16 @@ train_config read_train_config(const std::string& path) {
                   "validate_every", "validation_windows", "stages"});
   train_config c;
   c.source = parsed;
-  o.read("model", c.model);
-  o.read("output", c.output);
-  o.read("adapter", c.adapter);
-  o.read("seed", c.seed);
+  read_common(o, path, c);
   o.read_at_least("gists", c.rule.n_gist, 1);
   o.read_at_least("recent", c.rule.recent, 0);
   o.read_at_least("sink", c.rule.n_sink, 0);
   o.read_between("distillation", c.distillation, 0, 1);
   o.read("recompute", c.recompute);
   c.narrow_model = o.choice("model_type", {"f32", "bf16"}, 0) == 1;
-  o.read_at_least("save_every", c.save_every, 1);
-  o.read_at_least("validate_every", c.validate_every, 0);
-  o.read_at_least("validation_windows", c.validation_windows, 0);
-  for (const auto& [key, text] : {std::pair{"model", &c.model}, {"output", &c.output}}) {
-    if (text->empty()) throw format_error(path + ": field '" + key + "' is missing or empty");
-  }
   const nlohmann::json* data = o.find("data");
   if (data == nullptr) throw format_error(path + ": field 'data' is missing");
-  const object d(*data, o.in("data"),
-                 {"files", "field", "segmenter", "markers", "max_tokens", "cache"});
-  d.read("files", c.data.files);
-  d.read("field", c.data.field);
-  d.read("segmenter", c.data.segmenter);
-  d.read("markers", c.data.markers);
-  d.read_at_least("max_tokens", c.data.max_tokens, 0);
-  d.read("cache", c.data.cache);
-  if (c.data.files.empty()) throw format_error(d.in("files") + " is missing or empty");
+  read_data_config(*data, o, c.data);
   if (const nlohmann::json* lora = o.find("lora")) {
     const object l(*lora, o.in("lora"), {"rank", "alpha", "dropout", "targets", "rows"});
     l.read_at_least("rank", c.lora.rank, 1);
@@ -170,19 +200,9 @@ train_config read_train_config(const std::string& path) {
     c.lora.gist_rows_only = l.choice("rows", {"all", "gists"}, 0) == 1;
   }
   c.lora.seed = c.seed;
-  if (const nlohmann::json* optimiser = o.find("optimiser")) {
-    const object a(*optimiser, o.in("optimiser"), {"beta1", "beta2", "eps", "weight_decay"});
-    a.read_between("beta1", c.optimiser.beta1, 0, 1);
-    a.read_between("beta2", c.optimiser.beta2, 0, 1);
-    a.read_between("eps", c.optimiser.eps, 0, 1);
-    a.read_between("weight_decay", c.optimiser.weight_decay, 0, 10);
-  }
-  const nlohmann::json* stages = o.find("stages");
-  if (stages == nullptr || !stages->is_array() || stages->empty()) {
-    throw format_error(path + ": field 'stages' is missing, want a list of one stage or more");
-  }
-  for (std::size_t i = 0; i < stages->size(); ++i) {
-    c.stages.push_back(read_stage((*stages)[i], o.in("stages[" + std::to_string(i) + "]"), i));
+  const nlohmann::json& stages = stages_of(o, path);
+  for (std::size_t i = 0; i < stages.size(); ++i) {
+    c.stages.push_back(read_stage(stages[i], o.in("stages[" + std::to_string(i) + "]"), i));
     if (c.distillation > 0 && c.stages.back().gist_targets) {
       o.reject("distillation", decimal(c.distillation, 3),
                "0, or stages with \"flexible\": true: the teacher knows no gists");
@@ -194,6 +214,76 @@ train_config read_train_config(const std::string& path) {
       throw format_error(o.in("stages[" + std::to_string(i) + "]") +
                          ": follows one of LoRA, whose factors it can neither train nor take into "
                          "the weights, want \"train\": \"lora\"");
+    }
+  }
+  return c;
+}
+
+soft_config read_soft_config(const std::string& path) {
+  const nlohmann::json parsed = io::parse_strict_json(read_text(path), path);
+  const object o(
+      parsed, path,
+      {"model",          "output",           "adapter",    "seed",           "rates",
+       "encoder_layers", "alignment_layers", "alignment",  "merging",        "data",
+       "questions",      "format",           "restore",    "instruction",    "adapter_type",
+       "lora",           "optimiser",        "save_every", "validate_every", "validation_windows",
+       "stages"});
+  soft_config c;
+  c.source = parsed;
+  c.optimiser = {0.9, 0.999, 1e-8, 0.01};
+  c.lora = gmsa::training_options{}.lora;
+  c.data.segmenter = "unicode";  // Its boundaries insert nothing.
+  read_common(o, path, c);
+  if (const nlohmann::json* rates = o.find("rates")) {
+    c.rates.clear();
+    bool good = rates->is_array() && !rates->empty();
+    for (std::size_t i = 0; good && i < rates->size(); ++i) {
+      good = (*rates)[i].is_number_integer() && (*rates)[i].get<index_t>() >= 1;
+      if (good) c.rates.push_back((*rates)[i].get<index_t>());
+    }
+    if (!good) o.reject("rates", rates->dump(), "a list of whole numbers above 0");
+  }
+  o.read_at_least("encoder_layers", c.shape.encoder_layers, 1);
+  o.read_at_least("alignment_layers", c.shape.alignment_layers, 1);
+  c.alignment =
+      static_cast<alignment_start>(o.choice("alignment", {"decoder", "random", "none"}, 0));
+  if (c.alignment == alignment_start::none) c.shape.alignment_layers = 0;
+  c.merging = static_cast<gmsa::merging>(o.choice("merging", {"mean", "last"}, 0));
+  o.read("questions", c.questions);
+  o.read("format", c.format);
+  o.read("restore", c.restore);
+  o.read("instruction", c.instruction);
+  const weight_type types[] = {weight_type::f32, weight_type::bf16, weight_type::f16};
+  c.adapter_type = types[o.choice("adapter_type", {"f32", "bf16", "f16"}, 0)];
+  if (const nlohmann::json* data = o.find("data")) read_data_config(*data, o, c.data);
+  if (const nlohmann::json* lora = o.find("lora")) {
+    const object l(*lora, o.in("lora"), {"rank", "alpha", "dropout"});
+    l.read_at_least("rank", c.lora.rank, 1);
+    l.read("alpha", c.lora.alpha);
+    l.read_between("dropout", c.lora.dropout, 0, 0.99);
+  }
+  c.lora.seed = c.seed;
+  const nlohmann::json& stages = stages_of(o, path);
+  for (std::size_t i = 0; i < stages.size(); ++i) {
+    const std::string where = o.in("stages[" + std::to_string(i) + "]");
+    const object s(stages[i], where,
+                   {"train", "sequence", "batch", "micro_batch", "steps", "schedule",
+                    "learning_rate", "floor", "warm_up", "clip"});
+    soft_stage_config& stage = c.stages.emplace_back();
+    stage.trained = static_cast<gmsa::stage>(
+        s.choice("train", {"restoring", "answering"}, std::min<std::size_t>(i, 1)));
+    const bool restoring = stage.trained == gmsa::stage::restoring;
+    using train::schedule_kind;
+    static_cast<step_config&>(stage) = {
+        512, 32, 1, {schedule_kind::cosine, restoring ? 1e-4 : 1e-5, 0, -1, 1000}, 2.0};
+    read_steps(s, stage);
+    if (stage.rate.warm_up < 0) stage.rate.warm_up = (stage.rate.steps + 9) / 10;
+    if (restoring ? c.data.files.empty() : c.questions.empty()) {
+      throw format_error(where + ": has nothing to learn from, want field '" +
+                         (restoring ? "data" : "questions") + "' of the config");
+    }
+    if (i > 0 && restoring && c.stages[i - 1].trained != gmsa::stage::restoring) {
+      throw format_error(where + ": restores behind a stage that answers, want the other order");
     }
   }
   return c;

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include <cli/ranks.hpp>
+#include <gistkv/gmsa/sample.hpp>
+#include <gistkv/gmsa/weights.hpp>
 #include <gistkv/model/adapter.hpp>
 #include <gistkv/model/host_model.hpp>
 #include <gistkv/train/batch.hpp>
@@ -29,15 +31,11 @@ struct trained_array {
   std::vector<float> values;
 };
 
-class trainer {
+/// What is trained, whatever it is.
+class trainer_state {
  public:
-  virtual ~trainer() = default;
+  virtual ~trainer_state() = default;
 
-  /// Sum of the weighted losses; gradients are added up until `update`.
-  /// @param mix  share of the divergence from the full-cache model in the loss; 0: no teacher
-  virtual double forward_backward(std::span<const train::sequence> sequences, double scale,
-                                  std::uint64_t seed, double mix) = 0;
-  virtual double loss(std::span<const train::sequence> sequences, double scale) = 0;
   /// Gradients <- their sum over all ranks.
   virtual void sum_gradients(process_group& group) = 0;
   virtual double gradient_norm() = 0;
@@ -45,10 +43,6 @@ class trainer {
   virtual void update(const train::optimiser_options& options,
                       const std::function<double(train::parameter_kind)>& rate, double scale,
                       index_t step) = 0;
-  virtual model::adapter save() const = 0;
-  virtual void load(std::span<const model::low_rank> factors) = 0;
-  /// `source` with what was trained in it, but for gists and LoRA.
-  virtual model::host_model trained(const model::host_model& source) = 0;
   /// Values and moments of all parameters.
   virtual std::vector<trained_array> state() = 0;
   /// @throws format_error naming file and array.
@@ -56,6 +50,33 @@ class trainer {
   virtual index_t n_parameters() = 0;
   virtual int n_threads() const = 0;
 };
+
+/// Gists, and what is trained with them.
+class trainer : public trainer_state {
+ public:
+  /// Sum of the weighted losses; gradients are added up until `update`.
+  /// @param mix  share of the divergence from the full-cache model in the loss; 0: no teacher
+  virtual double forward_backward(std::span<const train::sequence> sequences, double scale,
+                                  std::uint64_t seed, double mix) = 0;
+  virtual double loss(std::span<const train::sequence> sequences, double scale) = 0;
+  virtual model::adapter save() const = 0;
+  virtual void load(std::span<const model::low_rank> factors) = 0;
+  /// `source` with what was trained in it, but for gists and LoRA.
+  virtual model::host_model trained(const model::host_model& source) = 0;
+};
 using trainer_ptr = std::unique_ptr<trainer>;
+
+/// A stage of gmsa; see gmsa::trainable_gmsa.
+class soft_trainer : public trainer_state {
+ public:
+  virtual double forward_backward(std::span<const gmsa::sample> samples,
+                                  std::span<const index_t> rates, double scale,
+                                  std::uint64_t seed) = 0;
+  virtual double loss(std::span<const gmsa::sample> samples, std::span<const index_t> rates,
+                      double scale) = 0;
+  /// `start` with what was trained in it.
+  virtual gmsa::host_parts parts(const gmsa::host_parts& start) = 0;
+};
+using soft_trainer_ptr = std::unique_ptr<soft_trainer>;
 
 }  // namespace gistkv::cli

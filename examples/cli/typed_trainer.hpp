@@ -10,33 +10,17 @@
 
 #include <cli/trainer.hpp>
 #include <gistkv/core/error.hpp>
+#include <gistkv/gmsa/trainable.hpp>
+#include <gistkv/gmsa/trained_parts.hpp>
 #include <gistkv/train/process_group.hpp>
 #include <gistkv/train/trained_model.hpp>
 
 namespace gistkv::cli {
 
-template <class B>
-class typed_trainer final : public trainer {
+/// The part of a trainer that knows parameters only.
+template <class B, class Model, class Base>
+class typed_state : public Base {
  public:
-  typed_trainer(std::shared_ptr<B> be, const model::host_model& weights,
-                const model::gist_rows& gists, const train::model_options& options)
-      : be_(std::move(be)), model_(*be_, weights, gists, options) {}
-
-  double forward_backward(std::span<const train::sequence> sequences, double scale,
-                          std::uint64_t seed, double mix) override {
-    const auto b = batch(sequences);
-    if (mix == 0.0) return model_.forward_backward(b, scale, seed);
-    train::teacher<B> teacher;
-    const auto plain = train::plain_sequences(
-        sequences, static_cast<token_t>(model_.config().n_vocab), teacher.rows);
-    const auto read = batch(plain);
-    teacher.plain = &read;
-    teacher.mix = mix;
-    return model_.forward_backward(b, scale, seed, &teacher);
-  }
-  double loss(std::span<const train::sequence> sequences, double scale) override {
-    return model_.loss(batch(sequences), scale);
-  }
   void sum_gradients(process_group& group) override {
     train::sum_gradients(model_.parameters(), group);
   }
@@ -47,17 +31,13 @@ class typed_trainer final : public trainer {
     model_.parameters().update(options, rate, scale, step);
     model_.parameters().clear_gradients();
   }
-  model::adapter save() const override { return model_.save(); }
-  void load(std::span<const model::low_rank> factors) override { model_.load(factors); }
-  model::host_model trained(const model::host_model& source) override {
-    return train::trained_model(model_.parameters(), source);
-  }
   std::vector<trained_array> state() override {
     std::vector<trained_array> arrays;
     auto& set = model_.parameters();
     set.make_moments();
     for (std::size_t i = 0; i < set.size(); ++i) {
       auto& p = set[i];
+      if (!p.trained) continue;
       for (const auto& [suffix, from] : buffers_of(p)) {
         const auto values = from->to_host();
         arrays.push_back({p.name + suffix, p.rows, p.cols, {values.begin(), values.end()}});
@@ -70,6 +50,7 @@ class typed_trainer final : public trainer {
     set.make_moments();
     for (std::size_t i = 0; i < set.size(); ++i) {
       auto& p = set[i];
+      if (!p.trained) continue;
       for (const auto& [suffix, to] : buffers_of(p)) {
         const std::string name = p.name + suffix;
         const auto found = std::find_if(arrays.begin(), arrays.end(),
@@ -90,18 +71,78 @@ class typed_trainer final : public trainer {
   index_t n_parameters() override { return model_.parameters().n_elements(); }
   int n_threads() const override { return be_->n_threads(); }
 
+ protected:
+  template <class... Arguments>
+  explicit typed_state(std::shared_ptr<B> be, Arguments&&... arguments)
+      : be_(std::move(be)), model_(*be_, std::forward<Arguments>(arguments)...) {}
+
+  std::shared_ptr<B> be_;
+  Model model_;
+
  private:
   using parameter = train::parameter<B, element_t<B>>;
 
   static std::vector<std::pair<std::string, buffer<element_t<B>, B>*>> buffers_of(parameter& p) {
     return {{"", &p.value}, {".first", &p.first}, {".second", &p.second}};
   }
+};
+
+template <class B>
+class typed_trainer final : public typed_state<B, train::trainable_model<B>, trainer> {
+ public:
+  typed_trainer(std::shared_ptr<B> be, const model::host_model& weights,
+                const model::gist_rows& gists, const train::model_options& options)
+      : typed_state<B, train::trainable_model<B>, trainer>(std::move(be), weights, gists, options) {
+  }
+
+  double forward_backward(std::span<const train::sequence> sequences, double scale,
+                          std::uint64_t seed, double mix) override {
+    const auto b = batch(sequences);
+    if (mix == 0.0) return model_.forward_backward(b, scale, seed);
+    train::teacher<B> teacher;
+    const auto plain = train::plain_sequences(
+        sequences, static_cast<token_t>(model_.config().n_vocab), teacher.rows);
+    const auto read = batch(plain);
+    teacher.plain = &read;
+    teacher.mix = mix;
+    return model_.forward_backward(b, scale, seed, &teacher);
+  }
+  double loss(std::span<const train::sequence> sequences, double scale) override {
+    return model_.loss(batch(sequences), scale);
+  }
+  model::adapter save() const override { return model_.save(); }
+  void load(std::span<const model::low_rank> factors) override { model_.load(factors); }
+  model::host_model trained(const model::host_model& source) override {
+    return train::trained_model(model_.parameters(), source);
+  }
+
+ private:
+  using typed_state<B, train::trainable_model<B>, trainer>::be_;
+  using typed_state<B, train::trainable_model<B>, trainer>::model_;
+
   train::batch<B> batch(std::span<const train::sequence> sequences) {
     return {*be_, sequences, model_.options().rule, model_.config().n_vocab};
   }
+};
 
-  std::shared_ptr<B> be_;
-  train::trainable_model<B> model_;
+template <class B>
+class typed_soft_trainer final : public typed_state<B, gmsa::trainable_gmsa<B>, soft_trainer> {
+ public:
+  typed_soft_trainer(std::shared_ptr<B> be, const gmsa::host_parts& parts,
+                     const gmsa::training_options& options)
+      : typed_state<B, gmsa::trainable_gmsa<B>, soft_trainer>(std::move(be), parts, options) {}
+
+  double forward_backward(std::span<const gmsa::sample> samples, std::span<const index_t> rates,
+                          double scale, std::uint64_t seed) override {
+    return this->model_.forward_backward(samples, rates, scale, seed);
+  }
+  double loss(std::span<const gmsa::sample> samples, std::span<const index_t> rates,
+              double scale) override {
+    return this->model_.loss(samples, rates, scale);
+  }
+  gmsa::host_parts parts(const gmsa::host_parts& start) override {
+    return gmsa::trained_parts(this->model_, start);
+  }
 };
 
 }  // namespace gistkv::cli

@@ -183,6 +183,29 @@ TEST_CASE("a linear alignment is one map of each mean") {
   CHECK(c.compress({}, rate).size() == 0);
 }
 
+TEST_CASE("without alignment, the last row of each group is that of the encoder") {
+  const auto base = base_model();
+  auto parts = gmsa::untrained_parts(base, {2, 0});
+  random_generator random(6);
+  const auto ids = random_tokens(random, 10, base.config.n_vocab);
+  const auto all = compressor_type(be(), gmsa::compressor_of(parts)).compress(ids, 1);
+  parts.merging = gmsa::merging::last;
+  const compressor_type c(be(), gmsa::compressor_of(parts));
+  CHECK(c.n_alignment_layers() == 0);
+  for (const index_t chunk : {4, 512}) {
+    const auto soft = c.compress(ids, 4, {.chunk = chunk});
+    REQUIRE(soft.size() == 3);
+    index_t group = 0;
+    for (const index_t row : {3, 7, 9}) {
+      const auto found = soft.part(group++, 1);
+      const auto want = all.part(row, 1);
+      for (std::size_t j = 0; j < want.size(); ++j) {
+        CHECK(found[j] == doctest::Approx(want[j]).epsilon(1e-6));
+      }
+    }
+  }
+}
+
 TEST_CASE("a decoder reads vectors as it reads tokens") {
   const auto base = base_model();
   const model::transformer<backend, double> m(be(), base);
@@ -228,16 +251,18 @@ TEST_CASE("the derivative of merging is its transpose") {
       buffer<double, backend> o(be(), n_groups * d);
       buffer<double, backend> dx(be(), n * d);
       workspace<backend> scratch(be(), gmsa::group_merge_workspace_size<backend, double>(m));
-      gmsa::group_merge<backend, double>(be(), o.view({n_groups, d}), from.view({n, d}), m,
-                                         scratch);
-      gmsa::group_merge_backward<backend, double>(be(), dx.view({n, d}), d_o.view({n_groups, d}), m,
-                                                  scratch);
-      double left = 0;
-      double right = 0;
-      for (std::size_t i = 0; i < y.size(); ++i) left += o.to_host()[i] * y[i];
-      for (std::size_t i = 0; i < x.size(); ++i) right += dx.to_host()[i] * x[i];
-      CHECK(left == doctest::Approx(right).epsilon(1e-12));
-      CHECK(left != 0);
+      for (const gmsa::merging how : {gmsa::merging::mean, gmsa::merging::last}) {
+        gmsa::group_merge<backend, double>(be(), o.view({n_groups, d}), from.view({n, d}), m,
+                                           scratch, how);
+        gmsa::group_merge_backward<backend, double>(be(), dx.view({n, d}), d_o.view({n_groups, d}),
+                                                    m, scratch, how);
+        double left = 0;
+        double right = 0;
+        for (std::size_t i = 0; i < y.size(); ++i) left += o.to_host()[i] * y[i];
+        for (std::size_t i = 0; i < x.size(); ++i) right += dx.to_host()[i] * x[i];
+        CHECK(left == doctest::Approx(right).epsilon(1e-12));
+        CHECK(left != 0);
+      }
     }
   }
 }

@@ -45,8 +45,22 @@ gmsa::training_options options_of(gmsa::stage stage) {
   return {stage, {.rank = 2, .alpha = 3.0, .dropout = 0.0}};
 }
 
-constexpr gmsa::stage stages[] = {gmsa::stage::restoring, gmsa::stage::answering,
-                                  gmsa::stage::decoder};
+struct training_case {
+  gmsa::stage stage;
+  gmsa::merging merging = gmsa::merging::mean;
+  index_t alignment_layers = 1;
+};
+constexpr training_case cases[] = {{gmsa::stage::restoring},
+                                   {gmsa::stage::answering},
+                                   {gmsa::stage::decoder},
+                                   {gmsa::stage::restoring, gmsa::merging::last},
+                                   {gmsa::stage::restoring, gmsa::merging::mean, 0}};
+
+gmsa::host_parts start_of(const model::host_model& base, const training_case& c) {
+  auto parts = gmsa::untrained_parts(base, {2, c.alignment_layers});
+  parts.merging = c.merging;
+  return parts;
+}
 
 /// Ragged: a context of whole groups, one with a rest, none at all.
 struct samples {
@@ -71,15 +85,16 @@ struct samples {
 void move_off_zero(trainer& m, const samples& s) {
   m.parameters().clear_gradients();
   m.forward_backward(s.all, s.rates, s.scale(), 0);
-  m.update({0.9, 0.999, 1e-8, 0.0}, 0.05, 1.0, 1);
+  m.parameters().update(
+      {0.9, 0.999, 1e-8, 0.0}, [](auto) { return 0.05; }, 1.0, 1);
   m.parameters().clear_gradients();
 }
 
-TEST_CASE("gradients are differences of the loss, in every stage") {
+TEST_CASE("gradients are differences of the loss, in every stage and without parts of it") {
   const auto base = base_model();
   const samples s(base.config.n_vocab);
-  for (const gmsa::stage stage : stages) {
-    trainer m(be(), gmsa::untrained_parts(base, {2, 1}), options_of(stage));
+  for (const training_case& c : cases) {
+    trainer m(be(), start_of(base, c), options_of(c.stage));
     move_off_zero(m, s);
     m.forward_backward(s.all, s.rates, s.scale(), 0);
     random_generator random(4);
@@ -88,7 +103,7 @@ TEST_CASE("gradients are differences of the loss, in every stage") {
     for (std::size_t i = 0; i < m.parameters().size(); ++i) {
       auto& p = m.parameters()[i];
       CAPTURE(p.name);
-      if (!m.trains(p)) continue;
+      if (!p.trained) continue;
       ++n_trained;
       const auto gradient = p.gradient.to_host();
       double largest = 0;
@@ -110,8 +125,8 @@ TEST_CASE("gradients are differences of the loss, in every stage") {
       }
     }
     CHECK(n_trained >= base.config.n_layers);
-    if (stage == gmsa::stage::answering) CHECK(n_trained == base.config.n_layers);
-    MESSAGE("stage " << static_cast<int>(stage) << ": " << n_trained
+    if (c.stage == gmsa::stage::answering) CHECK(n_trained == base.config.n_layers);
+    MESSAGE("stage " << static_cast<int>(c.stage) << ": " << n_trained
                      << " parameters, largest error " << worst << " of the largest entry");
   }
 }
@@ -119,8 +134,8 @@ TEST_CASE("gradients are differences of the loss, in every stage") {
 TEST_CASE("a batch is the sum of its samples") {
   const auto base = base_model();
   const samples s(base.config.n_vocab);
-  for (const gmsa::stage stage : stages) {
-    trainer m(be(), gmsa::untrained_parts(base, {2, 1}), options_of(stage));
+  for (const training_case& c : cases) {
+    trainer m(be(), start_of(base, c), options_of(c.stage));
     move_off_zero(m, s);
     const double together = m.forward_backward(s.all, s.rates, s.scale(), 0);
     std::vector<std::vector<double>> gradients;
@@ -134,7 +149,7 @@ TEST_CASE("a batch is the sum of its samples") {
     }
     CHECK(together == doctest::Approx(apart).epsilon(1e-12));
     for (std::size_t i = 0; i < m.parameters().size(); ++i) {
-      if (!m.trains(m.parameters()[i])) continue;
+      if (!m.parameters()[i].trained) continue;
       const auto sum = m.parameters()[i].gradient.to_host();
       for (std::size_t j = 0; j < sum.size(); ++j) {
         CHECK(sum[j] == doctest::Approx(gradients[i][j]).epsilon(1e-9).scale(1e-3));
@@ -164,14 +179,15 @@ double used_loss(const gmsa::host_parts& parts, const gmsa::sample& s, index_t r
 TEST_CASE("steps lower the loss, and what was trained is what is used") {
   const auto base = base_model();
   const samples s(base.config.n_vocab);
-  for (const gmsa::stage stage : stages) {
-    const auto start = gmsa::untrained_parts(base, {2, 1});
-    trainer m(be(), start, options_of(stage));
+  for (const training_case& c : cases) {
+    const auto start = start_of(base, c);
+    trainer m(be(), start, options_of(c.stage));
     const double before = m.loss(s.all, s.rates, 1.0);
     for (index_t step = 1; step <= 8; ++step) {
       m.parameters().clear_gradients();
       m.forward_backward(s.all, s.rates, s.scale(), 0);
-      m.update({0.9, 0.999, 1e-8, 0.01}, 0.01, 1.0, step);
+      m.parameters().update(
+          {0.9, 0.999, 1e-8, 0.01}, [](auto) { return 0.01; }, 1.0, step);
     }
     const double after = m.loss(s.all, s.rates, 1.0);
     CHECK(after < before - 0.1);
@@ -180,9 +196,9 @@ TEST_CASE("steps lower the loss, and what was trained is what is used") {
     for (std::size_t i = 0; i < s.all.size(); ++i) used += used_loss(parts, s.all[i], s.rates[i]);
     CHECK(used == doctest::Approx(after).epsilon(1e-4));  // Weights were rounded to float.
     // And training goes on from there.
-    trainer again(be(), parts, options_of(stage));
+    trainer again(be(), parts, options_of(c.stage));
     CHECK(again.loss(s.all, s.rates, 1.0) == doctest::Approx(after).epsilon(1e-4));
-    MESSAGE("stage " << static_cast<int>(stage) << ": loss " << before << " to " << after
+    MESSAGE("stage " << static_cast<int>(c.stage) << ": loss " << before << " to " << after
                      << ", in use " << used);
   }
 }
@@ -196,6 +212,7 @@ TEST_CASE("what cannot be trained is refused") {
   const index_t zero = 0;
   CHECK_THROWS_AS(m.loss({&s.all[0], 1}, {&zero, 1}, 1.0), argument_error);
   parts.alignment = {};
+  parts.linear = base.blocks[0].output;
   CHECK_THROWS_AS(trainer(be(), parts, options_of(gmsa::stage::restoring)), argument_error);
 }
 

@@ -123,7 +123,7 @@ void check_gmsa_gradients() {
     worst_loss = std::max(worst_loss, std::abs(loss - c.at("loss").get<double>()));
     CHECK(std::abs(loss - c.at("loss").get<double>()) <= 2e-4);
     const double total = c.at("total_norm");
-    CHECK(std::abs(m.gradient_norm() - total) <= 1e-3 * total);
+    CHECK(std::abs(m.parameters().gradient_norm() - total) <= 1e-3 * total);
     for (const auto& t : c.at("tensors")) {
       const std::string tensor = t.at("name");
       CAPTURE(tensor);
@@ -203,13 +203,15 @@ void check_gmsa_training() {
       const double loss = m.forward_backward({&sample, 1}, {&rate, 1}, loss_of(sample), 0);
       worst = std::max(worst, std::abs(loss - s.at("loss").get<double>()));
       CHECK(std::abs(loss - s.at("loss").get<double>()) <= limit);
-      const double norm = m.gradient_norm();
+      const double norm = m.parameters().gradient_norm();
       const double want = s.at("grad_norm");
       CHECK(std::abs(norm - want) <= 2e-2 * want);
       worst_norm = std::max(worst_norm, std::abs(norm - want) / want);
       const double clip = run.at("clip_norm");
       const double scale = clip > 0 ? std::min(1.0, clip / (norm + 1e-6)) : 1.0;
-      m.update({0.9, 0.999, 1e-8, run.at("weight_decay").get<double>()}, s.at("lr"), scale, ++step);
+      m.parameters().update(
+          {0.9, 0.999, 1e-8, run.at("weight_decay").get<double>()},
+          [&](auto) { return s.at("lr").template get<double>(); }, scale, ++step);
     }
     const auto& after = run.at("loss_after_on_samples_m4");
     for (std::size_t i = 0; i < after.size(); ++i) {

@@ -297,6 +297,17 @@ TEST_CASE("an adapter holds what differs from the base, and comes back") {
       };
       CHECK(count("decoder.") == 1);
       CHECK(count("encoder.") == 28);
+      CHECK(back.parts.merging == gmsa::merging::mean);
+      if (n_alignment > 0) continue;
+      // Nor linear: nothing is between merged rows and soft tokens.
+      adapter.parts.linear = {};
+      adapter.parts.merging = gmsa::merging::last;
+      io::write_gmsa_adapter(file.path, adapter, base, weight_type::f32);
+      const auto bare = io::read_gmsa_adapter(file.path, base);
+      CHECK(bare.parts.merging == gmsa::merging::last);
+      CHECK(bare.parts.alignment.blocks.empty());
+      CHECK(bare.parts.linear.weight.empty());
+      CHECK(count("alignment.") == 0);
     }
   }
 }

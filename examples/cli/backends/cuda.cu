@@ -12,8 +12,8 @@ built_backend this_backend() {
   using backends::cuda;
   static constexpr cache_kind kinds[] = {{"bf16", make_cuda_bf16}};
   static constexpr checked_form forms[] = {{"bf16", "bf16", check_cuda_bf16}};
-  return {cuda<bf16>::name, kinds, forms, support_table<cuda<float>, cuda<bf16>, cuda<f16>>,
-          nullptr};
+  return {cuda<bf16>::name, kinds,  forms, support_table<cuda<float>, cuda<bf16>, cuda<f16>>,
+          nullptr,          nullptr};
 }
 
 }  // namespace gistkv::cli

@@ -13,8 +13,8 @@ built_backend this_backend() {
   using backends::eigen;
   static constexpr cache_kind kinds[] = {{"f32", make_eigen_f32}};
   static constexpr checked_form forms[] = {{"f32", "f32", check_eigen_f32}};
-  return {eigen<float>::name, kinds, forms, support_table<eigen<double>, eigen<float>>,
-          train_eigen};
+  return {eigen<float>::name, kinds,           forms, support_table<eigen<double>, eigen<float>>,
+          train_eigen,        train_soft_eigen};
 }
 
 }  // namespace gistkv::cli

@@ -14,4 +14,11 @@ trainer_ptr train_eigen(int n_threads, const model::host_model& weights,
                                                        weights, gists, options);
 }
 
+soft_trainer_ptr train_soft_eigen(int n_threads, const gmsa::host_parts& parts,
+                                  const gmsa::training_options& options) {
+  using backends::eigen;
+  return std::make_unique<typed_soft_trainer<eigen<float>>>(
+      std::make_shared<eigen<float>>(n_threads), parts, options);
+}
+
 }  // namespace gistkv::cli

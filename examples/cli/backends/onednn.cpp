@@ -15,8 +15,12 @@ built_backend this_backend() {
   static constexpr checked_form forms[] = {{"f32", "bf16", check_onednn_f32_bf16},
                                            {"f32", "f32", check_onednn_f32},
                                            {"bf16", "bf16", check_onednn_bf16}};
-  return {onednn<float>::name, kinds, forms,
-          support_table<onednn<float>, onednn<float, bf16>, onednn<bf16>>, train_onednn};
+  return {onednn<float>::name,
+          kinds,
+          forms,
+          support_table<onednn<float>, onednn<float, bf16>, onednn<bf16>>,
+          train_onednn,
+          train_soft_onednn};
 }
 
 }  // namespace gistkv::cli

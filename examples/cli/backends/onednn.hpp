@@ -15,5 +15,7 @@ conformance::report check_onednn_bf16(int n_threads, bool quick);
 std::unique_ptr<trainer> train_onednn(int n_threads, const model::host_model& weights,
                                       const model::gist_rows& gists,
                                       const train::model_options& options);
+std::unique_ptr<soft_trainer> train_soft_onednn(int n_threads, const gmsa::host_parts& parts,
+                                                const gmsa::training_options& options);
 
 }  // namespace gistkv::cli

@@ -15,4 +15,11 @@ trainer_ptr train_onednn(int n_threads, const model::host_model& weights,
       options);
 }
 
+soft_trainer_ptr train_soft_onednn(int n_threads, const gmsa::host_parts& parts,
+                                   const gmsa::training_options& options) {
+  using onednn = backends::onednn<float, bf16>;
+  return std::make_unique<typed_soft_trainer<onednn>>(
+      std::make_shared<onednn>(backends::onednn_options{.n_threads = n_threads}), parts, options);
+}
+
 }  // namespace gistkv::cli

@@ -44,7 +44,10 @@ class compressor {
   /// Packs the weights. The table stays where it is: rows are looked up on the host.
   /// @throws shape_error for parts that do not fit each other, and what transformer throws.
   compressor(B& be, const host_compressor& source)
-      : be_(&be), table_(source.encoder.token_embedding), storage_(source.encoder.storage) {
+      : be_(&be),
+        table_(source.encoder.token_embedding),
+        storage_(source.encoder.storage),
+        merging_(source.merging) {
     model::host_model layers = source.encoder;
     layers.token_embedding = {};
     layers.config.tied_head = false;
@@ -58,7 +61,7 @@ class compressor {
     if (!source.alignment.blocks.empty()) {
       alignment_.emplace(be, source.alignment);
       expect_width("alignment layers", alignment_->config().d_model);
-    } else {
+    } else if (!source.linear.weight.empty()) {
       expect_width("linear alignment", source.linear.weight.rows);
       expect_width("linear alignment", source.linear.weight.cols);
       linear_.emplace(be, source.linear);
@@ -69,7 +72,7 @@ class compressor {
   index_t d_model() const { return encoder_->config().d_model; }
   const model::model_config& encoder_config() const { return encoder_->config(); }
   index_t n_encoder_layers() const { return encoder_config().n_layers; }
-  /// 0: the alignment is linear.
+  /// 0: the alignment is linear, or there is none.
   index_t n_alignment_layers() const { return alignment_ ? alignment_->config().n_layers : 0; }
 
   /// Soft tokens of several contexts, read together; context i is merged in groups of rates[i]. A
@@ -125,7 +128,8 @@ class compressor {
           const index_t longest = std::min(rates[i], hidden.extent(0));
           workspace<B> scratch(*be_, group_merge_workspace_size<B, T>(longest));
           buffer<T, B> means(*be_, n_groups * d_model());
-          group_merge<B, T>(*be_, means.view({n_groups, d_model()}), hidden, rates[i], scratch);
+          group_merge<B, T>(*be_, means.view({n_groups, d_model()}), hidden, rates[i], scratch,
+                            merging_);
           append(merged[i], means.to_host());
           progress(total += hidden.extent(0));
         });
@@ -135,6 +139,7 @@ class compressor {
   /// The second half: soft tokens of merged rows.
   std::vector<model::soft_prompt> align(std::span<const model::soft_prompt> merged,
                                         const compress_options& options = {}) const {
+    if (!alignment_ && !linear_) return {merged.begin(), merged.end()};
     std::vector<model::soft_prompt> soft(merged.size());
     for (auto& s : soft) s.d_model = d_model();
     if (linear_) {
@@ -213,6 +218,7 @@ class compressor {
   B* be_;
   host_matrix table_;
   std::vector<std::shared_ptr<const void>> storage_;  ///< Of the table.
+  gmsa::merging merging_;
   std::optional<model::transformer<B, T, KV>> encoder_;
   std::optional<model::transformer<B, T, KV>> alignment_;
   std::optional<model::linear_map<B, T>> linear_;

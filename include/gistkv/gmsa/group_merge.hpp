@@ -16,6 +16,12 @@
 
 namespace gistkv::gmsa {
 
+/// What becomes of a group of rows.
+enum class merging {
+  mean,  ///< Their mean: GMSA.
+  last   ///< The last of them, as where a model compresses into rows of its own: to compare with.
+};
+
 /// @throws argument_error for a merge size below 1.
 inline void check_merge_size(index_t merge_size) {
   if (merge_size >= 1) return;
@@ -37,13 +43,19 @@ std::size_t group_merge_workspace_size(index_t merge_size) {
 
 namespace detail {
 
-/// The matrix whose every element is 1, as a row that the products below read with stride 0.
+/// The weights of the rows of a group, over 1 / its length for a mean. A shorter group has the last
+/// of them.
 template <class T, class B>
-vector_view<const T, space_of<B>> ones(B& be, index_t n, workspace<B>& scratch) {
+vector_view<const T, space_of<B>> group_weights(B& be, merging how, index_t n,
+                                                workspace<B>& scratch) {
   const auto row = scratch.template take<T>({n});
-  const std::vector<T> host(static_cast<std::size_t>(n), static_cast<T>(1.0F));
+  std::vector<T> host(static_cast<std::size_t>(n), static_cast<T>(how == merging::mean));
+  host.back() = static_cast<T>(1.0F);
   be.upload(row.data(), host.data(), host.size() * sizeof(T));
   return row;
+}
+inline double group_scale(merging how, index_t length) {
+  return how == merging::mean ? 1.0 / static_cast<double>(length) : 1.0;
 }
 
 /// Calls part(first group, groups, rows a group) for the whole groups of n rows and for the rest.
@@ -67,8 +79,9 @@ tensor_view<T, 3, Space> grouped(matrix_view<T, Space> x, index_t begin, index_t
 /// o[g, :] = mean of x[i, :], i in [g m, min((g + 1) m, n))
 ///
 /// Group merging of GMSA (arXiv 2505.12215): the mean of each m consecutive rows; the last group is
-/// averaged over its own length. Composed of one product with a row of ones for all whole groups,
-/// and one for the rest.
+/// averaged over its own length. Composed of one product with a row of weights for all whole
+/// groups, and one for the rest; merging::last takes the last row of each group by the same
+/// products.
 /// @param[out] o  [merged_rows(n, m), d]; must not alias x
 /// @param[in]  x  [n, d]; n = 0 does nothing
 /// Asynchronous. Allocates: no. @throws argument_error for m < 1, shape_error.
@@ -76,17 +89,18 @@ template <class B, class T>
 requires Computes<B, T>
 void group_merge(B& be, matrix_view<T, space_of<B>> o,
                  std::type_identity_t<matrix_view<const T, space_of<B>>> x, index_t merge_size,
-                 workspace<B>& scratch) {
+                 workspace<B>& scratch, merging how = merging::mean) {
   const index_t n = x.extent(0);
   ops::expect_shape("group_merge", "o", o, {merged_rows(n, merge_size), x.extent(1)});
   if (n == 0) return;
   const typename workspace<B>::scope scope(scratch);
-  const auto ones = detail::ones<T>(be, std::min(merge_size, n), scratch);
+  const auto weights = detail::group_weights<T>(be, how, std::min(merge_size, n), scratch);
   detail::for_whole_and_rest(n, merge_size, [&](index_t first, index_t count, index_t length) {
-    ops::matmul<B, T>(be, detail::grouped(o, first, count, 1),
-                      {ones.data(), {count, 1, length}, {0, length, 1}},
-                      detail::grouped(x, first * merge_size, count, length),
-                      {.alpha = 1.0 / static_cast<double>(length)});
+    ops::matmul<B, T>(
+        be, detail::grouped(o, first, count, 1),
+        {weights.data() + (weights.size() - length), {count, 1, length}, {0, length, 1}},
+        detail::grouped(x, first * merge_size, count, length),
+        {.alpha = detail::group_scale(how, length)});
   });
 }
 
@@ -99,17 +113,17 @@ template <class B, class T>
 requires Computes<B, T>
 void group_merge_backward(B& be, matrix_view<T, space_of<B>> dx,
                           std::type_identity_t<matrix_view<const T, space_of<B>>> d_o,
-                          index_t merge_size, workspace<B>& scratch) {
+                          index_t merge_size, workspace<B>& scratch, merging how = merging::mean) {
   const index_t n = dx.extent(0);
   ops::expect_shape("group_merge_backward", "d_o", d_o, {merged_rows(n, merge_size), dx.extent(1)});
   if (n == 0) return;
   const typename workspace<B>::scope scope(scratch);
-  const auto ones = detail::ones<T>(be, std::min(merge_size, n), scratch);
+  const auto weights = detail::group_weights<T>(be, how, std::min(merge_size, n), scratch);
   detail::for_whole_and_rest(n, merge_size, [&](index_t first, index_t count, index_t length) {
     ops::matmul<B, T>(be, detail::grouped(dx, first * merge_size, count, length),
-                      {ones.data(), {count, length, 1}, {0, 1, 1}},
+                      {weights.data() + (weights.size() - length), {count, length, 1}, {0, 1, 1}},
                       detail::grouped(d_o, first, count, 1),
-                      {.alpha = 1.0 / static_cast<double>(length)});
+                      {.alpha = detail::group_scale(how, length)});
   });
 }
 

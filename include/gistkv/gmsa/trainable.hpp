@@ -48,12 +48,16 @@ class trainable_gmsa {
   using matrix = matrix_view<T, space>;
 
   /// LoRA of the parts, where there is some, is where that of the encoder begins.
-  /// @throws argument_error for an alignment without layers, shape_error.
+  /// @throws argument_error for a linear alignment, shape_error.
   trainable_gmsa(B& be, const host_parts& parts, const training_options& options)
-      : be_(&be), options_(options), config_(parts.decoder.config), d_(config_.d_model), set_(be) {
-    if (parts.alignment.blocks.empty()) {
-      throw argument_error(
-          "gmsa training: the alignment has no layers, a linear one is not trained");
+      : be_(&be),
+        options_(options),
+        config_(parts.decoder.config),
+        d_(config_.d_model),
+        merging_(parts.merging),
+        set_(be) {
+    if (!parts.linear.weight.empty()) {
+      throw argument_error("gmsa training: a linear alignment is not trained");
     }
     const bool restoring = options.stage == stage::restoring;
     const model::host_model& decoder = parts.decoder;
@@ -76,37 +80,19 @@ class trainable_gmsa {
     // LoRA that is not trained is merged.
     encoder_.emplace(set_, restoring ? parts.encoder : compressor_of(parts).encoder, "encoder.",
                      false, false, restoring ? &options_.lora : nullptr);
-    alignment_.emplace(set_, parts.alignment, "alignment.", restoring, false, nullptr);
+    if (!parts.alignment.blocks.empty()) {
+      alignment_.emplace(set_, parts.alignment, "alignment.", restoring, false, nullptr);
+    }
     decoder_.emplace(set_, decoder, "decoder.", !restoring, options.stage == stage::decoder,
                      nullptr);
     if (restoring && !parts.encoder_lora.empty()) encoder_->load(factors_of(parts.encoder_lora));
+    for (std::size_t i = 0; i < set_.size(); ++i) set_[i].trained = trains(set_[i].name);
   }
 
   const model::model_config& config() const { return config_; }
   const training_options& options() const { return options_; }
+  /// Those that the stage does not train have a gradient too, where a block is trained as a whole.
   train::parameter_set<B, T>& parameters() { return set_; }
-  /// Whether the stage trains a parameter; others have a gradient too, where a block is trained as
-  /// a whole.
-  bool trains(const train::parameter<B, T>& p) const {
-    switch (options_.stage) {
-      case stage::restoring:
-        return !p.name.starts_with("decoder.");
-      case stage::answering:
-        return p.name.starts_with("decoder.") && p.name.ends_with(".query+key+value");
-      case stage::decoder:
-        break;
-    }
-    return p.name.starts_with("decoder.");
-  }
-
-  /// Euclidean norm of the gradients of what the stage trains.
-  double gradient_norm() {
-    double sum = 0;
-    for (std::size_t i = 0; i < set_.size(); ++i) {
-      if (trains(set_[i])) sum += ops::squared_norm<B, T>(*be_, set_[i].flat(set_[i].gradient));
-    }
-    return std::sqrt(sum);
-  }
 
   /// Sum over the labels of scale times the loss of each; gradients are added to those there are.
   /// @param seed  of dropout; a pass of its own wants a number of its own
@@ -122,20 +108,20 @@ class trainable_gmsa {
   /// The factors of the encoder's LoRA.
   std::vector<model::low_rank> lora() const { return encoder_->lora(); }
 
-  /// One step of AdamW on what the stage trains, number `step` from 1.
-  void update(const train::optimiser_options& o, double rate, double scale, index_t step) {
-    set_.make_moments();
-    for (std::size_t i = 0; i < set_.size(); ++i) {
-      auto& p = set_[i];
-      if (!trains(p)) continue;
-      const double decay = p.kind == train::parameter_kind::norm ? 0.0 : o.weight_decay;
-      ops::adamw<B, T>(*be_, p.flat(p.value), p.flat(p.gradient), p.flat(p.first), p.flat(p.second),
-                       {rate, o.beta1, o.beta2, o.eps, decay, scale, step});
-    }
-  }
-
  private:
   using sequences = std::vector<train::sequence>;
+
+  bool trains(const std::string& name) const {
+    switch (options_.stage) {
+      case stage::restoring:
+        return !name.starts_with("decoder.");
+      case stage::answering:
+        return name.starts_with("decoder.") && name.ends_with(".query+key+value");
+      case stage::decoder:
+        break;
+    }
+    return name.starts_with("decoder.");
+  }
 
   buffer<T, B> table_of(const host_matrix& source) {
     const std::vector<float> values = train::floats_of(source);
@@ -229,9 +215,13 @@ class trainable_gmsa {
         const auto& from = encoder_rows.parts[i];
         const auto& to = merged_batch.parts[i];
         group_merge<B, T>(*be_, means.rows(to.begin, to.count),
-                          encoded.hidden.rows(from.begin, from.count), context_rates[i], memory_);
+                          encoded.hidden.rows(from.begin, from.count), context_rates[i], memory_,
+                          merging_);
       }
-      aligned = alignment_->forward(means, merged_batch, plain, compressor_learns, memory_);
+      aligned.hidden = means;
+      if (alignment_) {
+        aligned = alignment_->forward(means, merged_batch, plain, compressor_learns, memory_);
+      }
     }
 
     // The decoder.
@@ -260,13 +250,14 @@ class trainable_gmsa {
     // Back through alignment and encoder.
     const matrix d_soft = memory_.template take<T>({n_soft, d_});
     ops::gather_rows<B, T>(*be_, d_soft, d, soft_at.view({n_soft}));
-    alignment_->backward(d_soft, aligned, merged_batch, plain, memory_);
+    if (alignment_) alignment_->backward(d_soft, aligned, merged_batch, plain, memory_);
     const matrix d_encoded = memory_.template take<T>({encoder_rows.n, d_});
     for (std::size_t i = 0; i < context_rates.size(); ++i) {
       const auto& to = encoder_rows.parts[i];
       const auto& from = merged_batch.parts[i];
       group_merge_backward<B, T>(*be_, d_encoded.rows(to.begin, to.count),
-                                 d_soft.rows(from.begin, from.count), context_rates[i], memory_);
+                                 d_soft.rows(from.begin, from.count), context_rates[i], memory_,
+                                 merging_);
     }
     encoder_->backward(d_encoded, encoded, encoder_rows, lora, memory_);
     return sum;
@@ -281,9 +272,9 @@ class trainable_gmsa {
         std::max(decoder_->workspace_size(decoder_rows), head_->workspace_size(false));
     if (merged.n > 0) {
       need += rows(encoder_rows.n) + encoder_->kept_bytes(encoder_rows, compressor_learns) +
-              rows(merged.n) + alignment_->kept_bytes(merged, compressor_learns);
+              rows(merged.n) + (alignment_ ? alignment_->kept_bytes(merged, compressor_learns) : 0);
       most = std::max({most, encoder_->workspace_size(encoder_rows),
-                       alignment_->workspace_size(merged),
+                       alignment_ ? alignment_->workspace_size(merged) : 0,
                        group_merge_workspace_size<B, T>(std::min(most_rate, encoder_rows.n))});
     }
     if (memory_.bytes() >= need + most) return;
@@ -301,6 +292,7 @@ class trainable_gmsa {
   training_options options_;
   model::model_config config_;
   index_t d_;
+  gmsa::merging merging_;
   index_t n_vocab_ = 0;
   train::parameter_set<B, T> set_;
   buffer<T, B> encoder_table_;

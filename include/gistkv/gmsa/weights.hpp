@@ -2,11 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gistkv/core/error.hpp>
 #include <gistkv/core/host_matrix.hpp>
+#include <gistkv/core/random.hpp>
+#include <gistkv/gmsa/group_merge.hpp>
 #include <gistkv/model/host_model.hpp>
 #include <gistkv/model/lora.hpp>
 
@@ -16,8 +24,9 @@ namespace gistkv::gmsa {
 struct host_compressor {
   model::host_model encoder;    ///< The first layers and the final norm, LoRA merged in; a table.
   model::host_model alignment;  ///< Layers and final norm that make soft tokens of merged rows;
-                                ///< no layers: `linear` does.
+                                ///< no layers: `linear` does, or nothing where that is empty.
   model::host_linear linear;    ///< [d_model, d_model]
+  gmsa::merging merging = gmsa::merging::mean;
 };
 
 /// All of GMSA in host memory, LoRA apart from what it is added to: what checkpoints hold.
@@ -28,11 +37,12 @@ struct host_parts {
   double lora_alpha = 0;                        ///< Of these; scale = alpha / rank.
   model::host_model alignment;
   model::host_linear linear;  ///< Used where the alignment has no layers.
+  gmsa::merging merging = gmsa::merging::mean;
 };
 
 /// Merges LoRA into the encoder. @throws shape_error as model::merge_lora.
 inline host_compressor compressor_of(const host_parts& parts) {
-  host_compressor c{parts.encoder, parts.alignment, parts.linear};
+  host_compressor c{parts.encoder, parts.alignment, parts.linear, parts.merging};
   if (!parts.encoder_lora.empty()) model::merge_lora(c.encoder, parts.encoder_lora);
   return c;
 }
@@ -56,7 +66,7 @@ inline model::host_model first_layers(const model::host_model& m, index_t n) {
 
 struct compressor_shape {
   index_t encoder_layers = 8;
-  index_t alignment_layers = 1;
+  index_t alignment_layers = 1;  ///< 0: merged rows are soft tokens as they are.
 };
 
 /// Where training begins: the encoder is the first layers of the model, the alignment a copy of the
@@ -67,8 +77,35 @@ inline host_parts untrained_parts(const model::host_model& m, const compressor_s
   parts.decoder = m;
   parts.encoder = first_layers(m, shape.encoder_layers);
   parts.encoder.token_embedding = m.token_embedding;
-  parts.alignment = first_layers(m, shape.alignment_layers);
+  if (shape.alignment_layers > 0) parts.alignment = first_layers(m, shape.alignment_layers);
   return parts;
+}
+
+/// Draws the maps of the alignment's layers anew, normal numbers of variance 1 / inputs, and sets
+/// its norms to 1: what is lost where it does not begin as layers of the decoder.
+inline void randomise_alignment(host_parts& parts, std::uint64_t seed) {
+  random_generator random(splitmix64(seed));
+  auto memory = std::make_shared<std::vector<std::vector<float>>>();
+  const auto fill = [&](host_matrix& m, bool draw) {
+    if (m.empty()) return;
+    std::vector<float>& values =
+        memory->emplace_back(static_cast<std::size_t>(m.rows * m.cols), 1.0F);
+    const double deviation = 1.0 / std::sqrt(static_cast<double>(m.cols));
+    for (float& x : values) {
+      if (draw) x = static_cast<float>(deviation * random.normal());
+    }
+    m.type = weight_type::f32;
+    m.data = std::as_bytes(std::span<const float>(values));
+  };
+  const model::block_lora none;
+  for (model::host_block& b : parts.alignment.blocks) {
+    for (const auto& [name, map, lora] : model::paired_maps(b, none)) fill(map->weight, true);
+    for (host_matrix* norm :
+         {&b.attention_norm, &b.feed_forward_norm, &b.query_norm, &b.key_norm}) {
+      fill(*norm, false);
+    }
+  }
+  parts.alignment.storage.push_back(std::move(memory));
 }
 
 }  // namespace gistkv::gmsa

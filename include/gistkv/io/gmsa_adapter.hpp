@@ -170,7 +170,10 @@ inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_ada
   for (std::size_t i = 0; i < parts.alignment.blocks.size(); ++i) {
     add_block(list, detail::layer_name("alignment", i), parts.alignment.blocks[i]);
   }
-  if (parts.alignment.blocks.empty()) {
+  const bool unaligned = parts.alignment.blocks.empty() && parts.linear.weight.empty();
+  if (unaligned) {
+    // Merged rows are soft tokens as they are.
+  } else if (parts.alignment.blocks.empty()) {
     list.add("alignment.linear.weight", parts.linear.weight);
     list.add_vector("alignment.linear.bias", parts.linear.bias);
   } else {
@@ -196,6 +199,8 @@ inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_ada
                      {"base", detail::base_text(fingerprint(base))},
                      {"encoder_layers", std::to_string(parts.encoder.blocks.size())},
                      {"alignment_layers", std::to_string(parts.alignment.blocks.size())},
+                     {"alignment", unaligned ? "none" : ""},
+                     {"merging", parts.merging == gmsa::merging::last ? "last" : "mean"},
                      {"lora_alpha", std::to_string(parts.lora_alpha)},
                      {"rates", rates}});
 }
@@ -249,11 +254,16 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
     detail::add_block_names(expected, detail::layer_name("alignment", static_cast<std::size_t>(i)),
                             c, rules);
   }
-  const bool linear = shape.alignment_layers == 0;
+  const std::string merging = metadata("merging");  // Once there was the mean only.
+  if (!merging.empty() && merging != "mean" && merging != "last") {
+    throw format_error(file.name() + ": metadata 'merging' is " + quote(merging) +
+                       ", expected 'mean' or 'last'");
+  }
+  const bool linear = shape.alignment_layers == 0 && metadata("alignment") != "none";
   if (linear) {
     expected.push_back({"alignment.linear.weight", {c.d_model, c.d_model}});
     expected.push_back({"alignment.linear.bias", {c.d_model}});
-  } else {
+  } else if (shape.alignment_layers > 0) {
     expected.push_back({"alignment.norm.weight", {c.d_model}});
   }
   // Any map of the decoder may be there, or not.
@@ -275,8 +285,8 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
   gmsa_adapter adapter;
   adapter.rates = gmsa_adapter_rates(file);
   gmsa::host_parts& parts = adapter.parts;
-  parts = gmsa::untrained_parts(
-      base, {shape.encoder_layers, std::max<index_t>(shape.alignment_layers, 1)});
+  parts = gmsa::untrained_parts(base, shape);
+  if (merging == "last") parts.merging = gmsa::merging::last;
   parts.decoder.storage.push_back(file.storage());
   parts.encoder.storage.push_back(file.storage());
   parts.alignment.storage.push_back(file.storage());
@@ -318,9 +328,6 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
     take_maps(parts.decoder.blocks[i], detail::layer_name("decoder", i));
   }
   if (linear) {
-    auto storage = std::move(parts.alignment.storage);
-    parts.alignment = {};
-    parts.alignment.storage = std::move(storage);
     take(parts.linear.weight, "alignment.linear.weight");
     take(parts.linear.bias, "alignment.linear.bias");
   }

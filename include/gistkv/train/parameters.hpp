@@ -33,6 +33,7 @@ struct parameter {
   parameter_kind kind = parameter_kind::weight;
   index_t rows = 0;
   index_t cols = 0;
+  bool trained = true;  ///< false: constant, though a block that is trained has its gradient.
   buffer<T, B> value;
   buffer<T, B> gradient;
   buffer<T, B> first;  ///< Moments; allocated at the first update.
@@ -92,9 +93,10 @@ class parameter_set {
   std::size_t size() const { return all_.size(); }
   parameter<B, T>& operator[](std::size_t i) { return *all_[i]; }
   const parameter<B, T>& operator[](std::size_t i) const { return *all_[i]; }
+  /// Of what is trained.
   index_t n_elements() const {
     index_t n = 0;
-    for (const auto& p : all_) n += p->rows * p->cols;
+    for (const auto& p : all_) n += p->trained ? p->rows * p->cols : 0;
     return n;
   }
 
@@ -102,17 +104,19 @@ class parameter_set {
     for (const auto& p : all_) clear(*be_, p->gradient);
   }
 
-  /// Euclidean norm of all gradients together.
+  /// Euclidean norm of all gradients of what is trained together.
   double gradient_norm() {
     double sum = 0;
-    for (const auto& p : all_) sum += ops::squared_norm<B, T>(*be_, p->flat(p->gradient));
+    for (const auto& p : all_) {
+      if (p->trained) sum += ops::squared_norm<B, T>(*be_, p->flat(p->gradient));
+    }
     return std::sqrt(sum);
   }
 
   /// Zero moments where there are none yet.
   void make_moments() {
     for (const auto& p : all_) {
-      if (p->first.size() > 0) continue;
+      if (!p->trained || p->first.size() > 0) continue;
       for (auto* b : {&p->first, &p->second}) {
         *b = buffer<T, B>(*be_, p->rows * p->cols);
         clear(*be_, *b);
@@ -120,12 +124,13 @@ class parameter_set {
     }
   }
 
-  /// One step of AdamW on every parameter, number `step` from 1. `rate(kind)` is the learning rate
+  /// One step of AdamW on what is trained, number `step` from 1. `rate(kind)` is the learning rate
   /// of a kind; gradients are multiplied with `scale` first.
   template <class Rate>
   void update(const optimiser_options& o, Rate&& rate, double scale, index_t step) {
     make_moments();
     for (const auto& p : all_) {
+      if (!p->trained) continue;
       const double decay = p->kind == parameter_kind::norm ? 0.0 : o.weight_decay;
       ops::adamw<B, T>(*be_, p->flat(p->value), p->flat(p->gradient), p->flat(p->first),
                        p->flat(p->second),

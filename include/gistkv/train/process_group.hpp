@@ -61,6 +61,7 @@ void sum_gradients(parameter_set<B, T>& set, G& group, index_t bucket = index_t{
     filled = 0;
   };
   for (std::size_t i = 0; i < set.size(); ++i) {
+    if (!set[i].trained) continue;
     buffer<T, B>& gradient = set[i].gradient;
     for (index_t begin = 0; begin < gradient.size();) {
       const index_t n = std::min(gradient.size() - begin, bucket - filled);

@@ -1,0 +1,168 @@
+#!/bin/sh
+# Copyright 2026 The gistkv authors
+# SPDX-License-Identifier: Apache-2.0
+
+# gmsa_train.sh PROGRAM: a compressor of gmsa trained in both stages, a run that is killed and goes on,
+# what was trained under eval, and what is refused (environment variable GISTKV_DATA_DIR).
+set -eu
+gistkv=$1
+. "$(dirname "$0")/common.sh"
+make_tiny_model "$work/model"
+model=$work/model
+i=0
+while [ $i -lt 24 ]; do
+  echo "{\"text\": \"Tom saw a ship. It had $i red sails! Was it big? It was big. Tom ran to it.\"}"
+  echo "{\"context\": \"Tom has $i cats.\", \"question\": \"How many?\", \"answers\": [\" \", \"$i\"]}" >&3
+  i=$((i + 1))
+done > "$work/docs.jsonl" 3> "$work/questions.jsonl"
+
+# config STAGES [MORE]: $work/c.json, writing to $work/run.
+config() {
+  cat > "$work/c.json" << END
+{"model": "$model", "output": "$work/run", "seed": 3, "rates": [4, 2], "encoder_layers": 3,
+ "data": {"files": ["$work/docs.jsonl"], "cache": "$work/tokens.safetensors"}, "restore": "R",
+ "questions": ["$work/questions.jsonl"], "format": "plain", "instruction": "", ${2:-}
+ "lora": {"rank": 4, "alpha": 8}, "save_every": 1, "validate_every": 4, "validation_windows": 4,
+ "stages": [$1]}
+END
+}
+restoring='{"train": "restoring", "sequence": 64, "batch": 4, "micro_batch": 2, "steps": 12,
+            "learning_rate": 0.01}'
+answering='{"train": "answering", "sequence": 64, "batch": 4, "micro_batch": 4, "steps": 6,
+            "learning_rate": 0.002}'
+config "$restoring, $answering"
+does train gmsa --config "$work/c.json" --threads 1 --json
+holds 'both stages' 'd["stages"] == 2 and d["loss"] > 0 and d["validation"] > 0'
+checks=$((checks + 1))
+python3 - "$work/run/log.csv" << 'END' || wrong "losses do not fall: $(cat "$work/run/log.csv")"
+import csv, sys
+rows = list(csv.DictReader(open(sys.argv[1])))
+fell = len(rows) == 18
+for stage, n in (("1", 4), ("2", 2)):
+    losses = [float(r["loss"]) for r in rows if r["stage"] == stage]
+    fell = fell and sum(losses[-n:]) < sum(losses[:n])
+sys.exit(0 if fell else 1)
+END
+does inspect "$work/run/adapter.safetensors" --model "$model" --json
+holds inspect 'd["method"] == "gmsa" and d["metadata"]["rates"] == "4,2"'
+mv "$work/run" "$work/whole"
+
+# The same run, killed without warning in its second stage.
+"$gistkv" train gmsa --config "$work/c.json" --threads 1 > /dev/null 2>&1 &
+victim=$!
+tries=0
+while [ $tries -lt 6000 ]; do
+  [ "$(wc -l 2> /dev/null < "$work/run/log.csv" || echo 0)" -ge 15 ] && break
+  kill -0 $victim 2> /dev/null || break
+  sleep 0.01
+  tries=$((tries + 1))
+done
+kill -KILL $victim 2> /dev/null || true
+wait $victim 2> /dev/null || true
+does train gmsa --config "$work/c.json" --resume --threads 1 --json
+for file in adapter checkpoint; do
+  checks=$((checks + 1))
+  cmp "$work/whole/$file.safetensors" "$work/run/$file.safetensors" ||
+    wrong "$file: a run that was killed and went on gives other bytes"
+done
+steps() { sed 1d "$1" | cut -d, -f1-7; }
+[ "$(steps "$work/whole/log.csv")" = "$(steps "$work/run/log.csv")" ] ||
+  wrong "log.csv differs: $(steps "$work/run/log.csv")"
+
+# A stage moves what it says and nothing else.
+config "$restoring"
+rm -rf "$work/run"
+does train gmsa --config "$work/c.json" --threads 1 --json
+checks=$((checks + 1))
+python3 - "$work/run/adapter.safetensors" "$work/whole/adapter.safetensors" << 'END' ||
+import json, struct, sys
+def tensors(path):
+    data = open(path, "rb").read()
+    n = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + n])
+    header.pop("__metadata__")
+    at = lambda v: slice(8 + n + v["data_offsets"][0], 8 + n + v["data_offsets"][1])
+    return {k: data[at(v)] for k, v in header.items()}
+one, two = map(tensors, sys.argv[1:])
+new = sorted(set(two) - set(one))
+sys.exit(0 if all(two[k] == v for k, v in one.items()) and len(new) == 15 and
+         all(k.startswith("decoder.") and k.split(".")[-2] in ("q_proj", "k_proj", "v_proj") for k in new)
+         else 1)
+END
+  wrong 'the second stage moves other weights than query, key and value of the decoder'
+
+# The parts of the method that may be left out.
+for part in '"merging": "last",' '"alignment": "none",' '"alignment": "random",'; do
+  config "$restoring" "$part"
+  rm -rf "$work/run"
+  does train gmsa --config "$work/c.json" --threads 1 --json
+  does eval restore --method gmsa --data "$work/docs.jsonl" --limit 2 --length 24 --model "$model" \
+    --adapter "$work/run/adapter.safetensors" --prompt R --json
+  holds "restore with $part" '{r["metric"] for r in d["rows"]} == {"bleu", "token_accuracy",
+    "exact_prefix"} and all(0 <= r["value"] <= 1 for r in d["rows"])'
+done
+
+# Under eval, beside the others.
+adapter=$work/whole/adapter.safetensors
+soft="--method full,gmsa --adapter $adapter --model $model"
+does eval qa --data "$work/questions.jsonl" --format plain --limit 3 --max-tokens 4 $soft --json
+holds qa '{(r["metric"], r["method"]) for r in d["rows"]} >= {("em", "gmsa"), ("f1", "gmsa"),
+  ("em", "full")} and all(3 < r["value"] <= 4 for r in d["rows"] if r["metric"] == "kv_ratio_bytes"
+  and r["method"] == "gmsa")'
+does eval ppl --data "$work/docs.jsonl" --limit 2 --length 64 $soft --json
+holds ppl '(lambda v: all(x > 1 for x in v["ppl_regular", "gmsa"]) and
+  v["kv_bytes_mean", "gmsa"] < v["kv_bytes_mean", "full"])(
+  {(r["metric"], r["method"]): [r["value"]] for r in d["rows"]})'
+does eval compression --data "$work/docs.jsonl" --limit 2 --length 64 $soft --rate 8 --json
+holds compression 'all(r["value"] == 8 and r["settings"]["rate"] == 8 for r in d["rows"]
+  if r["method"] == "gmsa" and r["metric"] in ("ratio_tokens", "kv_ratio_bytes"))'
+does eval speed --data "$work/docs.jsonl" --limit 1 --length 64 --max-tokens 4 $soft --json
+holds speed '{"end_to_end_gain", "prefill_gain", "prefill_gain_counted"} <=
+  {r["metric"] for r in d["rows"] if r["method"] == "gmsa"}'
+does eval ppl --data "$work/docs.jsonl" --limit 1 --length 64 --method sag,gmsa --model "$model" --json
+says err 'compressor is untrained'
+
+# What is refused.
+refuses 1 'rate is 99, want at most the [0-9]* tokens' eval ppl --data "$work/docs.jsonl" \
+  --limit 1 --length 64 $soft --rate 99
+refuses 2 'rate is 0' eval ppl --data "$work/docs.jsonl" $soft --rate 0
+refuses 2 'rate and compressors have no meaning' eval ppl --data x --model "$model" --rate 4
+refuses 2 'positions has no meaning for gmsa' eval ppl --data "$work/docs.jsonl" --length 64 \
+  --positions 2 $soft
+refuses 2 'gmsa has no meaning under choice' eval choice --data x $soft
+refuses 2 'method full restores nothing' eval restore --data "$work/docs.jsonl" $soft
+config "$restoring" '"colour": 1,'
+refuses 1 "key 'colour' is unknown" train gmsa --config "$work/c.json"
+for bad in '"rates": [],' '"rates": [4, 0],'; do
+  config "$restoring"
+  sed -i "s/\"rates\": \[4, 2\],/$bad/" "$work/c.json"
+  refuses 1 "field 'rates' is .*, want a list of whole numbers above 0" train gmsa --config "$work/c.json"
+done
+config "$restoring"
+sed -i 's/"encoder_layers": 3/"encoder_layers": 9/' "$work/c.json"
+refuses 1 '9 layers are asked for, the model has 5' train gmsa --config "$work/c.json"
+config "$answering, $restoring"
+refuses 1 'stages\[1\]: restores behind a stage that answers' train gmsa --config "$work/c.json"
+config "$answering"
+sed -i 's/"questions": .*"format"/"format"/' "$work/c.json"
+refuses 1 "has nothing to learn from, want field 'questions'" train gmsa --config "$work/c.json"
+config "$restoring, $answering" "\"adapter\": \"$adapter\","
+sed -i 's/"encoder_layers": 3/"encoder_layers": 2/' "$work/c.json"
+refuses 1 'has 3 encoder and 1 alignment layers, the config asks for 2 and 1' \
+  train gmsa --config "$work/c.json"
+
+# A checkpoint of another model, and one that is cut.
+cp -r "$work/whole" "$work/run.good"
+rm -rf "$work/run"
+mv "$work/run.good" "$work/run"
+config "$restoring, $answering"
+python3 - "$work/run/checkpoint.safetensors" << 'END'
+import re, sys
+data = open(sys.argv[1], "rb").read()
+open(sys.argv[1], "wb").write(re.sub(rb'("base":")....', rb'\g<1>0000', data, count=1))
+END
+refuses 1 'checkpoint.safetensors: was trained on another model' \
+  train gmsa --config "$work/c.json" --resume
+head -c 5000 "$work/whole/checkpoint.safetensors" > "$work/run/checkpoint.safetensors"
+refuses 1 'checkpoint.safetensors' train gmsa --config "$work/c.json" --resume
+finish
