@@ -172,11 +172,16 @@ inline constexpr std::size_t masked_attention = operations.size() - 1;
 /// All element types of the library.
 inline constexpr std::array<std::string_view, 4> element_types = {"f64", "f32", "bf16", "f16"};
 
+/// Those of a cache.
+inline constexpr std::array<std::string_view, 5> cache_element_types = {"f64", "f32", "bf16", "f16",
+                                                                        "q8"};
+
 /// What is there for activations of one type.
 struct type_support {
   std::string_view type;
   std::array<support, operations.size()> of = {};
-  std::array<bool, element_types.size()> caches = {};  ///< Types of a cache that these may use.
+  std::array<bool, cache_element_types.size()> caches =
+      {};  ///< Types of a cache that these may use.
 };
 
 /// A cache type that a program was built with, and how it computes with that.

@@ -193,7 +193,7 @@ constexpr type_support support_of() {
       row.of[spans_attention] = B::native_attention ? support::native : support::composed;
       row.of[masked_attention] = support::composed;
       const std::array caches = {has_cache<B, T, double>, has_cache<B, T, float>,
-                                 has_cache<B, T, bf16>, has_cache<B, T, f16>};
+                                 has_cache<B, T, bf16>, has_cache<B, T, f16>, has_cache<B, T, q8>};
       for (std::size_t i = 0; i < caches.size(); ++i) row.caches[i] = row.caches[i] || caches[i];
     }
   };

@@ -111,7 +111,9 @@ void read(std::span<const std::byte> file) {
   test::memory_backend be;
   try {
     auto loaded = cache::load_snapshot<bf16>(be, file, "fuzz");
-    go_on(loaded.cache);
+    const cache::cache_shape& shape = loaded.cache.shape();
+    // No rows of any shape take no bytes, but the first row might take all memory.
+    if (shape.n_layers * shape.n_kv_heads * shape.head_dim < 1000) go_on(loaded.cache);
   } catch (const format_error&) {
     // The one way out for a file that is not what it should be.
   } catch (const argument_error&) {
