@@ -62,10 +62,13 @@ backend_ptr make_backend(const std::optional<std::string>& cache_type, int n_thr
   return kind->make(n_threads);
 }
 
-std::size_t cache_type_bytes(std::string_view name, const std::string& file) {
-  if (name == "f32") return 4;
-  if (name == "bf16") return 2;
-  throw format_error(file + ": cache type '" + std::string(name) + "', expected f32 or bf16");
+std::size_t cache_row_bytes(std::string_view type, index_t head_dim, const std::string& file) {
+  using cache::stored_type;
+  for (const auto t : {stored_type::f32, stored_type::bf16, stored_type::f16, stored_type::q8}) {
+    if (to_string(t) == type) return cache::stored_row_bytes(t, head_dim);
+  }
+  throw format_error(file + ": cache type '" + std::string(type) +
+                     "', expected f32, bf16, f16 or q8");
 }
 
 }  // namespace gistkv::cli

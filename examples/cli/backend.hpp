@@ -63,8 +63,8 @@ class sequence_cache {
   virtual const cache::cache_shape& shape() const = 0;
   virtual const cache::row_ledger& ledger() const = 0;
   virtual cache_sizes sizes() const = 0;
-  virtual std::vector<std::byte> snapshot(const cache::snapshot_info& info,
-                                          const model::soft_prompt& soft) const = 0;
+  virtual void save(const cache::snapshot_info& info, const model::soft_prompt& soft,
+                    const cache::byte_sink& sink) const = 0;
 };
 using cache_ptr = std::unique_ptr<sequence_cache>;
 
@@ -147,8 +147,10 @@ class backend {
                                                const model::gist_rows& gists) = 0;
   virtual std::unique_ptr<resident_compressor> load_compressor(
       const gmsa::host_compressor& weights) = 0;
-  /// Rows of another element type are converted. @throws format_error naming the file.
-  virtual loaded_cache load_cache(std::span<const std::byte> bytes, const std::string& name) = 0;
+  /// Rows of another element type are converted; others stay in the memory of `owner`, see
+  /// cache::load_snapshot.
+  virtual loaded_cache load_cache(cache::snapshot_contents contents,
+                                  const std::shared_ptr<const void>& owner) = 0;
 };
 using backend_ptr = std::shared_ptr<backend>;
 
@@ -174,11 +176,16 @@ inline constexpr std::size_t masked_attention = operations.size() - 1;
 /// All element types of the library.
 inline constexpr std::array<std::string_view, 4> element_types = {"f64", "f32", "bf16", "f16"};
 
+/// Those of a cache.
+inline constexpr std::array<std::string_view, 5> cache_element_types = {"f64", "f32", "bf16", "f16",
+                                                                        "q8"};
+
 /// What is there for activations of one type.
 struct type_support {
   std::string_view type;
   std::array<support, operations.size()> of = {};
-  std::array<bool, element_types.size()> caches = {};  ///< Types of a cache that these may use.
+  std::array<bool, cache_element_types.size()> caches =
+      {};  ///< Types of a cache that these may use.
 };
 
 /// A cache type that a program was built with, and how it computes with that.
@@ -229,7 +236,7 @@ void check_cache_type(const std::string& name);
 /// @throws usage_error as check_cache_type.
 backend_ptr make_backend(const std::optional<std::string>& cache_type, int n_threads);
 
-/// Bytes of an element of a cache type that some program writes. @throws format_error.
-std::size_t cache_type_bytes(std::string_view name, const std::string& file);
+/// Bytes of a row of one head in a cache type that some program writes. @throws format_error.
+std::size_t cache_row_bytes(std::string_view type, index_t head_dim, const std::string& file);
 
 }  // namespace gistkv::cli

@@ -7,9 +7,12 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
+#include <span>
 #include <utility>
 
 #include <cli/errors.hpp>
+#include <cli/output.hpp>
 #include <cli/soft.hpp>
 #include <gistkv/io/atomic_file.hpp>
 #include <gistkv/io/mapped_file.hpp>
@@ -52,22 +55,24 @@ bool is_context_file(const std::string& path) {
   return file.good() && magic == cache::detail::snapshot_magic;
 }
 
-context_file load_context_file(backend_ptr be, const std::string& path) {
-  const io::mapped_file file(path);
-  loaded_cache loaded = be->load_cache(file.bytes(), path);
-  const std::string* type = loaded.info.find("cache_type");
-  std::string name = type != nullptr ? *type : "f32";  // Once there was no other.
-  cache_type_bytes(name, path);
-  return {std::move(be),   std::move(loaded.cache), std::move(loaded.info),
-          std::move(name), file.bytes().size(),     std::move(loaded.soft)};
-}
-
 context_file load_context_file(const std::string& path,
                                const std::optional<std::string>& cache_type, int n_threads) {
-  context_file file = load_context_file(make_backend(cache_type, n_threads), path);
-  const bool other = file.cache_type != file.be->info().cache_type;
-  if (cache_type || !other || !has_cache_type(file.cache_type)) return file;
-  return load_context_file(make_backend(file.cache_type, n_threads), path);
+  const stopwatch mapping;
+  const auto file = std::make_shared<const io::mapped_file>(path);
+  cache::snapshot_contents contents = cache::read_snapshot(file->bytes(), path);
+  double seconds = mapping.seconds();
+  // Rows of old files were f32, whatever the cache had been.
+  const std::string* said = contents.version < 3 ? contents.info.find("cache_type") : nullptr;
+  std::string type = said != nullptr ? *said : std::string(to_string(contents.type));
+  cache_row_bytes(type, contents.shape.head_dim, path);
+  backend_ptr be = make_backend(
+      !cache_type && has_cache_type(type) ? std::optional(type) : cache_type, n_threads);
+  const stopwatch loading;
+  loaded_cache loaded = be->load_cache(std::move(contents), file);
+  seconds += loading.seconds();
+  return {std::move(be),   std::move(loaded.cache), std::move(loaded.info),
+          std::move(type), file->bytes().size(),    std::move(loaded.soft),
+          seconds};
 }
 
 const std::string& entry(const context_file& file, const std::string& path,
@@ -158,7 +163,9 @@ context open_context(context_file file, const std::string& path, const engine& e
   c.report = json::parse(report, nullptr, false);
   if (!c.report.is_object()) throw format_error(path + ": entry 'report' is no JSON object");
   c.report["file_bytes"] = file.file_bytes;
-  scale_bytes(c.report, cache_type_bytes(file.cache_type, path), cache_type_bytes(type, path));
+  const index_t head_dim = c.cache->shape().head_dim;
+  scale_bytes(c.report, cache_row_bytes(file.cache_type, head_dim, path),
+              cache_row_bytes(type, head_dim, path));
   return c;
 }
 
@@ -180,17 +187,21 @@ std::uint64_t save_context(const context& c, const std::string& path, const engi
                                        : "untrained"},
       {"rate", std::to_string(settings.rate)},
       {"seed", std::to_string(seed)},
-      {"cache_type", e.be->info().cache_type},
       {"chat", c.chat ? "yes" : "no"},
       {"stage", stage_text(c.stage)},
       {"text", c.text},
       {"read", c.read},
       {"report", report},
   };
-  const std::vector<std::byte> bytes = c.cache->snapshot(info, c.soft);
+  std::uint64_t n_bytes = 0;
   const signals_held held;
-  io::write_file_atomically(path, std::span<const std::byte>(bytes));
-  return bytes.size();
+  io::write_file_atomically(path, [&](const io::file_sink& file) {
+    c.cache->save(info, c.soft, [&](std::span<const std::byte> bytes) {
+      file(bytes);
+      n_bytes += bytes.size();
+    });
+  });
+  return n_bytes;
 }
 
 }  // namespace gistkv::cli

@@ -98,8 +98,8 @@ json config_report(const model::model_config& c) {
 
 std::size_t row_bytes(const cache::cache_shape& shape, const std::string& cache_type,
                       const std::string& file) {
-  return 2 * cache_type_bytes(cache_type, file) *
-         static_cast<std::size_t>(shape.n_layers * shape.n_kv_heads * shape.head_dim);
+  return 2 * cache_row_bytes(cache_type, shape.head_dim, file) *
+         static_cast<std::size_t>(shape.n_layers * shape.n_kv_heads);
 }
 
 json inspect_model(const std::string& path) {
@@ -182,6 +182,7 @@ json inspect_context(const std::string& path, const model_options& model) {
   r["kind"] = "compressed context";
   r["file_bytes"] = file.file_bytes;
   r["checksum"] = "good";
+  r["seconds_load"] = file.seconds;
   r["fingerprints"] = {{"model", hex(file.info.model)},
                        {"tokenizer", hex(file.info.tokenizer)},
                        {"adapter", hex(file.info.adapter)}};
@@ -210,6 +211,11 @@ json inspect_context(const std::string& path, const model_options& model) {
     } else {
       r[key] = value;
     }
+  }
+  const auto report = r.find("report");
+  if (report != r.end() && report->contains("seconds") && (*report)["seconds"].is_number()) {
+    r["seconds_read"] = (*report)["seconds"];
+    r["load_times_faster"] = (*report)["seconds"].get<double>() / file.seconds;
   }
   if (model.model.empty()) return r;
   std::uint64_t seed = 0;

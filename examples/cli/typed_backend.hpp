@@ -41,9 +41,9 @@ class typed_cache final : public sequence_cache {
             rows_.bytes_held(),          rows_.bytes_allocated(), rows_.peak_bytes_held(),
             rows_.peak_bytes_allocated()};
   }
-  std::vector<std::byte> snapshot(const cache::snapshot_info& info,
-                                  const model::soft_prompt& soft) const override {
-    return cache::save_snapshot(rows_, info, soft);
+  void save(const cache::snapshot_info& info, const model::soft_prompt& soft,
+            const cache::byte_sink& sink) const override {
+    cache::write_snapshot(rows_, info, soft, sink);
   }
 
   rows_type& rows() { return rows_; }
@@ -155,8 +155,9 @@ class typed_backend final : public backend {
       const gmsa::host_compressor& weights) override {
     return std::make_unique<typed_compressor<B, KV>>(be_, weights);
   }
-  loaded_cache load_cache(std::span<const std::byte> bytes, const std::string& name) override {
-    auto loaded = cache::load_snapshot<KV>(*be_, bytes, name);
+  loaded_cache load_cache(cache::snapshot_contents contents,
+                          const std::shared_ptr<const void>& owner) override {
+    auto loaded = cache::load_snapshot<KV>(*be_, std::move(contents), owner);
     return {std::make_unique<typed_cache<B, KV>>(be_, std::move(loaded.cache)),
             std::move(loaded.info), std::move(loaded.soft)};
   }
@@ -192,7 +193,7 @@ constexpr type_support support_of() {
       row.of[spans_attention] = B::native_attention ? support::native : support::composed;
       row.of[masked_attention] = support::composed;
       const std::array caches = {has_cache<B, T, double>, has_cache<B, T, float>,
-                                 has_cache<B, T, bf16>, has_cache<B, T, f16>};
+                                 has_cache<B, T, bf16>, has_cache<B, T, f16>, has_cache<B, T, q8>};
       for (std::size_t i = 0; i < caches.size(); ++i) row.caches[i] = row.caches[i] || caches[i];
     }
   };

@@ -65,8 +65,10 @@ std::string support_markdown() {
     std::vector<std::string> cells = {std::string(built.name), std::string(row.type)};
     for (const support s : row.of) cells.emplace_back(to_string(s));
     std::string caches;
-    for (std::size_t i = 0; i < element_types.size(); ++i) {
-      if (row.caches[i]) caches += (caches.empty() ? "" : ", ") + std::string(element_types[i]);
+    for (std::size_t i = 0; i < cache_element_types.size(); ++i) {
+      if (row.caches[i]) {
+        caches += (caches.empty() ? "" : ", ") + std::string(cache_element_types[i]);
+      }
     }
     cells.push_back(caches.empty() ? "no" : caches);
     table += table_line(cells);

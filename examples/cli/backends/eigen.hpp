@@ -7,6 +7,8 @@
 namespace gistkv::cli {
 
 backend_ptr make_eigen_f32(int n_threads);
+backend_ptr make_eigen_f16(int n_threads);
+backend_ptr make_eigen_q8(int n_threads);
 conformance::report check_eigen_f32(int n_threads, bool quick);
 
 std::unique_ptr<trainer> train_eigen(int n_threads, const model::host_model& weights,

@@ -11,7 +11,10 @@ namespace gistkv::cli {
 
 built_backend this_backend() {
   using backends::onednn;
-  static constexpr cache_kind kinds[] = {{"bf16", make_onednn_f32_bf16}, {"f32", make_onednn_f32}};
+  static constexpr cache_kind kinds[] = {{"bf16", make_onednn_f32_bf16},
+                                         {"f32", make_onednn_f32},
+                                         {"f16", make_onednn_f16},
+                                         {"q8", make_onednn_q8}};
   static constexpr checked_form forms[] = {{"f32", "bf16", check_onednn_f32_bf16},
                                            {"f32", "f32", check_onednn_f32},
                                            {"bf16", "bf16", check_onednn_bf16}};

@@ -8,6 +8,8 @@ namespace gistkv::cli {
 
 backend_ptr make_onednn_f32_bf16(int n_threads);
 backend_ptr make_onednn_f32(int n_threads);
+backend_ptr make_onednn_f16(int n_threads);
+backend_ptr make_onednn_q8(int n_threads);
 conformance::report check_onednn_f32_bf16(int n_threads, bool quick);
 conformance::report check_onednn_f32(int n_threads, bool quick);
 conformance::report check_onednn_bf16(int n_threads, bool quick);

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include <gistkv/cache/kv_prefix.hpp>
 #include <gistkv/cache/kv_segment.hpp>
 #include <gistkv/cache/row_ledger.hpp>
 #include <gistkv/core/backend.hpp>
@@ -90,16 +91,12 @@ class gist_cache {
   }
 
   /// A sequence that goes on from this one: its anchors become a prefix that both read and none
-  /// writes (this cache keeps it too); only the raw rows are copied.
+  /// writes (this cache keeps it too); only the raw rows are copied. Anchors behind a prefix are
+  /// copied as well while they are fewer than it, so that the prefix stays the one of all forks.
   gist_cache fork() {
-    freeze();
-    gist_cache twin(*be_, shape_, options_);
-    twin.ledger_ = ledger_;
-    twin.shared_ = shared_;
-    twin.n_shared_ = n_shared_;
-    twin.take_live_rows(*this);
-    twin.peak_allocated_ = twin.bytes_allocated();
-    return twin;
+    cancel();
+    if (n_own() > n_shared_) freeze();
+    return copy();
   }
 
   const cache_options& options() const { return options_; }
@@ -125,6 +122,8 @@ class gist_cache {
   }
   /// Bytes that this cache owns, used or not; the shared prefix is not its own.
   std::size_t bytes_allocated() const { return anchors_.bytes() + local_.bytes(); }
+  /// Bytes of the shared prefix, which lie once in memory for all caches that read it.
+  std::size_t bytes_shared() const { return bytes_per_row() * static_cast<std::size_t>(n_shared_); }
   std::size_t peak_bytes_held() const { return peak_held_; }
   std::size_t peak_bytes_allocated() const { return peak_allocated_; }
 
@@ -215,6 +214,14 @@ class gist_cache {
         all.gathered(kept.anchors, static_cast<index_t>(kept.anchors.size()));
     for (std::int32_t& r : kept.locals) r -= local_base_;
     kv_segment<B, T> local = local_.gathered(kept.locals, static_cast<index_t>(kept.locals.size()));
+    assign(std::move(books), std::move(anchors), std::move(local), base);
+  }
+
+  /// Takes over other books and their rows: all anchors, and the local rows from running number
+  /// `base` on, which is at most live_begin() of the books.
+  void assign(row_ledger books, kv_segment<B, T> anchors, kv_segment<B, T> local,
+              std::int32_t base) {
+    cancel();
     ledger_ = std::move(books);
     anchors_ = std::move(anchors);
     local_ = std::move(local);
@@ -254,8 +261,7 @@ class gist_cache {
   /// Leaves positions unused, as for padding in front of a sequence.
   void skip_positions(index_t n) { ledger_.skip_positions(static_cast<std::int32_t>(n)); }
 
-  /// Row `i` of the anchors, or of the live local rows, as it lies in the cache: keys then values
-  /// of all layers and heads, for snapshots and tests. One host copy a call.
+  /// Rows [begin, begin + count) of the anchors, none or all of them shared; the live local rows.
   kv_span<T, space> anchor_rows(index_t layer, index_t begin, index_t count) const {
     return begin < n_shared_ ? shared_->span(layer, begin, count)
                              : anchors_.span(layer, begin - n_shared_, count);
@@ -264,13 +270,17 @@ class gist_cache {
     return local_.span(layer, ledger_.live_begin() - local_base_, n_local());
   }
 
-  /// An empty cache with these books, whose rows the caller then writes through layer().
-  static gist_cache restore(B& be, cache_shape shape, cache_options options, row_ledger books) {
+  /// A cache with these books, whose rows the caller then writes through layer().
+  /// @param prefix  the first anchors, which are there already; may be null
+  static gist_cache restore(B& be, cache_shape shape, cache_options options, row_ledger books,
+                            std::shared_ptr<const kv_prefix<B, T>> prefix = {}) {
     gist_cache cache(be, shape, options);
     cache.ledger_ = std::move(books);
     cache.ledger_.forget_dead_rows();
     cache.local_base_ = cache.ledger_.live_begin();
-    cache.anchors_ = kv_segment<B, T>(be, shape, cache.n_anchors());
+    cache.n_shared_ = prefix ? prefix->rows() : 0;
+    cache.shared_ = std::move(prefix);
+    cache.anchors_ = kv_segment<B, T>(be, shape, cache.n_own());
     cache.local_ = kv_segment<B, T>(be, shape, cache.n_local());
     cache.note_allocation();
     return cache;
@@ -346,13 +356,13 @@ class gist_cache {
   void freeze() {
     cancel();
     if (n_own() == 0) return;
-    auto block = std::make_shared<kv_segment<B, T>>(*be_, shape_, n_anchors());
-    if (n_shared_ > 0) block->copy_from(*shared_, 0, 0, n_shared_);
-    block->copy_from(anchors_, 0, n_shared_, n_own());
-    const index_t n = n_anchors();
+    kv_segment<B, T> block(*be_, shape_, n_anchors());
+    if (n_shared_ > 0) block.copy_from(*shared_, 0, 0, n_shared_);
+    block.copy_from(anchors_, 0, n_shared_, n_own());
+    auto prefix = std::make_shared<kv_prefix<B, T>>(std::move(block), shape_, n_anchors());
     anchors_ = kv_segment<B, T>(*be_, shape_, 0);
-    shared_ = std::move(block);
-    n_shared_ = n;
+    n_shared_ = n_anchors();
+    shared_ = std::move(prefix);
   }
 
   void take_live_rows(const gist_cache& other) {
@@ -366,7 +376,7 @@ class gist_cache {
   cache_shape shape_;
   cache_options options_;
   row_ledger ledger_;
-  std::shared_ptr<const kv_segment<B, T>> shared_;
+  std::shared_ptr<const kv_prefix<B, T>> shared_;
   index_t n_shared_ = 0;
   kv_segment<B, T> anchors_;
   kv_segment<B, T> local_;

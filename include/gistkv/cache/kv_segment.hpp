@@ -131,8 +131,9 @@ class kv_segment {
     return result;
   }
 
-  /// Copies rows [from, from + count) of another segment to rows [to, ...) of this one.
-  void copy_from(const kv_segment& other, index_t from, index_t to, index_t count) {
+  /// Copies rows [from, from + count) of another segment or prefix to rows [to, ...) of this one.
+  template <class Rows>
+  void copy_from(const Rows& other, index_t from, index_t to, index_t count) {
     if (count == 0) return;
     for (index_t l = 0; l < shape_.n_layers; ++l) {
       const kv_span<T, space> source = other.span(l, from, count);

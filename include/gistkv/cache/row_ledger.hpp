@@ -142,13 +142,13 @@ class row_ledger {
     return n;
   }
 
-  /// The held rows in order of position.
+  /// The held rows in the order of the sequence: by sentence, and there by position.
   std::vector<row> rows() const {
     std::vector<row> all;
     auto anchor = anchors_.begin();
     for (std::int32_t i = live_begin(); i < local_end(); ++i) {
       if (local(i).kind == row_kind::gist) continue;
-      for (; anchor != anchors_.end() && anchor->position < local(i).position; ++anchor) {
+      for (; anchor != anchors_.end() && precedes(*anchor, local(i)); ++anchor) {
         all.push_back(*anchor);
       }
       all.push_back(local(i));
@@ -287,8 +287,9 @@ class row_ledger {
     const auto local_end =
         static_cast<std::int64_t>(s.first_local) + static_cast<std::int64_t>(s.locals.size());
     check(s.next_position >= 0 && s.first_local >= 0, "negative position");
-    check(local_end <= s.next_position, "more rows than positions");
-    check(s.n_open_gists >= 0 && s.n_open_gists <= s.rule.n_gist, "wrong number of open gists");
+    check(local_end <= std::numeric_limits<std::int32_t>::max(), "too many rows");
+    check(s.n_open_gists == 0 || (s.n_open_gists > 0 && s.n_open_gists < s.rule.n_gist),
+          "wrong number of open gists");
     std::pair<std::int32_t, std::int32_t> last{0, 0};
     for (const auto& e : s.ends) {
       check(e.first >= last.first && e.second >= last.second && e.first <= n_anchors &&
@@ -297,17 +298,19 @@ class row_ledger {
       last = e;
       ledger.ends_.push_back({e.first, e.second});
     }
-    auto in_order = [&](const std::vector<row>& rows) {
-      std::int32_t previous = -1;
+    auto in_order = [&](const std::vector<row>& rows, row_kind never) {
+      const row* previous = nullptr;
       for (const row& r : rows) {
-        check(r.position > previous && r.position < s.next_position, "positions out of order");
+        check(r.kind != never, "a row of the wrong kind");
+        check(r.position >= 0 && r.position < s.next_position, "position out of range");
         check(r.sentence >= 0 && r.sentence <= static_cast<std::int32_t>(s.ends.size()),
               "sentence number out of range");
-        previous = r.position;
+        check(previous == nullptr || precedes(*previous, r), "rows out of order");
+        previous = &r;
       }
     };
-    in_order(s.anchors);
-    in_order(s.locals);
+    in_order(s.anchors, row_kind::regular);
+    in_order(s.locals, row_kind::sink);
     ledger.next_position_ = s.next_position;
     ledger.n_open_gists_ = s.n_open_gists;
     ledger.first_local_ = s.first_local;
@@ -324,6 +327,9 @@ class row_ledger {
     std::int32_t local;
   };
 
+  static bool precedes(const row& a, const row& b) {
+    return a.sentence != b.sentence ? a.sentence < b.sentence : a.position < b.position;
+  }
   std::int32_t add_anchor(const row& meta) {
     anchors_.push_back(meta);
     return static_cast<std::int32_t>(anchors_.size()) - 1;

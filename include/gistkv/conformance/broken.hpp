@@ -257,6 +257,8 @@ class with_native_attention : public B {
  public:
   using space = space_of<B>;
   static constexpr bool native_attention = true;
+  template <class>
+  static constexpr bool native_cache = false;
   using B::B;
 
   template <class T>

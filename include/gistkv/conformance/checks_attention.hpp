@@ -216,10 +216,11 @@ class attention_trial {
         shared_(be, c, c.n_shared, random_),
         own_(be, c, c.n_own, random_),
         local_(be, c, c.n_local, random_),
-        scratch_(be, c.dense() || c.composed ? composed::attention_workspace_size<B, T>(
-                                                   c.n_q, c.n_heads, c.n_kv_heads, c.n_keys())
-                                             : ops::attention_workspace_size<B, T>(
-                                                   c.n_q, c.n_heads, c.n_kv_heads, c.n_keys())),
+        scratch_(be, c.dense() || c.composed
+                         ? composed::attention_workspace_size<B, T>(c.n_q, c.n_heads, c.n_kv_heads,
+                                                                    c.n_keys())
+                         : ops::attention_workspace_size<B, T, KV>(c.n_q, c.n_heads, c.n_kv_heads,
+                                                                   c.n_keys(), c.head_dim)),
         o_(be, placement<3>({c.n_q, c.n_heads, c.head_dim}, c.pad), {}),
         lse_(be, placement<2>({c.n_q, c.n_heads}, c.pad), {}) {}
 

@@ -103,8 +103,9 @@ struct no_native {
   static constexpr bool native_linears = false;
   /// `attention(o, q, kv, spans, scale, lse)` as ops::attention, without scratch.
   static constexpr bool native_attention = false;
-  /// Caches of elements KV, another type than that of the activations: `attention` reads them and
-  /// `append_rows(o, x, rows)`, as ops::append_rows, writes them.
+  /// Caches of elements KV, another type than that of the activations: `append_rows(o, x, rows)`,
+  /// as ops::append_rows, writes them, and `attention` reads them; without native_attention
+  /// `read_rows(o, x)`, as ops::read_rows, which attention is then composed with.
   template <class KV>
   static constexpr bool native_cache = false;
   /// `append(k, v, sequences)` as ops::append: all heads of all sequences at once.

@@ -11,6 +11,7 @@
 
 #include <gistkv/core/backend.hpp>
 #include <gistkv/core/buffer.hpp>
+#include <gistkv/core/q8.hpp>
 #include <gistkv/core/workspace.hpp>
 #include <gistkv/ops/attention.hpp>
 #include <gistkv/ops/kv_spans.hpp>
@@ -30,12 +31,16 @@ tensor_view<const T, 3, space_of<B>> keys_as(B& be, tensor_view<const KV, 3, spa
     return keys;
   } else {
     const index_t n_heads = keys.extent(0);
-    const index_t size = keys.extent(1) * keys.extent(2);
-    std::vector<KV> stored(static_cast<std::size_t>(size));
-    std::vector<T> elements;
-    for (index_t h = 0; h < n_heads && size > 0; ++h) {
+    const index_t n = keys.extent(1);
+    const index_t d = keys.extent(2);
+    const index_t width = row_width<KV>(d);
+    std::vector<KV> stored(static_cast<std::size_t>(n * width));
+    std::vector<T> elements(static_cast<std::size_t>(n_heads * n * d));
+    for (index_t h = 0; h < n_heads && n > 0; ++h) {
       be.download(stored.data(), keys.at(h).data(), stored.size() * sizeof(KV));
-      for (const KV x : stored) elements.push_back(static_cast<T>(static_cast<float>(x)));
+      for (index_t r = 0; r < n; ++r) {
+        decode_row(stored.data() + r * width, d, elements.data() + (h * n + r) * d);
+      }
     }
     converted = buffer<T, B>(be, std::span<const T>(elements));
     return converted.view({n_heads, keys.extent(1), keys.extent(2)});

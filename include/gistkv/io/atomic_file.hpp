@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -77,14 +78,16 @@ class pending_file {
 
 }  // namespace detail
 
-/// Writes `pieces` one behind the other as the new content of `path`. Whoever opens `path` finds
-/// the old content or the new one, never a part: the bytes go to a file beside it, to the disk, and
-/// then take the name. A symbolic link stays and its target is replaced.
+/// Calls `write` with a sink, to which it gives the new content of `path` piece after piece.
+/// Whoever opens `path` finds the old content or the new one, never a part: the bytes go to a file
+/// beside it, to the disk, and then take the name. A symbolic link stays and its target is
+/// replaced.
 ///
 /// A process that is killed in between leaves PATH.partial-PID-N behind; `path` is then untouched.
-/// @throws file_error; also if `path` exists and is no regular file.
+/// @throws file_error, also if `path` exists and is no regular file; what `write` throws.
+using file_sink = std::function<void(std::span<const std::byte>)>;
 inline void write_file_atomically(const std::filesystem::path& path,
-                                  std::span<const std::span<const std::byte>> pieces) {
+                                  const std::function<void(const file_sink&)>& write) {
   std::error_code failure;
   std::filesystem::path target = path;
   if (std::filesystem::is_symlink(std::filesystem::symlink_status(path, failure))) {
@@ -97,8 +100,16 @@ inline void write_file_atomically(const std::filesystem::path& path,
                      std::make_error_code(std::errc::invalid_argument));
   }
   detail::pending_file file(target);
-  for (const auto piece : pieces) file.write(piece);
+  write([&file](std::span<const std::byte> piece) { file.write(piece); });
   file.publish();
+}
+
+/// The same with `pieces` one behind the other.
+inline void write_file_atomically(const std::filesystem::path& path,
+                                  std::span<const std::span<const std::byte>> pieces) {
+  write_file_atomically(path, [pieces](const file_sink& sink) {
+    for (const auto piece : pieces) sink(piece);
+  });
 }
 
 inline void write_file_atomically(const std::filesystem::path& path,

@@ -124,7 +124,7 @@ class block {
     auto bytes = [n](index_t width) { return workspace<B>::template bytes_for<T>(n * width); };
     const std::size_t attention =
         2 * bytes(c.n_heads * c.head_dim) + 2 * bytes(c.n_kv_heads * c.head_dim) +
-        ops::attention_workspace_size<B, T>(n, c.n_heads, c.n_kv_heads, n_keys);
+        ops::attention_workspace_size<B, T, KV>(n, c.n_heads, c.n_kv_heads, n_keys, c.head_dim);
     return bytes(c.d_model) + std::max(attention, 2 * bytes(c.d_ff));
   }
 

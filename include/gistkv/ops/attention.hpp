@@ -18,13 +18,14 @@
 namespace gistkv::ops {
 
 /// Bytes of scratch for `attention` on any backend; 0 where a native path needs none.
-template <class B, class T>
+/// @param head_dim  of a cache whose elements KV are not T
+template <class B, class T, class KV = T>
 constexpr std::size_t attention_workspace_size(index_t n_q, index_t n_heads, index_t n_kv_heads,
-                                               index_t n_keys) {
+                                               index_t n_keys, index_t head_dim = 0) {
   if constexpr (B::native_attention) {
     return 0;
   } else {
-    return composed::attention_workspace_size<B, T>(n_q, n_heads, n_kv_heads, n_keys);
+    return composed::attention_workspace_size<B, T, KV>(n_q, n_heads, n_kv_heads, n_keys, head_dim);
   }
 }
 
@@ -37,7 +38,7 @@ constexpr std::size_t attention_workspace_size(index_t n_q, index_t n_heads, ind
 /// @param[out] o      [n_q, n_heads, head_dim]; must not alias q or kv
 /// @param[in]  q      [n_q, n_heads, head_dim]
 /// @param[in]  kv     each part [n_kv_heads, rows, head_dim]; parts may be empty. Its element type
-///                    is T, or another one that a native path reads
+///                    is T, or another one that the backend has caches of
 /// @param[in]  spans  n_q entries, on the host and in the backend's memory
 /// @param[in]  scratch  at least attention_workspace_size bytes
 /// @param[out] lse    [n_q, n_heads], natural logarithm, or empty
@@ -88,7 +89,7 @@ void attention(B& be, tensor_view<T, 3, space_of<B>> o,
   if constexpr (B::native_attention) {
     be.attention(o, q, kv, spans, scale, lse);
   } else {
-    composed::attention<B, T>(be, o, q, kv, spans, scale, scratch, lse);
+    composed::attention<B, T, KV>(be, o, q, kv, spans, scale, scratch, lse);
   }
 }
 

@@ -67,4 +67,23 @@ void append_rows(B& be, matrix_view<KV, space_of<B>> o,
   }
 }
 
+/// o[i, :] = x[i, :], rows of a KV cache as elements of T
+///
+/// What a backend needs that has caches of another type than its elements and no attention of its
+/// own: composed attention reads keys and values through this, some rows at a time.
+/// @param[out] o  [n, d]; must not alias x
+/// @param[in]  x  [n, d]
+/// Asynchronous. Allocates: no. @throws shape_error.
+template <class B, class T, class KV>
+requires Computes<B, T>
+void read_rows(B& be, matrix_view<T, space_of<B>> o,
+               std::type_identity_t<matrix_view<const KV, space_of<B>>> x) {
+  static_assert(B::template native_cache<KV>,
+                "the backend has no caches of another type than its elements");
+  expect_shape("read_rows", "x", x, o.extents());
+  expect_contiguous_rows("read_rows", "o", o);
+  expect_contiguous_rows("read_rows", "x", x);
+  if (!o.empty()) be.read_rows(o, x);
+}
+
 }  // namespace gistkv::ops

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <type_traits>
 
 #include <gistkv/core/backend.hpp>
 #include <gistkv/core/workspace.hpp>
@@ -12,6 +13,7 @@
 #include <gistkv/ops/kv_spans.hpp>
 #include <gistkv/ops/masked_softmax.hpp>
 #include <gistkv/ops/matmul.hpp>
+#include <gistkv/ops/rows.hpp>
 
 /// Attention out of matmul, masked_softmax, matmul: what every backend has after nine primitives,
 /// and what a native path is tested against. Queries go in tiles, so that scratch does not grow
@@ -22,48 +24,79 @@ namespace gistkv::composed {
 /// Queries of one tile.
 inline constexpr index_t attention_tile = 64;
 
-template <class B, class T>
+/// Rows of a cache of another type that are converted at a time: never the whole cache.
+inline constexpr index_t converted_rows = 256;
+
+/// @param head_dim  of a cache whose elements KV are not T
+template <class B, class T, class KV = T>
 constexpr std::size_t attention_workspace_size(index_t n_q, index_t n_heads, index_t n_kv_heads,
-                                               index_t n_keys) {
-  return workspace<B>::template bytes_for<T>(n_heads / n_kv_heads * std::min(n_q, attention_tile) *
-                                             n_keys);
+                                               index_t n_keys, index_t head_dim = 0) {
+  const std::size_t converted =
+      std::is_same_v<T, KV>
+          ? 0
+          : workspace<B>::template bytes_for<T>(std::min(n_keys, converted_rows) * head_dim);
+  return converted + workspace<B>::template bytes_for<T>(n_heads / n_kv_heads *
+                                                         std::min(n_q, attention_tile) * n_keys);
 }
 
 namespace detail {
 
+/// Calls f(rows, column) for rows [n, head_dim] of one KV head that follow each other, until all
+/// parts are through: whole parts, or pieces of them in `converted` where their elements are not T.
+template <class B, class T, class KV, std::size_t N, class F>
+void for_rows(B& be, const std::array<kv_span<KV, space_of<B>>, N>& parts,
+              tensor_view<const KV, 3, space_of<B>> kv_span<KV, space_of<B>>::*which,
+              index_t kv_head, matrix_view<T, space_of<B>> converted, F&& f) {
+  index_t column = 0;
+  for (const auto& part : parts) {
+    if (part.rows() == 0) continue;
+    const auto rows = (part.*which).at(kv_head);
+    if constexpr (std::is_same_v<T, KV>) {
+      f(rows, column);
+    } else {
+      for (index_t begin = 0; begin < part.rows(); begin += converted_rows) {
+        const index_t n = std::min(converted_rows, part.rows() - begin);
+        ops::read_rows<B, T, KV>(be, converted.rows(0, n), rows.rows(begin, n));
+        f(matrix_view<const T, space_of<B>>(converted.rows(0, n)), column + begin);
+      }
+    }
+    column += part.rows();
+  }
+}
+
 /// One tile: o, q [group, m, head_dim] of one KV head; keys are the parts laid end to end.
-template <class B, class T, AttentionMask M, std::size_t N>
+template <class B, class T, class KV, AttentionMask M, std::size_t N>
 void attend(B& be, tensor_view<T, 3, space_of<B>> o, tensor_view<const T, 3, space_of<B>> q,
-            index_t kv_head, const std::array<kv_span<T, space_of<B>>, N>& parts, const M& mask,
+            index_t kv_head, const std::array<kv_span<KV, space_of<B>>, N>& parts, const M& mask,
             double scale, workspace<B>& scratch, matrix_view<T, space_of<B>> lse) {
   using view = tensor_view<const T, 3, space_of<B>>;
+  using rows_view = matrix_view<const T, space_of<B>>;
   const index_t group = q.extent(0);
   index_t n_keys = 0;
   for (const auto& part : parts) n_keys += part.rows();
   const typename workspace<B>::scope scope(scratch);
   auto scores = scratch.template take<T>({group, q.extent(1), n_keys});
-  // The heads of a group share their keys: a batch stride of 0.
-  auto shared_by_group = [&](const view& x) {
-    return view(x.data() + kv_head * x.stride(0), {group, x.extent(1), x.extent(2)},
-                {0, x.stride(1), 1});
-  };
-  index_t column = 0;
-  for (const auto& part : parts) {
-    if (part.rows() == 0) continue;
-    ops::matmul<B, T>(be, scores.slice(2, column, part.rows()), q, shared_by_group(part.k),
-                      {.transpose_b = true});
-    column += part.rows();
+  matrix_view<T, space_of<B>> converted;
+  if constexpr (!std::is_same_v<T, KV>) {
+    converted = scratch.template take<T>({std::min(n_keys, converted_rows), q.extent(2)});
   }
+  // The heads of a group share their keys: a batch stride of 0.
+  auto shared_by_group = [&](const rows_view& x) {
+    return view(x.data(), {group, x.extent(0), x.extent(1)}, {0, x.stride(0), 1});
+  };
+  for_rows<B, T>(be, parts, &kv_span<KV, space_of<B>>::k, kv_head, converted,
+                 [&](const rows_view& keys, index_t column) {
+                   ops::matmul<B, T>(be, scores.slice(2, column, keys.extent(0)), q,
+                                     shared_by_group(keys), {.transpose_b = true});
+                 });
   ops::masked_softmax<B, T>(be, scores, mask, {.scale = scale}, lse);
   bool first = true;
-  column = 0;
-  for (const auto& part : parts) {
-    if (part.rows() == 0) continue;
-    ops::matmul<B, T>(be, o, scores.slice(2, column, part.rows()), shared_by_group(part.v),
-                      {.accumulate = !first});
-    column += part.rows();
-    first = false;
-  }
+  for_rows<B, T>(be, parts, &kv_span<KV, space_of<B>>::v, kv_head, converted,
+                 [&](const rows_view& values, index_t column) {
+                   ops::matmul<B, T>(be, o, scores.slice(2, column, values.extent(0)),
+                                     shared_by_group(values), {.accumulate = !first});
+                   first = false;
+                 });
   if (first) {  // No key at all: the empty product is the zero that the contract asks for.
     const view none(nullptr, {group, 0, o.extent(2)}, {0, o.extent(2), 1});
     ops::matmul<B, T>(be, o, scores, none);
@@ -91,14 +124,14 @@ matrix_view<T, Space> head_group(matrix_view<T, Space> lse, index_t kv_head, ind
 }  // namespace detail
 
 /// Two-span form; see ops::attention.
-template <class B, class T>
+template <class B, class T, class KV>
 void attention(B& be, tensor_view<T, 3, space_of<B>> o, tensor_view<const T, 3, space_of<B>> q,
-               const kv_spans<T, space_of<B>>& kv, const span_list& spans, double scale,
+               const kv_spans<KV, space_of<B>>& kv, const span_list& spans, double scale,
                workspace<B>& scratch, matrix_view<T, space_of<B>> lse) {
   const index_t n_kv_heads = kv.n_kv_heads();
   const index_t group = q.extent(1) / n_kv_heads;
-  auto rows = [](const kv_span<T, space_of<B>>& part, index_t begin, index_t count) {
-    return kv_span<T, space_of<B>>{part.k.slice(1, begin, count), part.v.slice(1, begin, count)};
+  auto rows = [](const kv_span<KV, space_of<B>>& part, index_t begin, index_t count) {
+    return kv_span<KV, space_of<B>>{part.k.slice(1, begin, count), part.v.slice(1, begin, count)};
   };
   for (index_t begin = 0; begin < q.extent(0); begin += attention_tile) {
     const index_t m = std::min(attention_tile, q.extent(0) - begin);

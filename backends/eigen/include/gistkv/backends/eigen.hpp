@@ -20,6 +20,7 @@
 #include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/host_storage.hpp>
 #include <gistkv/core/host_training.hpp>
+#include <gistkv/core/q8.hpp>
 #include <gistkv/core/thread_pool.hpp>
 
 namespace gistkv::backends {
@@ -40,6 +41,11 @@ requires(std::same_as<T, float> || std::same_as<T, double>) class eigen
   static constexpr std::string_view name = "eigen";
   template <class U>
   static constexpr bool supports = std::same_as<U, T>;
+  /// The oracle keeps what it computes.
+  template <class KV>
+  static constexpr bool native_cache = std::same_as<T, float> &&
+                                       (std::same_as<KV, bf16> || std::same_as<KV, f16> ||
+                                        std::same_as<KV, q8>);
 
   /// n_threads counts the calling thread; 0: all that the machine has.
   explicit eigen(int n_threads = 0) : pool_(n_threads) {}
@@ -231,7 +237,8 @@ requires(std::same_as<T, float> || std::same_as<T, double>) class eigen
     });
   }
 
-  void gather_rows(matrix_view<T> o, matrix_view<const T> x, vector_view<const std::int32_t> rows) {
+  template <class U>
+  void gather_rows(matrix_view<U> o, matrix_view<const U> x, vector_view<const std::int32_t> rows) {
     for (index_t i = 0; i < o.extent(0); ++i) {
       std::copy_n(x.data() + rows(i) * x.stride(0), o.extent(1), o.data() + i * o.stride(0));
     }
@@ -243,6 +250,26 @@ requires(std::same_as<T, float> || std::same_as<T, double>) class eigen
       if (rows(i) < 0) continue;
       std::copy_n(x.data() + i * x.stride(0), x.extent(1), o.data() + rows(i) * o.stride(0));
     }
+  }
+
+  // Caches of narrower elements, to which attention is composed.
+
+  template <class KV>
+  void append_rows(matrix_view<KV> o, matrix_view<const T> x,
+                   vector_view<const std::int32_t> rows) {
+    for (index_t i = 0; i < x.extent(0); ++i) {
+      if (rows(i) < 0) continue;
+      encode_row(x.data() + i * x.stride(0), x.extent(1), o.data() + rows(i) * o.stride(0));
+    }
+  }
+
+  template <class KV>
+  void read_rows(matrix_view<T> o, matrix_view<const KV> x) {
+    parallel(x.extent(0), 1, x.extent(1), [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i) {
+        decode_row(x.data() + i * x.stride(0), x.extent(1), o.data() + i * o.stride(0));
+      }
+    });
   }
 
  private:

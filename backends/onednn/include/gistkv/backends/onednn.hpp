@@ -28,6 +28,7 @@
 #include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/error.hpp>
 #include <gistkv/core/host_storage.hpp>
+#include <gistkv/core/q8.hpp>
 #include <gistkv/core/thread_pool.hpp>
 #include <gistkv/ops/kv_spans.hpp>
 
@@ -45,7 +46,8 @@ struct onednn_options {
 ///   onednn<float, bf16>  for speed: products of bf16 pairs, all else in float;
 ///   onednn<float>        all in float;
 ///   onednn<bf16>         half the memory for activations, and fewer digits: they add up in bf16.
-/// Each reads and writes caches of float and of bf16.
+/// Each reads and writes caches of float, bf16, f16 and q8; keys and values are unpacked a block at
+/// a time on their way into the products.
 ///
 /// With factors of bf16 and a CPU that multiplies bytes (AVX512-VNNI), weights of q8_0, q4_0, q4_1
 /// and q4_k stay in their 4 or 8 bits; else weights are kept in bf16 where the CPU multiplies those
@@ -69,7 +71,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   static constexpr bool native_linears = true;
   static constexpr bool native_attention = true;
   template <class KV>
-  static constexpr bool native_cache = std::same_as<KV, float> || std::same_as<KV, bf16>;
+  static constexpr bool native_cache = std::same_as<KV, float> || std::same_as<KV, bf16> ||
+                                       std::same_as<KV, f16> || std::same_as<KV, q8>;
   template <class U>
   static constexpr bool supports = std::same_as<U, T>;
 
@@ -251,7 +254,9 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
                    vector_view<const std::int32_t> rows) {
     for (index_t i = 0; i < x.extent(0); ++i) {
       if (rows(i) < 0) continue;
-      if constexpr (std::same_as<T, float>) {
+      if constexpr (std::same_as<KV, f16> || std::same_as<KV, q8>) {
+        encode_row(row(x, i), x.extent(1), row(o, rows(i)));
+      } else if constexpr (std::same_as<T, float>) {
         narrow_->convert_back(row(o, rows(i)), row(x, i), x.extent(1));
       } else {
         narrow_->convert(row(o, rows(i)), row(x, i), x.extent(1));

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include <gistkv/core/op_options.hpp>
+#include <gistkv/core/q8.hpp>
 #include <gistkv/core/types.hpp>
 #include <gistkv/mask/visible_spans.hpp>
 
