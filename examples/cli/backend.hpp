@@ -22,6 +22,7 @@
 #include <gistkv/model/generate.hpp>
 #include <gistkv/model/gist_rows.hpp>
 #include <gistkv/model/host_model.hpp>
+#include <gistkv/model/session.hpp>
 #include <gistkv/model/soft_prompt.hpp>
 #include <gistkv/text/segmenter_rule.hpp>
 

@@ -14,6 +14,7 @@
 
 #include <gistkv/backends/eigen.hpp>
 #include <gistkv/model/generate.hpp>
+#include <gistkv/model/session.hpp>
 #include <gistkv/text/paper.hpp>
 #include <gistkv/text/uniform.hpp>
 

@@ -14,7 +14,6 @@
 
 #include <gistkv/core/error.hpp>
 #include <gistkv/model/sampler.hpp>
-#include <gistkv/model/session.hpp>
 #include <gistkv/text/boundary.hpp>
 
 namespace gistkv::model {
@@ -25,6 +24,18 @@ concept TextCodec = requires(const C& c, token_t t, std::string_view text,
                              std::vector<token_t>& out) {
   { c.piece(t) } -> std::convertible_to<std::string_view>;  ///< The bytes of a token.
   c.encode(text, out);                                      ///< Appends the tokens of a text.
+};
+
+/// A sequence that can be continued: a session, or what an engine of another make has in its place.
+template <class S>
+concept Sequence = requires(S& s, const S& c, std::span<const token_t> tokens,
+                            std::vector<index_t>* rows_after) {
+  s.read(tokens, rows_after);  ///< Appends to rows_after the rows held behind each token.
+  /// Behind the last token read: of the model's tokens, and behind these of the gists, which an
+  /// engine may leave out.
+  { c.logits() } -> std::convertible_to<std::span<const float>>;
+  { c.n_gist() } -> std::convertible_to<index_t>;      ///< Close a sentence; 0: none is closed.
+  { c.first_gist() } -> std::convertible_to<token_t>;  ///< Id of gist 0; no other token is above.
 };
 
 /// Who says that a sentence is over.
@@ -64,7 +75,7 @@ struct generation {
   stop_reason reason = stop_reason::max_tokens;
 };
 
-/// Continues a session token by token while its cache closes the sentences that end.
+/// Continues a sequence token by token while its cache closes the sentences that end.
 ///
 /// The close step is one forward of up to 1 + N_g rows. A sampled token that completes a sentence
 /// is fed with the gists behind it; a token that only shows that the sentence had ended before it
@@ -72,15 +83,15 @@ struct generation {
 /// the next token is sampled behind the last gist. A segmenter that looks ahead may name a boundary
 /// that lies before tokens already fed; the gists then go where the boundary became known, and
 /// those tokens stay in the sentence that they show to be over. The paper's rule never does that.
-template <class B, class T, class KV, text::Segmenter S, TextCodec Codec>
+template <Sequence Target, text::Segmenter S, TextCodec Codec>
 class generator {
  public:
   /// @param segmenter  has seen the text read so far, of which a sentence may be open
   /// @param n_bytes    length of that text
   /// @param n_open     regular tokens that the open sentence already has
-  generator(session<B, T, KV>& target, const Codec& codec, S segmenter, generate_options options,
+  generator(Target& target, const Codec& codec, S segmenter, generate_options options,
             index_t n_bytes = 0, index_t n_open = 0)
-      : session_(target),
+      : target_(target),
         codec_(codec),
         options_(std::move(options)),
         fresh_(segmenter),
@@ -124,13 +135,18 @@ class generator {
   }
 
  private:
-  bool closes_sentences() const { return session_.cache().options().rule.n_gist > 0; }
+  bool closes_sentences() const { return target_.n_gist() > 0; }
+  bool is_gist(token_t t) const { return t >= target_.first_gist(); }
 
   std::span<const float> masked_logits() {
-    const std::span<const float> logits = session_.logits();
+    const std::span<const float> logits = target_.logits();
     logits_.assign(logits.begin(), logits.end());
-    const auto first = static_cast<std::size_t>(session_.model().first_gist());
+    const auto first = static_cast<std::size_t>(target_.first_gist());
     const bool gist_0 = options_.close == close_rule::model && closes_sentences();
+    if (gist_0 && logits_.size() <= first) {
+      throw argument_error("generate: the model is to close sentences, and there are logits of " +
+                           std::to_string(logits_.size()) + " tokens, none of a gist");
+    }
     for (std::size_t i = first + (gist_0 ? 1 : 0); i < logits_.size(); ++i) {
       logits_[i] = -std::numeric_limits<float>::infinity();
     }
@@ -139,7 +155,7 @@ class generator {
 
   void advance(token_t t, generation& out) {
     if (!closes_sentences()) return feed({t}, out);
-    if (session_.model().is_gist(t)) return close({}, out);
+    if (is_gist(t)) return close({}, out);
     if (options_.close == close_rule::model) return feed({t}, out);
     // As in a layout, a sentence of the greatest length ends in front of the token too many.
     const index_t limit = segmenter_.max_tokens();
@@ -165,8 +181,8 @@ class generator {
 
   /// Feeds tokens of the open sentence and the gists that close it, in one forward.
   void close(std::vector<token_t> tokens, generation& out) {
-    const auto n = static_cast<token_t>(session_.model().n_gist());
-    for (token_t i = 0; i < n; ++i) tokens.push_back(session_.model().first_gist() + i);
+    const auto n = static_cast<token_t>(target_.n_gist());
+    for (token_t i = 0; i < n; ++i) tokens.push_back(target_.first_gist() + i);
     feed(tokens, out);
     segmenter_ = fresh_;
     n_bytes_ = 0;
@@ -174,11 +190,11 @@ class generator {
   }
 
   void feed(const std::vector<token_t>& tokens, generation& out) {
-    session_.read(tokens, &out.rows_after);
+    target_.read(tokens, &out.rows_after);
     ++out.n_forwards;
     for (const token_t t : tokens) {
       out.ids.push_back(t);
-      if (session_.model().is_gist(t)) continue;
+      if (is_gist(t)) continue;
       ++out.n_regular;
       ++n_open_;
       out.text += codec_.piece(t);
@@ -211,7 +227,7 @@ class generator {
     return longest;
   }
 
-  session<B, T, KV>& session_;
+  Target& target_;
   const Codec& codec_;
   generate_options options_;
   S fresh_;          ///< The segmenter before any text.

@@ -98,6 +98,10 @@ class session {
     return logits_;
   }
 
+  /// Gists that close a sentence; 0: none is closed.
+  index_t n_gist() const { return cache_.options().rule.n_gist; }
+  token_t first_gist() const { return model_->first_gist(); }
+
   const transformer<B, T, KV>& model() const { return *model_; }
   cache_type& cache() { return cache_; }
   const cache_type& cache() const { return cache_; }
