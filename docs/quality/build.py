@@ -117,6 +117,34 @@ def section(path):
     return out
 
 
+def types_section(name, paths):
+    """One table of `eval ppl` under several types of cache: NAME-f32.json, NAME-bf16.json and so on."""
+    by_type = {}
+    for path in paths:
+        rows = json.loads(path.read_text())["rows"]
+        by_type[rows[0]["machine"]["cache_type"]] = rows
+    if "f32" not in by_type:
+        sys.exit(f"{name}: has no {name}-f32.json to compare with")
+    rows = by_type["f32"]
+    m = rows[0]["machine"]
+    out = [f"### {name}", "",
+           f"{rows[0]['n']} samples, N_g = {rows[0]['settings']['gists']}, gist rows {rows[0]['settings']['gist_rows']}. "
+           f"{m['cpu']}, {m['threads']} threads, backend {m['backend']}. Bytes a text token are those held at the "
+           "rated tokens over the tokens of text before them, both on average.", "",
+           f"    {command_of(rows)} --cache-type TYPE", "",
+           "| cache | factors of products | method | bytes a text token | perplexity | times f32 |",
+           "| --- | --- | --- | --- | --- | --- |"]
+    for kind in sorted(by_type, key=lambda k: ["f32", "bf16", "f16", "q8"].index(k)):
+        for method in dict.fromkeys(r["method"] for r in rows):
+            row = found(by_type[kind], method, "ppl_regular")
+            # The rated half of a text has as many tokens in front of it.
+            before = 1.5 * row["settings"]["n_tokens"] / row["n"]
+            held = found(by_type[kind], method, "kv_bytes_mean")["value"]
+            out.append(f"| {kind} | {by_type[kind][0]['machine']['factor_type']} | {method} | {held / before:.0f} | "
+                       f"{row['value']:.3f} | {row['value'] / found(rows, method, 'ppl_regular')['value']:.5f} |")
+    return out + [""]
+
+
 def pictures(path, task, program):
     kinds = {"ppl": ("bytes", "position"), "needle": ("needle",), "speed": ("time",)}.get(task, ())
     lines = []
@@ -140,12 +168,19 @@ def main():
         sys.exit(f"{here}: holds no results")
     lines = [begin, ""]
     by_task = {}
-    for path in results:
+    types = {}
+    for path in [p for p in results if p.stem.startswith("types-")]:
+        types.setdefault(path.stem.rsplit("-", 1)[0], []).append(path)
+    for path in [p for p in results if not p.stem.startswith("types-")]:
         by_task.setdefault(json.loads(path.read_text())["rows"][0]["settings"]["task"], []).append(path)
     for task, paths in by_task.items():
         lines += [f"## {task}", ""]
         for path in paths:
             lines += section(path) + pictures(path, task, arguments.program)
+    if types:
+        lines += ["## cache types", ""]
+    for name, paths in types.items():
+        lines += types_section(name, paths)
     lines.append(end)
     text = page.read_text()
     first, last = text.index(begin), text.index(end) + len(end)

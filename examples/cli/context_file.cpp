@@ -44,6 +44,37 @@ void scale_bytes(json& report, std::size_t before, std::size_t now) {
   }
 }
 
+/// A file whose checksums are right.
+struct mapped_context {
+  std::shared_ptr<const io::mapped_file> file;
+  cache::snapshot_contents contents;
+  std::string cache_type;
+  double seconds = 0;
+};
+
+mapped_context map_context(const std::string& path) {
+  const stopwatch watch;
+  auto file = std::make_shared<const io::mapped_file>(path);
+  cache::snapshot_contents contents = cache::read_snapshot(file->bytes(), path);
+  // Rows of old files were f32, whatever the cache had been.
+  const std::string* said = contents.version < 3 ? contents.info.find("cache_type") : nullptr;
+  std::string type = said != nullptr ? *said : std::string(to_string(contents.type));
+  cache_row_bytes(type, contents.shape.head_dim, path);
+  return {std::move(file), std::move(contents), std::move(type), watch.seconds()};
+}
+
+context_file load(mapped_context from, backend_ptr be) {
+  const stopwatch watch;
+  loaded_cache loaded = be->load_cache(std::move(from.contents), from.file);
+  return {std::move(be),
+          std::move(loaded.cache),
+          std::move(loaded.info),
+          std::move(from.cache_type),
+          from.file->bytes().size(),
+          std::move(loaded.soft),
+          from.seconds + watch.seconds()};
+}
+
 }  // namespace
 
 bool is_context_file(const std::string& path) {
@@ -55,24 +86,16 @@ bool is_context_file(const std::string& path) {
   return file.good() && magic == cache::detail::snapshot_magic;
 }
 
+context_file load_context_file(backend_ptr be, const std::string& path) {
+  return load(map_context(path), std::move(be));
+}
+
 context_file load_context_file(const std::string& path,
                                const std::optional<std::string>& cache_type, int n_threads) {
-  const stopwatch mapping;
-  const auto file = std::make_shared<const io::mapped_file>(path);
-  cache::snapshot_contents contents = cache::read_snapshot(file->bytes(), path);
-  double seconds = mapping.seconds();
-  // Rows of old files were f32, whatever the cache had been.
-  const std::string* said = contents.version < 3 ? contents.info.find("cache_type") : nullptr;
-  std::string type = said != nullptr ? *said : std::string(to_string(contents.type));
-  cache_row_bytes(type, contents.shape.head_dim, path);
-  backend_ptr be = make_backend(
-      !cache_type && has_cache_type(type) ? std::optional(type) : cache_type, n_threads);
-  const stopwatch loading;
-  loaded_cache loaded = be->load_cache(std::move(contents), file);
-  seconds += loading.seconds();
-  return {std::move(be),   std::move(loaded.cache), std::move(loaded.info),
-          std::move(type), file->bytes().size(),    std::move(loaded.soft),
-          seconds};
+  mapped_context file = map_context(path);
+  const bool kept = !cache_type && has_cache_type(file.cache_type);
+  backend_ptr be = make_backend(kept ? std::optional(file.cache_type) : cache_type, n_threads);
+  return load(std::move(file), std::move(be));
 }
 
 const std::string& entry(const context_file& file, const std::string& path,
@@ -150,7 +173,8 @@ context open_context(context_file file, const std::string& path, const engine& e
   const std::string& type = e.be->info().cache_type;
   if (type != file.cache_type) {
     note(path + " holds " + file.cache_type + " rows, which become " + type +
-         (has_cache_type(file.cache_type) ? " (--cache-type)" : ", all that this program has"));
+         (has_cache_type(file.cache_type) ? " (--cache-type)"
+                                          : ": this program has no " + file.cache_type));
   }
   context c{std::move(file.cache),
             in_text ? stage::text : stage::answer,

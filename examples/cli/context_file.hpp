@@ -28,10 +28,12 @@ struct context_file {
 /// Whether the file begins as a compressed context does.
 bool is_context_file(const std::string& path);
 
-/// Reads a file on a backend that is made for it: of the cache type that the user said, else of the
-/// file's if this program has it, else of the default. Rows of another type are converted, else
-/// they stay in the mapped file where the backend can read that. @throws format_error,
-/// io::file_error.
+/// Reads a file for a backend; rows of another cache type are converted, others stay in the mapped
+/// file where the backend can read that. @throws format_error, io::file_error.
+context_file load_context_file(backend_ptr be, const std::string& path);
+
+/// The same on a backend that is made for it: of the cache type that the user said, else of the
+/// file's if this program has it, else of the default.
 context_file load_context_file(const std::string& path,
                                const std::optional<std::string>& cache_type, int n_threads);
 

@@ -69,8 +69,6 @@ refuses 2 'segmenter has no meaning under --method gmsa' \
   compress "$work/text" -o "$work/x.gkv" --model "$model" --method gmsa --segmenter english
 refuses 2 'gmsa is for compress and ask' generate Hello --model "$model" --method gmsa
 refuses 2 'gmsa is for compress and ask' chat --model "$model" --method gmsa
-refuses 2 'cache-type q8 is not part of this program' \
-  compress "$work/text" -o "$work/x.gkv" --model "$model" --cache-type q8
 refuses 2 "cache-type is 'f99', want .*f32" \
   compress "$work/text" -o "$work/x.gkv" --model "$model" --cache-type f99
 refuses 2 'window needs --budget' \

@@ -140,6 +140,7 @@ TEST_CASE_TEMPLATE("native attention equals the composed one", B, exact, fast, h
       CAPTURE(n_q);
       compare_with_composed<B, float>(be, n_q, budget);
       compare_with_composed<B, bf16>(be, n_q, budget);
+      compare_with_composed<B, f16>(be, n_q, budget);
     }
   }
 }

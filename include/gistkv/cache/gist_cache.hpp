@@ -191,7 +191,7 @@ class gist_cache {
     peak_held_ = std::max(peak_held_, bytes_held_during_append());
     mark_.reset();
     ledger_.forget_dead_rows();
-    drop_over_budget();
+    keep_budget();
   }
 
   void cancel() {
@@ -229,6 +229,24 @@ class gist_cache {
     n_shared_ = 0;
     local_base_ = base;
     note_allocation();
+  }
+
+  /// Drops the oldest sentences if there are more anchors than the budget allows.
+  void keep_budget() {
+    if (options_.max_anchors == 0 || n_anchors() <= options_.max_anchors ||
+        ledger_.n_open_gists() > 0) {
+      return;
+    }
+    // Groups already erased have no anchors left, so counting rows finds the oldest survivors.
+    index_t excess = n_anchors() - options_.max_anchors;
+    index_t last = 0;
+    for (const row& r : ledger_.anchors()) {
+      if (r.kind == row_kind::sink) continue;
+      if (excess <= 0 && r.sentence >= last) break;
+      last = r.sentence + 1;
+      --excess;
+    }
+    erase(0, std::min(last, ledger_.n_closed()));
   }
 
   /// Evicts every local row but the listed ones; see row_ledger::keep. With a list for each layer
@@ -335,23 +353,6 @@ class gist_cache {
                            std::to_string(options_.max_anchors));
     }
   }
-  void drop_over_budget() {
-    if (options_.max_anchors == 0 || n_anchors() <= options_.max_anchors ||
-        ledger_.n_open_gists() > 0) {
-      return;
-    }
-    // Groups already erased have no anchors left, so counting rows finds the oldest survivors.
-    index_t excess = n_anchors() - options_.max_anchors;
-    index_t last = 0;
-    for (const row& r : ledger_.anchors()) {
-      if (r.kind == row_kind::sink) continue;
-      if (excess <= 0 && r.sentence >= last) break;
-      last = r.sentence + 1;
-      --excess;
-    }
-    erase(0, std::min(last, ledger_.n_closed()));
-  }
-
   /// Makes all anchors one shared block.
   void freeze() {
     cancel();

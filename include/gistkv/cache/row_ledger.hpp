@@ -348,7 +348,8 @@ class row_ledger {
     const group_end start = span_start();
     if (rule_.window == 0) return {start.anchors, start.local, local_end()};
     const auto width = static_cast<std::int32_t>(std::min<index_t>(rule_.window, local_end()));
-    return {start.anchors, local_end() - width, local_end()};
+    // Rows that were evicted are not there, whatever the window's width.
+    return {start.anchors, std::max(first_local_, local_end() - width), local_end()};
   }
 
   cache_rule rule_;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -67,6 +68,18 @@ GISTKV_HD inline void set_q8_scale(q8* row, index_t d, float scale) {
   std::memcpy(static_cast<void*>(row + q8_scale_offset(d)), &scale, sizeof scale);
 }
 
+namespace detail {
+/// Through float, in which the narrow types compute.
+template <class To, class From>
+To element_as(From x) {
+  if constexpr (std::floating_point<To> && std::floating_point<From>) {
+    return static_cast<To>(x);
+  } else {
+    return static_cast<To>(static_cast<float>(x));
+  }
+}
+}  // namespace detail
+
 /// Stores d values as a row of a cache of KV.
 template <class KV, class T>
 void encode_row(const T* x, index_t d, KV* row) {
@@ -84,7 +97,7 @@ void encode_row(const T* x, index_t d, KV* row) {
     }
     set_q8_scale(row, d, grid.scale);
   } else {
-    for (index_t i = 0; i < d; ++i) row[i] = static_cast<KV>(static_cast<float>(x[i]));
+    for (index_t i = 0; i < d; ++i) row[i] = detail::element_as<KV>(x[i]);
   }
 }
 
@@ -95,7 +108,7 @@ void decode_row(const KV* row, index_t d, T* x) {
     const float scale = q8_scale(row, d);
     for (index_t i = 0; i < d; ++i) x[i] = T(static_cast<float>(row[i].level) * scale);
   } else {
-    for (index_t i = 0; i < d; ++i) x[i] = static_cast<T>(static_cast<float>(row[i]));
+    for (index_t i = 0; i < d; ++i) x[i] = detail::element_as<T>(row[i]);
   }
 }
 
