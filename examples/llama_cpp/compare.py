@@ -34,8 +34,9 @@ def same(a, b):
 
 def row(text, engine, r, n_same=""):
     held = r["kv_rows_prompt"][-1]
+    kv = r.get("state_bytes_prompt", held * r["kv_bytes_row"])  # llama.cpp's own count, if it is.
     return (f"| {text} | {engine} | {r['method']} | {len(r['prompt_ids'])} | {held} | "
-            f"{held * r['kv_bytes_row'] / 1e6:.2f} MB | {n_same} | {r['seconds_prompt']:.2f} | "
+            f"{kv / 1e6:.2f} MB | {n_same} | {r['seconds_prompt']:.2f} | "
             f"{r['tokens_per_second']:.1f} | {r['peak_rss_bytes'] / 1e6:.0f} MB |")
 
 
