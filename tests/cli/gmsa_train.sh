@@ -119,10 +119,13 @@ holds compression 'all(r["value"] == 8 and r["settings"]["rate"] == 8 for r in d
 does eval speed --data "$work/docs.jsonl" --limit 1 --length 64 --max-tokens 4 $soft --json
 holds speed '{"end_to_end_gain", "prefill_gain", "prefill_gain_counted"} <=
   {r["metric"] for r in d["rows"] if r["method"] == "gmsa"}'
-does eval ppl --data "$work/docs.jsonl" --limit 1 --length 64 --method sag,gmsa --model "$model" --json
-says err 'compressor is untrained'
+does eval ppl --data "$work/docs.jsonl" --limit 1 --length 64 --method sag,gmsa --model "$model" \
+  --compressor "$adapter" --json
+says err 'gist rows are untrained'
 
 # What is refused.
+refuses 1 '8 layers are asked for, the model has 5' eval ppl --data "$work/docs.jsonl" --length 64 \
+  --method gmsa --model "$model"
 refuses 1 'rate is 99, want at most the [0-9]* tokens' eval ppl --data "$work/docs.jsonl" \
   --limit 1 --length 64 $soft --rate 99
 refuses 2 'rate is 0' eval ppl --data "$work/docs.jsonl" $soft --rate 0
