@@ -82,8 +82,12 @@ class typed_trainer final : public trainer {
                              ", " + std::to_string(found->cols) + "], expected [" +
                              std::to_string(p.rows) + ", " + std::to_string(p.cols) + "]");
         }
-        const std::vector<element_t<B>> values(found->values.begin(), found->values.end());
-        be_->upload(to->data(), values.data(), to->bytes());
+        const std::vector<number> values(found->values.begin(), found->values.end());
+        if (suffix.empty()) {
+          p.assign(*be_, values);
+        } else {
+          be_->upload(to->data(), values.data(), to->bytes());
+        }
       }
     }
   }
@@ -92,9 +96,10 @@ class typed_trainer final : public trainer {
 
  private:
   using parameter = train::parameter<B, element_t<B>>;
+  using number = accumulate_t<element_t<B>>;
 
-  static std::vector<std::pair<std::string, buffer<element_t<B>, B>*>> buffers_of(parameter& p) {
-    return {{"", &p.value}, {".first", &p.first}, {".second", &p.second}};
+  static std::vector<std::pair<std::string, buffer<number, B>*>> buffers_of(parameter& p) {
+    return {{"", &p.exact()}, {".first", &p.first}, {".second", &p.second}};
   }
   train::batch<B> batch(std::span<const train::sequence> sequences) {
     return {*be_, sequences, model_.options().rule, model_.config().n_vocab};

@@ -129,8 +129,7 @@ class trainable_gmsa {
       auto& p = set_[i];
       if (!trains(p)) continue;
       const double decay = p.kind == train::parameter_kind::norm ? 0.0 : o.weight_decay;
-      ops::adamw<B, T>(*be_, p.flat(p.value), p.flat(p.gradient), p.flat(p.first), p.flat(p.second),
-                       {rate, o.beta1, o.beta2, o.eps, decay, scale, step});
+      p.step(*be_, {rate, o.beta1, o.beta2, o.eps, decay, scale, step});
     }
   }
 
