@@ -42,6 +42,7 @@ struct train_options {
   std::string config;
   index_t stage = 0;
   int threads = 0;
+  double max_minutes = 0;
   bool resume = false;
   bool json = false;
 };
@@ -101,6 +102,7 @@ class training_run {
     for (; at.stage < last; at = {at.stage + 1, 0, at.tokens}) {
       if (model_ == nullptr) change_stage(at.stage);
       train_stage(at, log);
+      if (ended_early_) break;
       adapter_ = model_->save();
       if (trains_all(at.stage)) write_trained_model(at);
       model_.reset();
@@ -112,6 +114,11 @@ class training_run {
     if (trained_before(last)) report["model"] = model_path().string();
     report["adapter"] = adapter_path().string();
     report["stages"] = last;
+    report["finished"] = !ended_early_;
+    if (ended_early_) {
+      report["stage"] = at.stage + 1;
+      report["step"] = at.step;
+    }
     report["tokens"] = at.tokens;
     report["loss"] = last_.loss;
     if (validation_ >= 0) report["validation"] = validation_;
@@ -405,8 +412,18 @@ class training_run {
       if (log) log->add(r);
       last_ = r;
       show(r, s.rate.steps);
-      if (last || step % config_.save_every == 0) save(at);
+      if (!last) ended_early_ = time_is_up();
+      if (last || ended_early_ || step % config_.save_every == 0) save(at);
+      if (ended_early_) return;
     }
+  }
+
+  /// Whether --max-minutes have gone by; rank 0's clock counts, so that all ranks stop together.
+  bool time_is_up() {
+    if (options_.max_minutes <= 0) return false;
+    double late = speaks() && clock_.seconds() >= 60.0 * options_.max_minutes ? 1 : 0;
+    group_.sum(std::span<double>(&late, 1));
+    return late > 0;
   }
 
   void show(const train_record& r, index_t steps) const {
@@ -415,12 +432,17 @@ class training_run {
                         static_cast<double>(steps - r.step);
     std::string line = "stage " + std::to_string(r.stage) + " step " + std::to_string(r.step) +
                        "/" + std::to_string(steps) + "  loss " + decimal(r.loss, 4);
-    if (r.validation >= 0) line += "  validation " + decimal(r.validation, 4);
+    if (r.validation >= 0) {
+      line += "  validation " + decimal(r.validation, 4) + ", perplexity " +
+              decimal(std::exp(r.validation), 2);
+    }
     print(line + "  norm " + decimal(r.gradient_norm, 3) + "  " + decimal(r.tokens_per_second, 0) +
           " tokens/s  " + decimal(left / 60, 1) + " min left\n");
     std::fflush(stdout);
   }
 
+  stopwatch clock_;
+  bool ended_early_ = false;
   process_group& group_ = ranks();
   train_config config_;
   train_options options_;
@@ -442,7 +464,7 @@ void train_verb(const train_options& o) {
   if (o.method != "sag") throw usage_error("METHOD is '" + o.method + "', want sag");
   if (this_backend().make_trainer == nullptr) {
     throw usage_error("gistkv-" + std::string(this_backend().name) +
-                      " does not train; gistkv-onednn and gistkv-eigen do");
+                      " does not train; gistkv-onednn, gistkv-eigen and gistkv-cuda do");
   }
   check_threads(o.threads);
   training_run run(read_train_config(o.config), o);
@@ -460,6 +482,10 @@ void add_train(CLI::App& app) {
   add_required(verb, "--config", o->config, "What to train on what, how", "C.json");
   add_option(verb, "--stage", o->stage, "Only this stage of the config, from 1", "N");
   add_flag(verb, "--resume", o->resume, "Go on from the checkpoint in the config's output folder");
+  add_option(verb, "--max-minutes", o->max_minutes,
+             "End with a checkpoint behind the step in which so many minutes, start and validation "
+             "included, have gone by; --resume goes on",
+             "MINUTES");
   add_option(verb, "--threads", o->threads, "Threads; 0: all that the machine has");
   add_json(verb, o->json);
   add_example(verb, "gistkv train sag --config train.json --resume");

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <functional>
+#include <utility>
 
 #include <cuda/attention_backward.hpp>
 #include <cuda/emulation.hpp>
@@ -64,7 +65,11 @@ TEST_CASE("what a wrong argument does shows") {
   const std::function<void(call&)> faults[] = {
       [](call&) {},
       [](call& c) { c.scale *= 1.01F; },
-      [](call& c) { std::swap(c.dk[own_part], c.dk[local_part]); },
+      [](call& c) {
+        std::swap(c.dk[own_part], c.dv[own_part]);
+        std::swap(c.dk_row[own_part], c.dv_row[own_part]);
+        std::swap(c.dk_head[own_part], c.dv_head[own_part]);
+      },
       [](call& c) { c.forward.parts[own_part].rows -= 1; },
       [](call& c) { c.d_o += c.d_o_head; },
       [](call& c) { c.forward.o += c.forward.o_head; },
