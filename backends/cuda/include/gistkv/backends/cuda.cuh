@@ -402,6 +402,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
  private:
   friend class cuda_detail::training<cuda, T>;
   cuda_detail::products& library() { return products_; }
+  int n_processors() const { return attention_.n_processors; }
   /// Memory of the training tier, until its next call.
   void* training_memory(std::size_t n_bytes) {
     if (training_memory_.size() < n_bytes) {

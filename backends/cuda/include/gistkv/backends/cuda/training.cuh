@@ -11,6 +11,7 @@
 #include <cuda_runtime.h>
 
 #include <gistkv/backends/cuda/attention_backward_rows.hpp>
+#include <gistkv/backends/cuda/attention_backward_tile.hpp>
 #include <gistkv/backends/cuda/device_group.cuh>
 #include <gistkv/backends/cuda/kernels.cuh>
 #include <gistkv/backends/cuda/products.cuh>
@@ -230,6 +231,46 @@ struct backward_key_work {
   }
 };
 
+template <class T, int HeadDim>
+__global__ void __launch_bounds__(backward_warps * 32)
+    backward_queries_kernel(const __grid_constant__ backward_tiles<T> tiles) {
+  device_group<32> w(training_shared);
+  backward_queries<T, HeadDim>(w, tiles, static_cast<int>(blockIdx.x));
+}
+template <class T, int HeadDim>
+__global__ void __launch_bounds__(backward_warps * 32)
+    backward_keys_kernel(const __grid_constant__ backward_tiles<T> tiles) {
+  device_group<32> w(training_shared);
+  backward_keys<T, HeadDim>(w, tiles, static_cast<int>(blockIdx.x));
+}
+template <class T>
+struct add_splits_work {
+  backward_tiles<T> tiles;
+  int head_dim;
+  __device__ void operator()(index_t at) const {
+    add_splits<device_group<32>>(tiles, head_dim, at);
+  }
+};
+
+/// Do the kernels on matrix units take the call?
+template <class T>
+bool fits_matrix_units(const attention_backward_call<T>& c, int head_dim) {
+  if (sizeof(T) != 2 || (head_dim != 64 && head_dim != 128)) return false;
+  const auto at = [](const void* p, std::uintptr_t n) {
+    return reinterpret_cast<std::uintptr_t>(p) % n == 0;
+  };
+  const attention_sequence<T>& s = c.forward;
+  bool fits = c.scale > 0.0F && c.group <= backward_rows && at(s.q, 16) && at(c.d_o, 16) &&
+              at(c.dq, 4) && (c.dq_token | c.dq_head) % 2 == 0 &&
+              (s.q_token | s.q_head | c.d_o_token | c.d_o_head) % 8 == 0;
+  for (const int i : {local_part, own_part}) {
+    const attention_part<T>& p = s.parts[i];
+    if (p.rows == 0) continue;
+    fits = fits && at(p.k, 16) && at(p.v, 16) && (p.k_head | p.k_row | p.v_head | p.v_row) % 8 == 0;
+  }
+  return fits;
+}
+
 /// Base of the backend: the tier `Trains` for elements of T. The backend lends its products, its
 /// stream and memory that stays until the next call of this tier.
 template <class Backend, class T>
@@ -371,10 +412,14 @@ class training {
     c.n_kv_heads = static_cast<std::int32_t>(kv.n_kv_heads());
     c.group = static_cast<std::int32_t>(q.extent(1)) / c.n_kv_heads;
     c.scale = static_cast<float>(scale);
-    const index_t n_rows = q.extent(0) * q.extent(1);
-    c.statistics = static_cast<row_statistics*>(
-        self().training_memory(static_cast<std::size_t>(n_rows) * sizeof(row_statistics)));
-    launch_backward(c, static_cast<int>(q.extent(2)));
+    const auto head_dim = static_cast<int>(q.extent(2));
+    if constexpr (sizeof(T) == 2) {
+      if (fits_matrix_units(c, head_dim)) {
+        return head_dim == 64 ? launch_tiles<64>(c) : launch_tiles<128>(c);
+      }
+    }
+    c.statistics = static_cast<row_statistics*>(self().training_memory(statistics_bytes(c)));
+    launch_rows(c, head_dim);
   }
 
  private:
@@ -397,7 +442,55 @@ class training {
     check_launch("for_elements");
   }
 
-  void launch_backward(const attention_backward_call<T>& c, int head_dim) {
+  static std::size_t statistics_bytes(const attention_backward_call<T>& c) {
+    return static_cast<std::size_t>(c.forward.n_tokens) *
+           static_cast<std::size_t>(c.n_kv_heads * c.group) * sizeof(row_statistics);
+  }
+
+  template <int HeadDim>
+  void launch_tiles(attention_backward_call<T> c) {
+    backward_tiles<T> b;
+    b.tile_tokens = backward_rows / c.group;
+    b.n_tiles = ceil_div(c.forward.n_tokens, b.tile_tokens);
+    // Splits of the anchors, which all later tiles see: some four blocks of threads a processor.
+    const auto items_of = [&](int part) {
+      return ceil_div(c.forward.parts[part].rows, backward_rows) * c.n_kv_heads;
+    };
+    const int own_items = items_of(own_part);
+    const int own_splits =
+        own_items == 0 ? 1
+                       : std::clamp(4 * self().n_processors() / own_items, 1, ceil_div(b.n_tiles, 4));
+    const auto floats_of = [&](int part, int n_splits) {
+      return static_cast<std::size_t>(n_splits) * static_cast<std::size_t>(c.n_kv_heads) *
+             static_cast<std::size_t>(c.forward.parts[part].rows) * 2 * HeadDim;
+    };
+    const std::size_t bounds_at = statistics_bytes(c);
+    const std::size_t sums_at =
+        (bounds_at + static_cast<std::size_t>(b.n_tiles) * sizeof(tile_bounds) + 15) / 16 * 16;
+    auto* memory = static_cast<std::byte*>(self().training_memory(
+        sums_at + std::max(floats_of(local_part, 1), floats_of(own_part, own_splits)) * 4));
+    c.statistics = reinterpret_cast<row_statistics*>(memory);
+    b.bounds = reinterpret_cast<tile_bounds*>(memory + bounds_at);
+    b.sums = reinterpret_cast<float*>(memory + sums_at);
+    b.call = c;
+    constexpr std::uint32_t shared = backward_shared_bytes<HeadDim>;
+    static_assert(shared <= 48 * 1024);
+    backward_queries_kernel<T, HeadDim><<<static_cast<unsigned int>(b.n_tiles * c.n_kv_heads),
+                                          backward_warps * 32, shared, stream()>>>(b);
+    check_launch("backward_queries_kernel");
+    for (const int part : {local_part, own_part}) {
+      b.part = part;
+      b.n_splits = part == own_part ? own_splits : 1;
+      const int n_items = items_of(part) * b.n_splits;
+      if (n_items == 0) continue;
+      backward_keys_kernel<T, HeadDim>
+          <<<static_cast<unsigned int>(n_items), backward_warps * 32, shared, stream()>>>(b);
+      check_launch("backward_keys_kernel");
+      elements(static_cast<index_t>(floats_of(part, 1)), add_splits_work<T>{b, HeadDim});
+    }
+  }
+
+  void launch_rows(const attention_backward_call<T>& c, int head_dim) {
     static_assert(backward_row_warps == training_warps);
     const std::uint32_t shared = backward_row_shared_bytes(head_dim);
     if (shared > 48 * 1024) {
