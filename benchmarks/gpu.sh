@@ -2,10 +2,10 @@
 # Copyright 2026 The gistkv authors
 # SPDX-License-Identifier: Apache-2.0
 
-# gpu.sh [--quick]: attention on this machine's GPU, side by side with what else there is, and whole models
-# step by step, in one run. Needs nvcc, or the programs already built for this machine as
-# build/gpu/attention and build/gpu/steps. JSON goes to gpu_attention.json and gpu_steps.json in $OUT, or in
-# benchmarks/results; the summary to stdout.
+# gpu.sh [--quick]: attention on this machine's GPU, side by side with what else there is, whole models
+# step by step, and steps of training, in one run. Needs nvcc, or the programs already built for this machine as
+# build/gpu/attention, build/gpu/steps and build/gpu/training. JSON goes to gpu_attention.json, gpu_steps.json
+# and gpu_training.json in $OUT, or in benchmarks/results; the summary to stdout.
 # Environment: NVCC, OUT
 set -eu
 cd "$(dirname "$0")/.."
@@ -15,7 +15,7 @@ mkdir -p "$build" "$out"
 nvcc=${NVCC:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
 if [ -x "$nvcc" ]; then
   pids=
-  for name in attention steps; do
+  for name in attention steps training; do
     "$nvcc" -std=c++20 -O3 --expt-relaxed-constexpr -I include -I backends/cuda/include \
       -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
       benchmarks/gpu/$name.cu -o "$build/$name" -lcublasLt &
@@ -23,7 +23,7 @@ if [ -x "$nvcc" ]; then
   done
   for pid in $pids; do wait "$pid"; done
 fi
-for name in attention steps; do
+for name in attention steps training; do
   [ -x "$build/$name" ] || {
     echo "SKIPPED: no nvcc, and no $build/$name"
     exit 77
@@ -58,6 +58,8 @@ for l in lines:
         print("skipped:", l.get("peer", l.get("path", "")), l["reason"])
     elif "model" in l:
         floor = f"  {l['over_floor']:.2f} of its floor" if "over_floor" in l else ""
+        if "tokens_per_s" in l:
+            floor = f"  {l['tokens_per_s']:.0f} tokens/s"
         print(f"{l['what']:10} {l['model']:5} {l['path']:24} n {l['n']:6} batch {l['batch']:2} "
               f"{l['ms']:10.3f} ms{floor}")
     elif "ms" in l:
@@ -77,3 +79,5 @@ python3 benchmarks/gpu/peers.py "$@" > "$build/peers.jsonl" ||
 collect "$out/gpu_attention.json" "$build/attention.jsonl" "$build/peers.jsonl"
 ours steps "$@"
 collect "$out/gpu_steps.json" "$build/steps.jsonl"
+ours training "$@"
+collect "$out/gpu_training.json" "$build/training.jsonl"

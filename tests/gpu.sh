@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # gpu.sh [--quick]: all that needs a GPU, in one call: conformance on three element types, a model step by
-# step (fused calls, graphs, caches of q8), the goldens, the example on a borrowed stream, and
+# step (fused calls, graphs, caches of q8), one in training (gradients, 20 losses, the same bits twice), the goldens, the example on a borrowed stream, and
 # compute-sanitizer's checks of memory and races. Needs nvcc; what else is missing is skipped with a reason.
 # JSON goes to gpu_tests.json in $OUT, or in build/gpu; logs beside it.
 # Environment: NVCC, GISTKV_GOLDEN_DIR, GISTKV_MODEL, EIGEN (include directory)
@@ -55,16 +55,17 @@ compiled=passed
 for pid in $pids; do wait "$pid" || compiled=failed; done
 record compile $compiled ""
 [ $compiled = passed ] || cat "$out"/compile.*.log
-"$nvcc" "$build"/main.o "$build"/conformance_*.o "$build"/steps.o -o "$build/gistkv_test_gpu" -lcublasLt &&
+"$nvcc" "$build"/main.o "$build"/conformance_*.o "$build"/steps.o "$build"/training.o -o "$build/gistkv_test_gpu" -lcublasLt &&
   "$nvcc" "$build/07_borrow_a_stream.o" -o "$build/07_borrow_a_stream" -lcublasLt || record link failed ""
 
 run example "$build/07_borrow_a_stream"
 for type in f32 bf16 f16; do run "conformance_$type" "$build/gistkv_test_gpu" "$@" $type; done
 run steps "$build/gistkv_test_gpu" steps
+run training "$build/gistkv_test_gpu" training
 sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$nvcc")/compute-sanitizer")
 if [ -x "$sanitizer" ]; then
   for tool in memcheck racecheck; do
-    run "$tool" timeout 180 "$sanitizer" --tool $tool --error-exitcode 9 "$build/gistkv_test_gpu" --quick bf16 steps
+    run "$tool" timeout 180 "$sanitizer" --tool $tool --error-exitcode 9 "$build/gistkv_test_gpu" --quick bf16 steps training
   done
 else
   record sanitizer skipped "no compute-sanitizer"

@@ -20,7 +20,7 @@ void train_verb(const train_options& o) {
   }
   if (this_backend().make_trainer == nullptr) {
     throw usage_error("gistkv-" + std::string(this_backend().name) +
-                      " does not train; gistkv-onednn and gistkv-eigen do");
+                      " does not train; gistkv-onednn, gistkv-eigen and gistkv-cuda do");
   }
   check_threads(o.threads);
   const auto run = o.method == "gmsa" ? make_soft_run(o) : make_gist_run(o);
@@ -40,6 +40,10 @@ void add_train(CLI::App& app) {
   add_required(verb, "--config", o->config, "What to train on what, how", "C.json");
   add_option(verb, "--stage", o->stage, "Only this stage of the config, from 1", "N");
   add_flag(verb, "--resume", o->resume, "Go on from the checkpoint in the config's output folder");
+  add_option(verb, "--max-minutes", o->max_minutes,
+             "End with a checkpoint behind the step in which so many minutes, start and validation "
+             "included, have gone by; --resume goes on",
+             "MINUTES");
   add_option(verb, "--threads", o->threads, "Threads; 0: all that the machine has");
   add_json(verb, o->json);
   add_example(verb, "gistkv train sag --config train.json --resume");

@@ -57,6 +57,7 @@ json training_run::run() {
   for (; at.stage < last; at = {at.stage + 1, 0, at.tokens}) {
     if (model_ == nullptr) model_ = &make_trainer(at.stage);
     train_stage(at, log);
+    if (ended_early_) break;
     model_ = nullptr;
     end_stage(at);
     begun_ = 0;
@@ -67,6 +68,11 @@ json training_run::run() {
   add_to_report(report, last);
   report["adapter"] = adapter_path().string();
   report["stages"] = last;
+  report["finished"] = !ended_early_;
+  if (ended_early_) {
+    report["stage"] = at.stage + 1;
+    report["step"] = at.step;
+  }
   report["tokens"] = at.tokens;
   report["loss"] = last_.loss;
   if (validation_ >= 0) report["validation"] = validation_;
@@ -235,8 +241,17 @@ void training_run::train_stage(position& at, std::optional<train_log>& log) {
     if (log) log->add(r);
     last_ = r;
     show(r, s.rate.steps);
-    if (last || step % common_.save_every == 0) save(at);
+    if (!last) ended_early_ = time_is_up();
+    if (last || ended_early_ || step % common_.save_every == 0) save(at);
+    if (ended_early_) return;
   }
+}
+
+bool training_run::time_is_up() {
+  if (options_.max_minutes <= 0) return false;
+  double late = speaks() && clock_.seconds() >= 60.0 * options_.max_minutes ? 1 : 0;
+  group_.sum(std::span<double>(&late, 1));
+  return late > 0;
 }
 
 void training_run::show(const train_record& r, index_t steps) const {
@@ -245,7 +260,10 @@ void training_run::show(const train_record& r, index_t steps) const {
                       static_cast<double>(steps - r.step);
   std::string line = "stage " + std::to_string(r.stage) + " step " + std::to_string(r.step) + "/" +
                      std::to_string(steps) + "  loss " + decimal(r.loss, 4);
-  if (r.validation >= 0) line += "  validation " + decimal(r.validation, 4);
+  if (r.validation >= 0) {
+    line += "  validation " + decimal(r.validation, 4) + ", perplexity " +
+            decimal(std::exp(r.validation), 2);
+  }
   print(line + "  norm " + decimal(r.gradient_norm, 3) + "  " + decimal(r.tokens_per_second, 0) +
         " tokens/s  " + decimal(left / 60, 1) + " min left\n");
   std::fflush(stdout);

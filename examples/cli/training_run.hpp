@@ -26,6 +26,7 @@ struct train_options {
   std::string config;
   index_t stage = 0;
   int threads = 0;
+  double max_minutes = 0;
   bool resume = false;
   bool json = false;
 };
@@ -105,8 +106,12 @@ class training_run {
   void save(const position& at);
   void train_stage(position& at, std::optional<train_log>& log);
   double validate_all(std::size_t begin, std::size_t end);
+  /// Whether --max-minutes have gone by; rank 0's clock counts, so that all ranks stop together.
+  bool time_is_up();
   void show(const train_record& r, index_t steps) const;
 
+  stopwatch clock_;
+  bool ended_early_ = false;
   run_config common_;
   trainer_state* model_ = nullptr;  ///< Of the stage; null: not made yet.
   position saved_;

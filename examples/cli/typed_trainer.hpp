@@ -63,8 +63,12 @@ class typed_state : public Base {
                              ", " + std::to_string(found->cols) + "], expected [" +
                              std::to_string(p.rows) + ", " + std::to_string(p.cols) + "]");
         }
-        const std::vector<element_t<B>> values(found->values.begin(), found->values.end());
-        be_->upload(to->data(), values.data(), to->bytes());
+        const std::vector<number> values(found->values.begin(), found->values.end());
+        if (suffix.empty()) {
+          p.assign(*be_, values);
+        } else {
+          be_->upload(to->data(), values.data(), to->bytes());
+        }
       }
     }
   }
@@ -81,9 +85,10 @@ class typed_state : public Base {
 
  private:
   using parameter = train::parameter<B, element_t<B>>;
+  using number = accumulate_t<element_t<B>>;
 
-  static std::vector<std::pair<std::string, buffer<element_t<B>, B>*>> buffers_of(parameter& p) {
-    return {{"", &p.value}, {".first", &p.first}, {".second", &p.second}};
+  static std::vector<std::pair<std::string, buffer<number, B>*>> buffers_of(parameter& p) {
+    return {{"", &p.exact()}, {".first", &p.first}, {".second", &p.second}};
   }
 };
 

@@ -41,6 +41,7 @@ struct layout_options {
   int most_past = 200;     ///< Rows before the first query.
   double magnitude = 1.0;  ///< Of the queries: scores of a few hundred if it is large.
   bool lse = true;
+  bool prefix = true;  ///< Anchors of the past may lie in a part of their own.
   std::uint64_t seed = 1;
 
   std::string text() const {
@@ -235,7 +236,8 @@ class layout {
     const auto n_anchors = static_cast<std::int32_t>(ledger.anchors().size());
     std::int32_t known = 0;  // Anchors of the past, of which some may be a shared prefix.
     for (int i = 0; i < c.n_past; ++i) known += places[static_cast<std::size_t>(i)].anchor >= 0;
-    c.n_rows[shared_part] = static_cast<std::int32_t>(random_.below(known + 1));
+    const auto n_shared = static_cast<std::int32_t>(random_.below(known + 1));
+    c.n_rows[shared_part] = options_.prefix ? n_shared : 0;
     c.n_rows[own_part] = n_anchors - c.n_rows[shared_part];
     c.n_rows[local_part] = ledger.local_end() - base;
     for (int p = 0; p < n_parts; ++p) {

@@ -3,6 +3,7 @@
 
 #include <cli/backends/cuda.hpp>
 
+#include <cli/trainer.hpp>
 #include <cli/typed_backend.hpp>
 #include <gistkv/backends/cuda.cuh>
 
@@ -13,7 +14,7 @@ built_backend this_backend() {
   static constexpr cache_kind kinds[] = {{"bf16", make_cuda_bf16}};
   static constexpr checked_form forms[] = {{"bf16", "bf16", check_cuda_bf16}};
   return {cuda<bf16>::name, kinds,  forms, support_table<cuda<float>, cuda<bf16>, cuda<f16>>,
-          nullptr,          nullptr};
+          train_cuda,       nullptr};
 }
 
 }  // namespace gistkv::cli

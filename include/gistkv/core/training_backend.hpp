@@ -14,6 +14,10 @@
 ///
 /// Formulas and shapes stand at the front doors in ops/backward.hpp. Gradients are accumulated
 /// where several terms meet (`+=`), and overwritten where there is one.
+///
+/// Activations and their derivatives are of T. What has to add up over a batch or over steps is of
+/// accumulate_t<T>: losses, gradients of parameters, moments, and the parameters themselves, of
+/// which the products then read a copy in T (`narrow`). For float and double both are the same.
 
 namespace gistkv {
 
@@ -39,19 +43,26 @@ struct dropout_options {
 template <class B, class T>
 concept Trains = Computes<B, T> &&
     requires(B& be, matrix_view<T, space_of<B>> o, matrix_view<const T, space_of<B>> x,
-             vector_view<T, space_of<B>> p, vector_view<const T, space_of<B>> v,
              tensor_view<T, 3, space_of<B>> o3, tensor_view<const T, 3, space_of<B>> x3,
+             vector_view<const T, space_of<B>> v, matrix_view<accumulate_t<T>, space_of<B>> sums,
+             vector_view<accumulate_t<T>, space_of<B>> p,
+             vector_view<const accumulate_t<T>, space_of<B>> g,
              vector_view<const std::int32_t, space_of<B>> rows) {
-  be.accumulate_products(o, x, x, 1.0);
+  be.accumulate_products(sums, x, x, 1.0);
   be.norm_backward(o, p, x, x, v, norm_options{});
   be.activation_backward(o, o, x, x, x, activation_kind::silu);
   be.softmax_backward(o3, x3, 1.0);
-  be.cross_entropy(o, p, rows, v, x, 0.0);
+  be.cross_entropy(o, p, rows, g, x, 0.0);
   be.scatter_add_rows(o, x, rows);
+  be.scatter_add_rows(sums, x, rows);
   be.dropout(o, x, dropout_options{});
-  { be.squared_norm(v) } -> std::same_as<double>;
-  be.adamw(p, v, p, p, adamw_options{});
-};
+  { be.squared_norm(g) } -> std::same_as<double>;
+  be.adamw(p, g, p, p, adamw_options{});
+} && (std::same_as<T, accumulate_t<T>> || requires(B& be, vector_view<T, space_of<B>> o,
+                                                  vector_view<const accumulate_t<T>, space_of<B>> x) {
+  be.narrow(o, x);
+  requires B::native_attention_backward;
+});
 
 namespace detail {
 template <class B>

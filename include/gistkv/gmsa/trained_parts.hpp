@@ -73,7 +73,7 @@ host_parts trained_parts(trainable_gmsa<B, T>& m, const host_parts& start) {
   for (std::size_t i = 0; i < m.parameters().size(); ++i) {
     const train::parameter<B, T>& p = m.parameters()[i];
     if (!p.trained) continue;
-    const std::vector<T> found = p.value.to_host();
+    const auto found = p.exact().to_host();
     const std::vector<float> values(found.begin(), found.end());
     for (const auto& [part, prefix] :
          {std::pair{&parts.alignment, "alignment."}, std::pair{&parts.decoder, "decoder."}}) {

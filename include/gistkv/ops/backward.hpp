@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <concepts>
 #include <type_traits>
 
 #include <gistkv/core/training_backend.hpp>
@@ -21,7 +22,7 @@ namespace gistkv::ops {
 /// @param[in]     b  [k, n]
 template <class B, class T>
 requires Trains<B, T>
-void accumulate_products(B& be, matrix_view<T, space_of<B>> o,
+void accumulate_products(B& be, matrix_view<accumulate_t<T>, space_of<B>> o,
                          std::type_identity_t<matrix_view<const T, space_of<B>>> a,
                          std::type_identity_t<matrix_view<const T, space_of<B>>> b,
                          double alpha = 1.0) {
@@ -43,7 +44,8 @@ void accumulate_products(B& be, matrix_view<T, space_of<B>> o,
 /// @param[in] weight  [d]
 template <class B, class T>
 requires Trains<B, T>
-void norm_backward(B& be, matrix_view<T, space_of<B>> dx, vector_view<T, space_of<B>> dw,
+void norm_backward(B& be, matrix_view<T, space_of<B>> dx,
+                   vector_view<accumulate_t<T>, space_of<B>> dw,
                    std::type_identity_t<matrix_view<const T, space_of<B>>> dy,
                    std::type_identity_t<matrix_view<const T, space_of<B>>> x,
                    std::type_identity_t<vector_view<const T, space_of<B>>> weight,
@@ -111,9 +113,10 @@ void softmax_backward(B& be, tensor_view<T, 3, space_of<B>> d,
 /// @param[in]     teacher  [n, n_vocab] with rows that sum to 1, or empty
 template <class B, class T>
 requires Trains<B, T>
-void cross_entropy(B& be, matrix_view<T, space_of<B>> x, vector_view<T, space_of<B>> losses,
+void cross_entropy(B& be, matrix_view<T, space_of<B>> x,
+                   vector_view<accumulate_t<T>, space_of<B>> losses,
                    std::type_identity_t<vector_view<const std::int32_t, space_of<B>>> targets,
-                   std::type_identity_t<vector_view<const T, space_of<B>>> weights,
+                   std::type_identity_t<vector_view<const accumulate_t<T>, space_of<B>>> weights,
                    std::type_identity_t<matrix_view<const T, space_of<B>>> teacher = {},
                    double mix = 0.0) {
   expect_shape("cross_entropy", "losses", losses, {x.extent(0)});
@@ -127,12 +130,12 @@ void cross_entropy(B& be, matrix_view<T, space_of<B>> x, vector_view<T, space_of
 /// o[rows[i], :] += x[i, :] where rows[i] >= 0; rows may repeat
 ///
 /// The derivative of gather_rows. Added up in the order of i.
-/// @param[in,out] o     [m, d]
+/// @param[in,out] o     [m, d], of T or, a parameter's gradient, of accumulate_t<T>
 /// @param[in]     x     [n, d]
 /// @param[in]     rows  [n], each below m: not checked
-template <class B, class T>
-requires Trains<B, T>
-void scatter_add_rows(B& be, matrix_view<T, space_of<B>> o,
+template <class B, class T, class O = T>
+requires Trains<B, T> &&(std::same_as<O, T> || std::same_as<O, accumulate_t<T>>)void
+    scatter_add_rows(B& be, matrix_view<O, space_of<B>> o,
                       std::type_identity_t<matrix_view<const T, space_of<B>>> x,
                       std::type_identity_t<vector_view<const std::int32_t, space_of<B>>> rows) {
   expect_shape("scatter_add_rows", "rows", rows, {x.extent(0)});
@@ -162,7 +165,7 @@ void dropout(B& be, matrix_view<T, space_of<B>> o,
 /// sum_i x[i]^2, carried in double. Waits for the backend.
 template <class B, class T>
 requires Trains<B, T>
-double squared_norm(B& be, vector_view<const T, space_of<B>> x) {
+double squared_norm(B& be, vector_view<const accumulate_t<T>, space_of<B>> x) {
   expect_contiguous_rows("squared_norm", "x", x);
   return x.empty() ? 0.0 : be.squared_norm(x);
 }
@@ -174,15 +177,29 @@ double squared_norm(B& be, vector_view<const T, space_of<B>> x) {
 /// @param[in]     gradient  [n]
 template <class B, class T>
 requires Trains<B, T>
-void adamw(B& be, vector_view<T, space_of<B>> p,
-           std::type_identity_t<vector_view<const T, space_of<B>>> gradient,
-           std::type_identity_t<vector_view<T, space_of<B>>> m,
-           std::type_identity_t<vector_view<T, space_of<B>>> v, const adamw_options& options) {
+void adamw(B& be, vector_view<accumulate_t<T>, space_of<B>> p,
+           std::type_identity_t<vector_view<const accumulate_t<T>, space_of<B>>> gradient,
+           std::type_identity_t<vector_view<accumulate_t<T>, space_of<B>>> m,
+           std::type_identity_t<vector_view<accumulate_t<T>, space_of<B>>> v,
+           const adamw_options& options) {
   expect_shape("adamw", "gradient", gradient, p.extents());
   expect_shape("adamw", "m", m, p.extents());
   expect_shape("adamw", "v", v, p.extents());
   for (const auto& x : {p, m, v}) expect_contiguous_rows("adamw", "a vector", x);
   if (!p.empty()) be.adamw(p, gradient, m, v, options);
+}
+
+/// o = x, rounded to T
+/// @param[out] o  [n]
+/// @param[in]  x  [n]
+template <class B, class T>
+requires Trains<B, T> &&(!std::same_as<T, accumulate_t<T>>)void narrow(
+    B& be, vector_view<T, space_of<B>> o,
+    std::type_identity_t<vector_view<const accumulate_t<T>, space_of<B>>> x) {
+  expect_shape("narrow", "x", x, o.extents());
+  expect_contiguous_rows("narrow", "o", o);
+  expect_contiguous_rows("narrow", "x", x);
+  if (!o.empty()) be.narrow(o, x);
 }
 
 }  // namespace gistkv::ops

@@ -34,6 +34,14 @@ struct head_targets {
   double mix = 0.0;
 };
 
+namespace detail {
+/// What a teacher knows of a vocabulary with gists behind it.
+struct first_columns {
+  index_t n;
+  GISTKV_HD constexpr bool operator()(index_t, index_t k) const { return k < n; }
+};
+}  // namespace detail
+
 /// The map from hidden states to logits, fused with the loss: logits exist for a few rows at a
 /// time, and rows that predict nothing are never multiplied.
 template <class B, class T>
@@ -74,7 +82,8 @@ class language_head {
 
   std::size_t workspace_size(bool teacher) const {
     const auto bytes = [](index_t n) { return workspace<B>::template bytes_for<T>(n); };
-    return (teacher ? 2 : 1) * bytes(piece * width()) + 4 * bytes(piece * d_) + 2 * bytes(piece) +
+    return (teacher ? 2 : 1) * bytes(piece * width()) + 4 * bytes(piece * d_) +
+           workspace<B>::template bytes_for<number>(piece) +
            3 * workspace<B>::template bytes_for<std::int32_t>(piece);
   }
 
@@ -85,17 +94,31 @@ class language_head {
   /// @param[in]     teacher   hidden states that targets.teacher_rows index
   double loss(const_matrix hidden, matrix d_hidden, const head_targets& targets,
               const_matrix teacher, workspace<B>& scratch) {
-    double sum = 0;
     const auto n = static_cast<index_t>(targets.rows.size());
+    if (losses_.size() < n) losses_ = buffer<number, B>(*be_, n);
     for (index_t begin = 0; begin < n; begin += piece) {
       const index_t count = std::min(piece, n - begin);
-      sum += loss_of_piece(hidden, d_hidden, targets, begin, count, teacher, scratch);
+      loss_of_piece(hidden, d_hidden, targets, begin, count, teacher, scratch);
     }
+    // Waits for the backend: once, not once a piece.
+    std::vector<number> found(static_cast<std::size_t>(n));
+    if (n > 0) be_->download(found.data(), losses_.data(), found.size() * sizeof(number));
+    double sum = 0;
+    for (const number loss : found) sum += static_cast<double>(loss);
     return sum;
   }
 
  private:
-  static constexpr index_t piece = 128;
+  using number = accumulate_t<T>;
+  /// Rows whose logits exist at a time: few, to stay in the caches of a CPU, or as many as a
+  /// backend says it needs to be busy.
+  static constexpr index_t piece = [] {
+    if constexpr (requires { B::head_rows; }) {
+      return index_t{B::head_rows};
+    } else {
+      return index_t{128};
+    }
+  }();
 
   static tensor_view<T, 3, space> one(matrix m) {
     return {m.data(), {1, m.extent(0), m.extent(1)}, {0, m.stride(0), m.stride(1)}};
@@ -122,8 +145,8 @@ class language_head {
     }
   }
 
-  double loss_of_piece(const_matrix hidden, matrix d_hidden, const head_targets& targets,
-                       index_t begin, index_t count, const_matrix teacher, workspace<B>& scratch) {
+  void loss_of_piece(const_matrix hidden, matrix d_hidden, const head_targets& targets,
+                     index_t begin, index_t count, const_matrix teacher, workspace<B>& scratch) {
     const typename workspace<B>::scope scope(scratch);
     const auto part = [begin, count](auto all) {
       return all.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
@@ -144,15 +167,11 @@ class language_head {
 
     const auto tokens = uploaded(part(targets.tokens), scratch);
     const auto given = part(targets.weights);
-    const std::vector<T> converted(given.begin(), given.end());
-    const auto weights = uploaded(std::span<const T>(converted), scratch);
-    const auto losses = scratch.template take<T>({count});
+    const std::vector<number> converted(given.begin(), given.end());
+    const auto weights = uploaded(std::span<const number>(converted), scratch);
+    const vector_view<number, space> losses(losses_.data() + begin, {count});
     ops::cross_entropy<B, T>(*be_, logits, losses, tokens, weights, taught, targets.mix);
-    std::vector<T> found(static_cast<std::size_t>(count));
-    be_->download(found.data(), losses.data(), found.size() * sizeof(T));
-    double sum = 0;
-    for (const T loss : found) sum += static_cast<double>(loss);
-    if (d_hidden.empty()) return sum;
+    if (d_hidden.empty()) return;
 
     const matrix dx = scratch.template take<T>({count, d_});
     if (weight_ != nullptr) {
@@ -168,7 +187,6 @@ class language_head {
       ops::accumulate_products<B, T>(*be_, gists_->gradient_matrix(), of_gists, x);
     }
     ops::scatter_rows<B, T>(*be_, d_hidden, dx, rows);
-    return sum;
   }
 
   /// The teacher's probabilities; gists, which it does not know, have none.
@@ -177,20 +195,16 @@ class language_head {
     ops::gather_rows<B, T>(*be_, x, hidden, uploaded(rows, scratch));
     const matrix p = scratch.template take<T>({x.extent(0), width()});
     base_logits(p.slice(1, 0, n_vocab_), x);
-    ops::masked_softmax<B, T>(*be_, one(p), first_columns{n_vocab_}, {});
+    ops::masked_softmax<B, T>(*be_, one(p), detail::first_columns{n_vocab_}, {});
     return p;
   }
-  struct first_columns {
-    index_t n;
-    GISTKV_HD constexpr bool operator()(index_t, index_t k) const { return k < n; }
-  };
-
   B* be_;
   index_t n_vocab_;
   index_t d_;
   parameter<B, T>* weight_;
   parameter<B, T>* gists_;
   buffer<T, B> bias_;
+  buffer<number, B> losses_;
   std::optional<packed_weight_t<B>> packed_;
   std::optional<packed_weight_t<B>> transposed_;
 };

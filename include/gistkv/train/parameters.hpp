@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -25,29 +26,63 @@ enum class parameter_kind {
   norm     ///< Norm weights and biases of the model: no weight decay, as usual.
 };
 
-/// A matrix that is trained, its gradient, and the two moments of AdamW, in a backend's memory and
-/// in its element type.
+/// A matrix that is trained, its gradient, and the two moments of AdamW, in a backend's memory.
+/// Products read `value`, in the backend's element type. Where that is narrower than what sums are
+/// carried in, steps are added up in `master`: many are smaller than the last digit of `value`.
 template <Storage B, class T>
 struct parameter {
+  using number = accumulate_t<T>;
+  static constexpr bool has_master = !std::same_as<T, number>;
+
   std::string name;
   parameter_kind kind = parameter_kind::weight;
   index_t rows = 0;
   index_t cols = 0;
   bool trained = true;  ///< false: constant, though a block that is trained has its gradient.
   buffer<T, B> value;
-  buffer<T, B> gradient;
-  buffer<T, B> first;  ///< Moments; allocated at the first update.
-  buffer<T, B> second;
+  buffer<number, B> master;  ///< Empty unless has_master.
+  buffer<number, B> gradient;
+  buffer<number, B> first;  ///< Moments; allocated at the first update.
+  buffer<number, B> second;
 
   matrix_view<T, space_of<B>> matrix() { return value.view({rows, cols}); }
   matrix_view<const T, space_of<B>> matrix() const { return value.view({rows, cols}); }
-  matrix_view<T, space_of<B>> gradient_matrix() { return gradient.view({rows, cols}); }
-  vector_view<T, space_of<B>> flat(buffer<T, B>& of) { return of.view({of.size()}); }
+  matrix_view<number, space_of<B>> gradient_matrix() { return gradient.view({rows, cols}); }
+  template <class U>
+  vector_view<U, space_of<B>> flat(buffer<U, B>& of) {
+    return of.view({of.size()});
+  }
+
+  /// What is trained, with all its digits.
+  buffer<number, B>& exact() {
+    if constexpr (has_master) {
+      return master;
+    } else {
+      return value;
+    }
+  }
+  const buffer<number, B>& exact() const { return const_cast<parameter*>(this)->exact(); }
+
+  /// Takes over [rows, cols] elements from host memory.
+  void assign(B& be, std::span<const number> values) {
+    be.upload(exact().data(), values.data(), values.size_bytes());
+    if constexpr (has_master) {
+      const std::vector<T> narrow(values.begin(), values.end());
+      be.upload(value.data(), narrow.data(), narrow.size() * sizeof(T));
+    }
+  }
+
+  /// One step of AdamW; the moments are there.
+  void step(B& be, const adamw_options& options) {
+    ops::adamw<B, T>(be, flat(exact()), flat(gradient), flat(first), flat(second), options);
+    if constexpr (has_master) ops::narrow<B, T>(be, flat(value), flat(master));
+  }
 };
 
-/// Zeros, without a primitive of its own.
+/// Zeros; by uploads where the backend has no `clear` of bytes.
 template <Storage B, class T>
 void clear(B& be, buffer<T, B>& b) {
+  if constexpr (requires { be.clear(b.data(), b.bytes()); }) return be.clear(b.data(), b.bytes());
   constexpr index_t piece = 1 << 16;
   const std::vector<T> zeros(static_cast<std::size_t>(std::min(piece, b.size())), T(0));
   for (index_t begin = 0; begin < b.size(); begin += piece) {
@@ -82,9 +117,12 @@ class parameter_set {
     p->kind = kind;
     p->rows = rows;
     p->cols = cols;
-    const std::vector<T> converted(values.begin(), values.end());
-    p->value = buffer<T, B>(*be_, std::span<const T>(converted));
-    p->gradient = buffer<T, B>(*be_, rows * cols);
+    using number = accumulate_t<T>;
+    const std::vector<number> converted(values.begin(), values.end());
+    p->value = buffer<T, B>(*be_, rows * cols);
+    if constexpr (parameter<B, T>::has_master) p->master = buffer<number, B>(*be_, rows * cols);
+    p->assign(*be_, converted);
+    p->gradient = buffer<number, B>(*be_, rows * cols);
     clear(*be_, p->gradient);
     return *all_.emplace_back(std::move(p));
   }
@@ -118,7 +156,7 @@ class parameter_set {
     for (const auto& p : all_) {
       if (!p->trained || p->first.size() > 0) continue;
       for (auto* b : {&p->first, &p->second}) {
-        *b = buffer<T, B>(*be_, p->rows * p->cols);
+        *b = buffer<accumulate_t<T>, B>(*be_, p->rows * p->cols);
         clear(*be_, *b);
       }
     }
@@ -132,9 +170,7 @@ class parameter_set {
     for (const auto& p : all_) {
       if (!p->trained) continue;
       const double decay = p->kind == parameter_kind::norm ? 0.0 : o.weight_decay;
-      ops::adamw<B, T>(*be_, p->flat(p->value), p->flat(p->gradient), p->flat(p->first),
-                       p->flat(p->second),
-                       {rate(p->kind), o.beta1, o.beta2, o.eps, decay, scale, step});
+      p->step(*be_, {rate(p->kind), o.beta1, o.beta2, o.eps, decay, scale, step});
     }
   }
 

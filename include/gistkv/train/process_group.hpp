@@ -38,35 +38,36 @@ struct single_process {
 /// elements, whatever the sizes of the parameters: few messages for many small ones, and no more
 /// than a bucket in host memory at a time. @throws argument_error for bucket < 1.
 template <Storage B, class T, class G>
-requires ProcessGroup<G, T>
+requires ProcessGroup<G, accumulate_t<T>>
 void sum_gradients(parameter_set<B, T>& set, G& group, index_t bucket = index_t{1} << 20) {
   if (bucket < 1) {
     throw argument_error("sum_gradients: bucket is " + std::to_string(bucket) +
                          " elements, expected at least 1");
   }
   if (group.n_ranks() == 1) return;
+  using number = accumulate_t<T>;
   struct piece {
-    T* gradient;
-    T* copy;
+    number* gradient;
+    number* copy;
     std::size_t bytes;
   };
   B& be = set.backend();
-  std::vector<T> values(static_cast<std::size_t>(std::min(bucket, set.n_elements())));
+  std::vector<number> values(static_cast<std::size_t>(std::min(bucket, set.n_elements())));
   std::vector<piece> pieces;
   index_t filled = 0;
   const auto send = [&] {
-    group.sum(std::span<T>(values.data(), static_cast<std::size_t>(filled)));
+    group.sum(std::span<number>(values.data(), static_cast<std::size_t>(filled)));
     for (const piece& p : pieces) be.upload(p.gradient, p.copy, p.bytes);
     pieces.clear();
     filled = 0;
   };
   for (std::size_t i = 0; i < set.size(); ++i) {
     if (!set[i].trained) continue;
-    buffer<T, B>& gradient = set[i].gradient;
+    buffer<number, B>& gradient = set[i].gradient;
     for (index_t begin = 0; begin < gradient.size();) {
       const index_t n = std::min(gradient.size() - begin, bucket - filled);
       const piece p{gradient.data() + begin, values.data() + filled,
-                    static_cast<std::size_t>(n) * sizeof(T)};
+                    static_cast<std::size_t>(n) * sizeof(number)};
       be.download(p.copy, p.gradient, p.bytes);
       pieces.push_back(p);
       begin += n;

@@ -182,7 +182,7 @@ class trainable_block {
       const auto& b = trained_ != nullptr ? trained_->value : constant_;
       return b.view({b.size()});
     }
-    vector_view<T, space> gradient() {
+    vector_view<accumulate_t<T>, space> gradient() {
       if (trained_ == nullptr) return {};
       return trained_->gradient.view({trained_->gradient.size()});
     }

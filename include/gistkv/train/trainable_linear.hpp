@@ -235,10 +235,10 @@ class trainable_linear {
   /// Appends the factors of LoRA, those of layer `layer`.
   void save(index_t layer, std::vector<model::low_rank>& out) const {
     if (total_rank_ == 0) return;
-    const std::vector<T> a = a_->value.to_host();
+    const auto a = a_->exact().to_host();
     for (const part& p : parts_) {
       if (p.rank == 0) continue;
-      const std::vector<T> b = p.b->value.to_host();
+      const auto b = p.b->exact().to_host();
       model::low_rank f{layer, p.name, p.rank, p.rows, cols_, {}, {}};
       for (index_t i = p.rank_begin * cols_; i < (p.rank_begin + p.rank) * cols_; ++i) {
         f.a.push_back(static_cast<float>(a[static_cast<std::size_t>(i)]));
@@ -256,7 +256,7 @@ class trainable_linear {
   /// @throws shape_error.
   void load(index_t layer, std::span<const model::low_rank> from) {
     if (total_rank_ == 0) return;
-    std::vector<T> a = a_->value.to_host();
+    std::vector<number> a = a_->exact().to_host();
     for (const part& p : parts_) {
       for (const model::low_rank& f : from) {
         if (f.layer != layer || f.target != p.name) continue;
@@ -267,20 +267,21 @@ class trainable_linear {
                             ", " + std::to_string(cols_) + "] of rank " + std::to_string(p.rank));
         }
         std::copy(f.a.begin(), f.a.end(), a.begin() + p.rank_begin * cols_);
-        std::vector<T> b(f.b.size());
+        std::vector<number> b(f.b.size());
         for (index_t r = 0; r < p.rows; ++r) {
           for (index_t i = 0; i < p.rank; ++i) {
             b[static_cast<std::size_t>(i * p.rows + r)] =
-                static_cast<T>(f.b[static_cast<std::size_t>(r * p.rank + i)]);
+                static_cast<number>(f.b[static_cast<std::size_t>(r * p.rank + i)]);
           }
         }
-        be_->upload(p.b->value.data(), b.data(), p.b->value.bytes());
+        p.b->assign(*be_, b);
       }
     }
-    be_->upload(a_->value.data(), a.data(), a_->value.bytes());
+    a_->assign(*be_, a);
   }
 
  private:
+  using number = accumulate_t<T>;
   struct part {
     std::string name;
     index_t begin = 0;  ///< Columns [begin, begin + rows) of y.

@@ -154,7 +154,7 @@ class trainable_model {
   model::adapter save() const {
     model::adapter out;
     const auto rows = [](const parameter<B, T>& p) {
-      const std::vector<T> values = p.value.to_host();
+      const auto values = p.exact().to_host();
       return std::vector<float>(values.begin(), values.end());
     };
     out.gists = {gists_->rows, rows(*gists_), {}};
@@ -291,7 +291,7 @@ class trainable_model {
 
     const matrix d = memory_.template take<T>({b.n, config_.d_model});
     zero(d);
-    vector_view<T, space> d_norm;
+    vector_view<accumulate_t<T>, space> d_norm;
     if (trained_norm_ != nullptr) d_norm = trained_norm_->flat(trained_norm_->gradient);
     ops::norm_backward<B, T>(*be_, d, d_norm, d_hidden, x, final_norm(),
                              {config_.norm, config_.norm_eps});

@@ -50,7 +50,7 @@ class weight_transfer {
   void move(const std::string& name, std::span<host_matrix* const> matrices) {
     const parameter<B, T>* p = find(name);
     if (p == nullptr) return;
-    const std::vector<T> values = p->value.to_host();
+    const auto values = p->exact().to_host();
     auto floats = std::make_shared<std::vector<float>>(values.begin(), values.end());
     index_t begin = 0;
     for (host_matrix* m : matrices) {

@@ -8,6 +8,7 @@
 
 #include "golden/cache_checks.hpp"
 #include "golden/forward_checks.hpp"
+#include "golden/train_checks.hpp"
 
 namespace gistkv::test {
 namespace {
@@ -30,6 +31,13 @@ TEST_CASE("cuda in float: parts D, E and F") {
   check_greedy<exact>();
   check_sentence_runs<exact>(false);
   check_compaction<exact>();
+}
+
+TEST_CASE("cuda in float: part G") {
+  if (!device_is_there()) return;
+  check_gradients<exact>(1e-4);
+  check_gist_training<exact>();
+  check_lora_training<exact>();
 }
 
 TEST_SUITE_END();

@@ -15,5 +15,7 @@ conformance::report check_f16(bool model_shapes);
 conformance::report check_f32(bool model_shapes);
 /// A small model step by step: fused calls, graphs and caches of q8 beside single calls.
 bool check_steps();
+/// A small model in training: gradients and 20 steps in bf16 beside float, and twice the same bits.
+bool check_training();
 
 }  // namespace gistkv::gpu_tests

@@ -1,8 +1,8 @@
 // Copyright 2026 The gistkv authors
 // SPDX-License-Identifier: Apache-2.0
 
-// gistkv_test_gpu [--quick] [f32|bf16|f16|steps ...]: the conformance suite on the device that is
-// there, and a small model step by step.
+// gistkv_test_gpu [--quick] [f32|bf16|f16|steps|training ...]: the conformance suite on the device
+// that is there, a small model step by step, and one in training.
 // Exit status: 0 all passed, 77 there is no device, else failed.
 
 #include <cstdio>
@@ -32,12 +32,12 @@ int main(int argc, char** argv) {
       types.emplace_back(argv[i]);
     }
   }
-  if (types.empty()) types = {"f32", "bf16", "f16", "steps"};
+  if (types.empty()) types = {"f32", "bf16", "f16", "steps", "training"};
   bool passed = true;
   for (const std::string& type : types) {
-    if (type == "steps") {
+    if (type == "steps" || type == "training") {
       try {
-        passed = gpu_tests::check_steps() && passed;
+        passed = (type == "steps" ? gpu_tests::check_steps() : gpu_tests::check_training()) && passed;
       } catch (const std::exception& e) {
         std::cout << type << ": " << e.what() << std::endl;
         passed = false;
@@ -49,7 +49,7 @@ int main(int argc, char** argv) {
                                          : type == "f16"  ? gpu_tests::check_f16
                                                           : nullptr;
     if (check == nullptr) {
-      std::printf("no check %s: f32, bf16, f16 or steps\n", type.c_str());
+      std::printf("no check %s: f32, bf16, f16, steps or training\n", type.c_str());
       return 2;
     }
     try {

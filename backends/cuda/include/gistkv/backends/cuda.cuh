@@ -24,6 +24,7 @@
 #include <gistkv/backends/cuda/kernels.cuh>
 #include <gistkv/backends/cuda/products.cuh>
 #include <gistkv/backends/cuda/runtime.cuh>
+#include <gistkv/backends/cuda/training.cuh>
 #include <gistkv/core/backend.hpp>
 #include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/error.hpp>
@@ -43,8 +44,9 @@ struct cuda_options {
   bool wgmma = true;     ///< The attention kernel of sm_90a where it can run; false: for tests.
 };
 
-/// Backend for NVIDIA GPUs from sm_80 on, for inference: cuBLASLt multiplies matrices, own kernels
-/// do the rest, among them attention over anchors and local rows (cuda/attention_plan.hpp).
+/// Backend for NVIDIA GPUs from sm_80 on: cuBLASLt multiplies matrices, own kernels do the rest,
+/// among them attention over anchors and local rows (cuda/attention_plan.hpp) and what training
+/// needs (cuda/training.cuh).
 ///
 /// T is the type of activations and weights: bf16, f16 or float. Sums are carried in float. Caches
 /// are of T or of q8. Calls are queued on one stream and return at once; only `download`,
@@ -53,7 +55,8 @@ struct cuda_options {
 /// current then has to be current in every call; one object serves one thread at a time.
 template <class T = bf16>
 requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>) class cuda
-    : public no_native {
+    : public no_native,
+      public cuda_detail::training<cuda<T>, T> {
  public:
   using space = device_space;
   using element = T;
@@ -397,6 +400,34 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   }
 
  private:
+  friend class cuda_detail::training<cuda, T>;
+  cuda_detail::products& library() { return products_; }
+  int n_processors() const { return attention_.n_processors; }
+  /// Memory of the training tier, until its next call.
+  void* training_memory(std::size_t n_bytes) {
+    if (training_memory_.size() < n_bytes) {
+      training_memory_ = {};
+      training_memory_ = cuda_detail::device_block(allocator_, n_bytes, stream());
+    }
+    return training_memory_.data();
+  }
+  static cuda_detail::attention_sequence<T> backward_sequence(
+      const tensor_view<const T, 3, space>& q, const tensor_view<const T, 3, space>& o,
+      const kv_spans<T, space>& kv, const span_list& spans) {
+    cuda_detail::attention_sequence<T> s;
+    s.q = q.data();
+    s.q_token = q.stride(0);
+    s.q_head = q.stride(1);
+    s.o = const_cast<T*>(o.data());  // Only read.
+    s.o_token = o.stride(0);
+    s.o_head = o.stride(1);
+    s.parts[cuda_detail::local_part] = part_of(kv.local);
+    s.parts[cuda_detail::own_part] = part_of(kv.own);
+    s.spans = spans.in_backend_memory;
+    s.n_tokens = static_cast<std::int32_t>(q.extent(0));
+    return s;
+  }
+
   static constexpr std::size_t partial_bytes = std::size_t{16} << 20;
   static constexpr std::size_t counter_bytes = std::size_t{16} << 10;
 
@@ -587,10 +618,13 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   cuda_detail::device_block counters_;
   cuda_detail::products products_;
   cuda_detail::attention_device attention_;
+  cuda_detail::device_block training_memory_;
 };
 
 static_assert(Backend<cuda<bf16>>);
 static_assert(Backend<cuda<f16>>);
 static_assert(Backend<cuda<float>>);
+static_assert(Trains<cuda<bf16>, bf16>);
+static_assert(Trains<cuda<float>, float>);
 
 }  // namespace gistkv::backends

@@ -265,14 +265,15 @@ template <class T, class O>
 __global__ void __launch_bounds__(row_threads)
     plain_product(O* o, index_t o_batch, index_t o_row, const T* a, index_t a_batch, index_t a_row,
                   const T* b, index_t b_batch, index_t b_row, index_t batch, index_t m, index_t n,
-                  index_t k, bool transpose_b, bool accumulate, float alpha) {
+                  index_t k, bool transpose_a, bool transpose_b, bool accumulate, float alpha) {
   for_cells<1>(batch * m, n, [&](index_t row, index_t j) {
     const index_t h = row / m;
-    const T* left = a + h * a_batch + row % m * a_row;
+    const T* left = a + h * a_batch + (transpose_a ? row % m : row % m * a_row);
+    const index_t left_step = transpose_a ? a_row : 1;
     const T* right = b + h * b_batch + (transpose_b ? j * b_row : j);
     const index_t step = transpose_b ? 1 : b_row;
     float sum = 0.0F;
-    for (index_t p = 0; p < k; ++p) sum += to_float(left[p]) * to_float(right[p * step]);
+    for (index_t p = 0; p < k; ++p) sum += to_float(left[p * left_step]) * to_float(right[p * step]);
     O* to = o + h * o_batch + row % m * o_row + j;
     *to = from_float<O>(accumulate ? to_float(*to) + alpha * sum : alpha * sum);
   });

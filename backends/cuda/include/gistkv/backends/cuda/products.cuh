@@ -50,13 +50,15 @@ class products {
     handle_.reset(made);
   }
 
-  /// o [batch, m, n], a [batch, m, k], b [batch, k, n], or [batch, n, k] if it is transposed. O is
-  /// T or float.
+  /// o [batch, m, n], a [batch, m, k], b [batch, k, n]; [batch, k, m] or [batch, n, k] of what is
+  /// transposed. O is T or float.
   template <class T, class O = T>
   void multiply(batch_view<O> o, batch_view<const T> a, batch_view<const T> b, index_t batch,
                 index_t m, index_t n, index_t k, bool transpose_b, bool accumulate, float alpha,
-                cudaStream_t stream) {
+                cudaStream_t stream, bool transpose_a = false) {
     // The stride of a dimension of extent 1 means nothing, but the library checks it.
+    const index_t a_rows = transpose_a ? k : m;
+    const index_t a_cols = transpose_a ? m : k;
     const index_t b_cols = transpose_b ? k : n;
     const shape s{static_cast<index_t>(cuda_type<T>()),
                   static_cast<index_t>(cuda_type<O>()),
@@ -65,23 +67,24 @@ class products {
                   n,
                   k,
                   m == 1 ? std::max(o.row, n) : o.row,
-                  m == 1 ? std::max(a.row, k) : a.row,
+                  a_rows == 1 ? std::max(a.row, a_cols) : a.row,
                   (transpose_b ? n : k) == 1 ? std::max(b.row, b_cols) : b.row,
                   o.batch,
                   a.batch,
                   b.batch,
+                  transpose_a ? 1 : 0,
                   transpose_b ? 1 : 0,
                   alignment(o),
                   alignment(a),
                   alignment(b)};
     const plan* p = nullptr;
-    if (k > 0 && s.o_row >= n && s.a_row >= k && s.b_row >= b_cols) p = &plan_for(s);
+    if (k > 0 && s.o_row >= n && s.a_row >= a_cols && s.b_row >= b_cols) p = &plan_for(s);
     if (p == nullptr || !p->usable) {
       const index_t blocks =
           std::clamp<index_t>((batch * m * n + row_threads - 1) / row_threads, 1, index_t{1} << 20);
       plain_product<T, O><<<static_cast<unsigned int>(blocks), row_threads, 0, stream>>>(
           o.data, o.batch, o.row, a.data, a.batch, a.row, b.data, b.batch, b.row, batch, m, n, k,
-          transpose_b, accumulate, alpha);
+          transpose_a, transpose_b, accumulate, alpha);
       return check_launch("plain_product");
     }
     const float beta = accumulate ? 1.0F : 0.0F;
@@ -95,7 +98,7 @@ class products {
  private:
   struct shape {
     index_t type, o_type, batch, m, n, k, o_row, a_row, b_row, o_batch, a_batch, b_batch,
-        transpose_b, o_alignment, a_alignment, b_alignment;
+        transpose_a, transpose_b, o_alignment, a_alignment, b_alignment;
     friend auto operator<=>(const shape&, const shape&) = default;
   };
 
@@ -167,8 +170,13 @@ class products {
     check(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, &turned,
                                          sizeof turned),
           "cublasLtMatmulDescSetAttribute");
+    const cublasOperation_t turned_a = s.transpose_a != 0 ? CUBLAS_OP_T : CUBLAS_OP_N;
+    check(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSB, &turned_a,
+                                         sizeof turned_a),
+          "cublasLtMatmulDescSetAttribute");
     p.o = layout(static_cast<cudaDataType_t>(s.o_type), s.m, s.n, s.o_row, s.batch, s.o_batch);
-    p.a = layout(type, s.m, s.k, s.a_row, s.batch, s.a_batch);
+    p.a = s.transpose_a != 0 ? layout(type, s.k, s.m, s.a_row, s.batch, s.a_batch)
+                             : layout(type, s.m, s.k, s.a_row, s.batch, s.a_batch);
     p.b = s.transpose_b != 0 ? layout(type, s.n, s.k, s.b_row, s.batch, s.b_batch)
                              : layout(type, s.k, s.n, s.b_row, s.batch, s.b_batch);
     cublasLtMatmulPreference_t made = nullptr;
