@@ -18,12 +18,14 @@ void train_verb(const train_options& o) {
   if (o.method != "sag" && o.method != "gmsa") {
     throw usage_error("METHOD is '" + o.method + "', want sag or gmsa");
   }
-  if (this_backend().make_trainer == nullptr) {
-    throw usage_error("gistkv-" + std::string(this_backend().name) +
-                      " does not train; gistkv-onednn, gistkv-eigen and gistkv-cuda do");
+  const bool soft = o.method == "gmsa";
+  const auto backend = this_backend();
+  if (soft ? backend.make_soft_trainer == nullptr : backend.make_trainer == nullptr) {
+    throw usage_error("gistkv-" + std::string(backend.name) + " does not train " + o.method +
+                      "; gistkv-onednn and gistkv-eigen do");
   }
   check_threads(o.threads);
-  const auto run = o.method == "gmsa" ? make_soft_run(o) : make_gist_run(o);
+  const auto run = soft ? make_soft_run(o) : make_gist_run(o);
   const json report = run->run();
   if (o.json) return print_json(report);
   print("wrote      " + report["adapter"].get<std::string>() + "\n");
