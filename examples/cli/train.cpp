@@ -29,6 +29,7 @@ void train_verb(const train_options& o) {
   const json report = run->run();
   if (o.json) return print_json(report);
   print("wrote      " + report["adapter"].get<std::string>() + "\n");
+  if (!report["finished"]) note("the minutes are up; --resume goes on");
 }
 
 }  // namespace
