@@ -83,12 +83,13 @@ for type in f32 bf16 f16 q8; do
   fi
 done
 case $types in *" $own"*) ;; *) wrong "own type $own is not among$types" ;; esac
-for from in $types; do
+# Two of them say it for all.
+for from in "$own" q8; do
   does ask "$work/$from.gkv" "$question" --model "$model" --max-tokens 4 --json
   ! grep -q 'rows, which become' "$work/err" || wrong "a context of $from was converted"
   agrees "ask a context of $from" "$from"
   to=$own
-  [ "$from" != "$own" ] || to=q8
+  [ "$from" = q8 ] || to=q8
   does ask "$work/$from.gkv" "$question" --model "$model" --max-tokens 4 --cache-type "$to" --json
   says err "holds $from rows, which become $to (--cache-type)"
   agrees "ask a context of $from in $to" "$to"

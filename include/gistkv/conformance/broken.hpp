@@ -117,6 +117,9 @@ template <Backend B>
 class broken : public B {
  public:
   using space = space_of<B>;
+  /// The faults are in primitives: caches of other types would only meet them again.
+  template <class>
+  static constexpr bool native_cache = false;
   template <class T>
   using vec = vector_view<const T, space>;
   template <class T>
