@@ -4,15 +4,16 @@
 
 """What the parts of GMSA are worth, on a model of 260 thousand weights.
 
-    gmsa_ablations.py run PROGRAM CHECKPOINT FOLDER [--steps N] [--seeds N] [--only NAME,...]
+    gmsa_ablations.py run PROGRAM CHECKPOINT TEXTS FOLDER [--steps N] [--seeds N] [--only NAME,...]
     gmsa_ablations.py table gmsa-ablations.json
 
-CHECKPOINT is stories260K.bin of llama2.c. `run` makes texts with the model itself, trains a
-compressor to restore them, once for each variant and seed (0, 1, ...), and has `gistkv eval
-restore` measure it on texts that no run was trained on, at rates 4, 8 and 16. All of it goes on
-where it was ended; what the program printed is gathered in FOLDER/gmsa-ablations.json. `table`
-writes that as tables of Markdown: means over seeds, and for each variant the difference from the
-method, paired by seed, with its interval of 95 % (Student's t).
+CHECKPOINT is stories260K.bin of llama2.c, whose vocabulary has all bytes; TEXTS is JSONL with a field
+`text`. `run` first has `gistkv train sag` make a model of bytes out of the checkpoint (all weights, on
+windows without a gist). Then it trains a compressor to restore pieces of texts, once for each variant
+and seed (0, 1, ...), and has `gistkv eval restore` measure it on pieces of other texts, at rates 4, 8
+and 16. All of it goes on where it was ended; what the program printed is gathered in
+FOLDER/gmsa-ablations.json. `table` writes that as tables of Markdown: means over seeds, and for each
+variant the difference from the method, paired by seed, with its interval of 95 % (Student's t).
 """
 import argparse
 import json
@@ -23,11 +24,9 @@ import subprocess
 import sys
 
 here = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(here.parent.parent / "tests" / "cli"))
-import tiny_model
-
+tiny_model = here.parent.parent / "tests" / "cli" / "tiny_model.py"
 rates = [4, 8, 16]
-length = 48
+length = 32  # Bytes of a piece.
 # What differs from the method: 4 of 5 layers read, the mean of a group, one layer of the decoder.
 variants = {
     "method": {},
@@ -46,39 +45,62 @@ def call(program, *arguments):
     return done.stdout
 
 
-def make_texts(program, model, folder):
-    """Stories that the model writes, cut to whole texts of `length` tokens: to train on, to measure."""
-    train, held = folder / "train.jsonl", folder / "held.jsonl"
-    if train.exists() and held.exists():
-        return train, held
-    pieces = []
-    for seed in range(500):
-        prompt = tiny_model.code(259 + (seed * 37) % 253)
-        ids = json.loads(call(
-            program, "generate", prompt, "--model", model, "--method", "full", "--temperature", 1,
-            "--seed", seed, "--max-tokens", 480, "--ignore-eos", "--cache-type", "f32", "--json"))["ids"]
-        story = []
-        for token in [*ids, 1]:
-            if token in (1, 2):
-                pieces += [story[i : i + length] for i in range(0, len(story), length)]
-                story = []
-            elif token >= 259:
-                story.append(token)
-    texts = ["".join(map(tiny_model.code, p)) for p in pieces if len(p) == length]
-    texts = list(dict.fromkeys(texts))
-    n_held = 100
-    for path, part in ((held, texts[:n_held]), (train, texts[n_held:])):
-        path.write_text("".join(json.dumps({"text": t}) + "\n" for t in part))
-    return train, held
+def make_texts(texts, folder):
+    """Texts to make the model of, pieces of them to restore, and pieces of others to measure on."""
+    whole, train, held = (folder / f"{n}.jsonl" for n in ("whole", "train", "held"))
+    if whole.exists() and train.exists() and held.exists():
+        return whole, train, held
+    lines = [json.loads(x)["text"] for x in open(texts, encoding="utf-8") if x.strip()]
+    lines = [t for t in dict.fromkeys(" ".join(x.split()) for x in lines) if t.isascii()]
+    n_held = max(1, len(lines) // 20)
+
+    def pieces(all_of):
+        """Whole words, and as many bytes as a piece has at most, but no less than three quarters."""
+        for text in all_of:
+            piece = ""
+            for word in text.split():
+                if len(piece) + 1 + len(word) <= length:
+                    piece = f"{piece} {word}".strip()
+                    continue
+                if len(piece) * 4 >= length * 3:
+                    yield piece
+                piece = word[:length]
+
+    def write(path, all_of):
+        path.write_text("".join(json.dumps({"text": t}) + "\n" for t in all_of))
+
+    write(held, list(dict.fromkeys(pieces(lines[:n_held])))[:100])
+    write(train, list(dict.fromkeys(pieces(lines[n_held:])))[:50000])
+    write(whole, lines[n_held:])
+    return whole, train, held
+
+
+def make_model(o, folder, whole):
+    """The model of bytes, and its own loss."""
+    tiny, base = folder / "tiny", folder / "base"
+    if not (tiny / "tokenizer_config.json").exists():
+        subprocess.run([sys.executable, tiny_model, o.checkpoint, tiny], check=True)
+    if not (base / "report.json").exists():
+        base.mkdir(exist_ok=True)
+        (base / "config.json").write_text(json.dumps({
+            "model": str(tiny), "output": str(base), "seed": 1, "gists": 1, "recent": 100,
+            "data": {"files": [str(whole)], "segmenter": "uniform:1000", "max_tokens": 4000000},
+            "optimiser": {"weight_decay": 0.01}, "save_every": 200, "validate_every": 500,
+            "stages": [{"train": "all", "sequence": 128, "batch": 16, "micro_batch": 16,
+                        "steps": o.base_steps, "learning_rate": 0.003, "floor": 0.0003,
+                        "warm_up": max(1, o.base_steps // 10), "clip": 1}]}))
+        going_on = ["--resume"] if (base / "checkpoint.safetensors").exists() else []
+        (base / "report.json").write_text(call(o.program, "train", "sag", "--config",
+                                               base / "config.json", "--threads", o.threads,
+                                               "--json", *going_on))
+    return base / "model"
 
 
 def run(o):
     folder = pathlib.Path(o.folder)
-    model = folder / "model"
     folder.mkdir(parents=True, exist_ok=True)
-    if not (model / "tokenizer_config.json").exists():
-        subprocess.run([sys.executable, tiny_model.__file__, o.checkpoint, model, "--codes"], check=True)
-    train, held = make_texts(o.program, model, folder)
+    whole, train, held = make_texts(o.texts, folder)
+    model = make_model(o, folder, whole)
     names = o.only.split(",") if o.only else list(variants)
     for seed in range(o.seeds):
         for name in names:
@@ -91,8 +113,8 @@ def run(o):
                 "encoder_layers": 4, "restore": "R", "lora": {"rank": 16, "alpha": 32},
                 "data": {"files": [str(train)], "cache": str(folder / "tokens.safetensors")},
                 "save_every": 200, "validate_every": 100, "validation_windows": 64,
-                "stages": [{"train": "restoring", "sequence": length + 2, "batch": 16,
-                            "micro_batch": 16, "steps": o.steps, "learning_rate": o.rate,
+                "stages": [{"train": "restoring", "sequence": length + 2, "batch": 8,
+                            "micro_batch": 8, "steps": o.steps, "learning_rate": o.rate,
                             "floor": 0}]}
             config.update(variants[name])
             (out / "config.json").write_text(json.dumps(config))
@@ -178,7 +200,9 @@ def main():
     one = verbs.add_parser("run")
     one.add_argument("program")
     one.add_argument("checkpoint")
+    one.add_argument("texts")
     one.add_argument("folder")
+    one.add_argument("--base-steps", type=int, default=1500)
     one.add_argument("--steps", type=int, default=1500)
     one.add_argument("--seeds", type=int, default=3)
     one.add_argument("--rate", type=float, default=2e-3)

@@ -1,13 +1,10 @@
 # Copyright 2026 The gistkv authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""tiny_model.py CHECKPOINT FOLDER [--codes]: a llama2.c checkpoint as a Hugging Face folder, with a
-tokenizer.
+"""tiny_model.py CHECKPOINT FOLDER: a llama2.c checkpoint as a Hugging Face folder, with a tokenizer.
 
 The checkpoint has no tokenizer. Its vocabulary begins with three special tokens and the 256 bytes;
-the tokenizer that is written knows these and no words, so every text is a row of byte tokens. With
---codes each further token is written as a large and a small letter, Aa, Ab, ..., so that what the
-model writes is a text that gives the same tokens again.
+the tokenizer that is written knows these and no words, so every text is a row of byte tokens.
 """
 import array
 import json
@@ -21,12 +18,6 @@ def alphabet():
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in shown]
     return {**{b: chr(b) for b in shown}, **{b: chr(256 + i) for i, b in enumerate(hidden)}}
-
-
-def code(token):
-    """What a token behind the bytes is written as."""
-    first, second = divmod(token - 259, 26)
-    return chr(ord("A") + first) + chr(ord("a") + second)
 
 
 def main():
@@ -85,8 +76,6 @@ def main():
     special = ["<unk>", "<s>", "</s>"]
     vocab = {token: i for i, token in enumerate(special)}
     vocab.update({shown: 3 + byte for byte, shown in alphabet().items()})
-    codes = [code(i) for i in range(259, n_vocab)] if "--codes" in sys.argv[3:] else []
-    vocab.update({text: 259 + i for i, text in enumerate(codes)})
     (folder / "tokenizer.json").write_text(json.dumps({
         "version": "1.0",
         "added_tokens": [{"id": i, "content": token, "special": True}
@@ -94,11 +83,9 @@ def main():
         "normalizer": None, "post_processor": None,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
         "decoder": {"type": "ByteLevel"},
-        "model": {"type": "BPE", "vocab": vocab,
-                  "merges": [" ".join(text) for text in codes]}}))
+        "model": {"type": "BPE", "vocab": vocab, "merges": []}}))
     (folder / "tokenizer_config.json").write_text(json.dumps(
-        {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": bool(codes)}))
+        {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": False}))
 
 
-if __name__ == "__main__":
-    main()
+main()
