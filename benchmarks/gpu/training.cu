@@ -1,10 +1,10 @@
 // Copyright 2026 The gistkv authors
 // SPDX-License-Identifier: Apache-2.0
 
-// training [--quick]: steps of training in the shape of SmolLM2-135M with random weights, on the GPU
-// that is there: gists and LoRA of rank 16 on all rows, N_g = 4, three sentences kept raw. One JSON
-// object a line: rows (gists included) a second of forward, backward and update, and the time without
-// the backward pass.
+// training [--quick]: steps of training in the shape of SmolLM2-135M with random weights, on the
+// GPU that is there: gists and LoRA of rank 16 on all rows, N_g = 4, three sentences kept raw. One
+// JSON object a line: rows (gists included) a second of forward, backward and update, and the time
+// without the backward pass.
 
 #include <algorithm>
 #include <chrono>
@@ -53,9 +53,8 @@ double median_ms(backend& be, int repetitions, F&& f) {
     const auto begin = std::chrono::steady_clock::now();
     f();
     be.synchronize();
-    ms.push_back(
-        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
-            .count());
+    ms.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
+                     .count());
   }
   ms.erase(ms.begin(), ms.begin() + 2);  // Memory and plans are made.
   std::sort(ms.begin(), ms.end());
@@ -79,8 +78,8 @@ int main(int argc, char** argv) {
   const auto source = random_model(c);
   const auto gists = model::untrained_gist_rows(source, 4, 1);
   backend be;
-  train::trainable_model<backend> m(
-      be, source, gists, {train::trained_weights::lora, {}, sentence_rule{4, 3, 1}});
+  train::trainable_model<backend> m(be, source, gists,
+                                    {train::trained_weights::lora, {}, sentence_rule{4, 3, 1}});
   for (const index_t length : {2048, 4096}) {
     for (const index_t n_windows : {4, 8}) {
       if (quick && n_windows > 4) continue;
@@ -95,8 +94,8 @@ int main(int argc, char** argv) {
       const double whole = median_ms(be, repetitions, [&] {
         m.forward_backward(b, scale, 1);
         const double norm = m.parameters().gradient_norm();
-        m.parameters().update({}, [](train::parameter_kind) { return 1e-4; },
-                              1.0 / std::max(1.0, norm), ++step);
+        m.parameters().update(
+            {}, [](train::parameter_kind) { return 1e-4; }, 1.0 / std::max(1.0, norm), ++step);
         m.parameters().clear_gradients();
       });
       const double forward = median_ms(be, repetitions, [&] { m.loss(b, scale); });

@@ -159,7 +159,8 @@ class backward_case {
         const T* q = t.q.row(i, h);
         const T* d_o = d_o_.row(i, h);
         double top = -std::numeric_limits<double>::infinity(), sum = 0.0, along = 0.0;
-        for (int e = 0; e < options_.head_dim; ++e) along += number(d_o[e]) * number(t.o.row(i, h)[e]);
+        for (int e = 0; e < options_.head_dim; ++e)
+          along += number(d_o[e]) * number(t.o.row(i, h)[e]);
         for (visible& k : keys) {
           k.p = scale_ * dot(q, t.k[k.part].row(kv_head, k.row));
           top = std::max(top, k.p);
@@ -179,8 +180,8 @@ class backward_case {
     }
   }
 
-  /// Every term is rounded to T once where it goes through the matrix unit, and has the error of its
-  /// weight, which float's roundings of the score give; the result is rounded to T.
+  /// Every term is rounded to T once where it goes through the matrix unit, and has the error of
+  /// its weight, which float's roundings of the score give; the result is rounded to T.
   void take(double& most, rows<T>& found, index_t n_heads, index_t n_rows, const expected& want) {
     const double of_terms = std::max(2e-5, epsilon_of<T>());
     for (index_t h = 0; h < n_heads; ++h) {

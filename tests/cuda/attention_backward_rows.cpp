@@ -56,11 +56,8 @@ TEST_CASE("rows backward, bf16") { check<bf16>(24, 48); }
 TEST_CASE("rows backward, f16") { check<f16>(48, 60); }
 
 TEST_CASE("what a wrong argument does shows") {
-  const layout_options options{.group = 3,
-                               .n_kv_heads = 2,
-                               .most_tokens = 60,
-                               .prefix = false,
-                               .seed = 5};
+  const layout_options options{
+      .group = 3, .n_kv_heads = 2, .most_tokens = 60, .prefix = false, .seed = 5};
   using call = attention_backward_call<float>;
   const std::function<void(call&)> faults[] = {
       [](call&) {},

@@ -11,8 +11,8 @@ namespace gistkv::cli {
 trainer_ptr train_cuda(int, const model::host_model& weights, const model::gist_rows& gists,
                        const train::model_options& options) {
   using backends::cuda;
-  return std::make_unique<typed_trainer<cuda<bf16>>>(std::make_shared<cuda<bf16>>(), weights,
-                                                     gists, options);
+  return std::make_unique<typed_trainer<cuda<bf16>>>(std::make_shared<cuda<bf16>>(), weights, gists,
+                                                     options);
 }
 
 }  // namespace gistkv::cli

@@ -58,11 +58,12 @@ concept Trains = Computes<B, T> &&
   be.dropout(o, x, dropout_options{});
   { be.squared_norm(g) } -> std::same_as<double>;
   be.adamw(p, g, p, p, adamw_options{});
-} && (std::same_as<T, accumulate_t<T>> || requires(B& be, vector_view<T, space_of<B>> o,
-                                                  vector_view<const accumulate_t<T>, space_of<B>> x) {
-  be.narrow(o, x);
-  requires B::native_attention_backward;
-});
+} &&(std::same_as<T, accumulate_t<T>> ||
+     requires(B & be, vector_view<T, space_of<B>> o,
+              vector_view<const accumulate_t<T>, space_of<B>> x) {
+       be.narrow(o, x);
+       requires B::native_attention_backward;
+     });
 
 namespace detail {
 template <class B>

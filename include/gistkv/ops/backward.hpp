@@ -134,10 +134,11 @@ void cross_entropy(B& be, matrix_view<T, space_of<B>> x,
 /// @param[in]     x     [n, d]
 /// @param[in]     rows  [n], each below m: not checked
 template <class B, class T, class O = T>
-requires Trains<B, T> &&(std::same_as<O, T> || std::same_as<O, accumulate_t<T>>)void
-    scatter_add_rows(B& be, matrix_view<O, space_of<B>> o,
-                      std::type_identity_t<matrix_view<const T, space_of<B>>> x,
-                      std::type_identity_t<vector_view<const std::int32_t, space_of<B>>> rows) {
+requires Trains<B, T> &&
+    (std::same_as<O, T> || std::same_as<O, accumulate_t<T>>)void scatter_add_rows(
+        B& be, matrix_view<O, space_of<B>> o,
+        std::type_identity_t<matrix_view<const T, space_of<B>>> x,
+        std::type_identity_t<vector_view<const std::int32_t, space_of<B>>> rows) {
   expect_shape("scatter_add_rows", "rows", rows, {x.extent(0)});
   expect_shape("scatter_add_rows", "o", o, {o.extent(0), x.extent(1)});
   expect_contiguous_rows("scatter_add_rows", "o", o);

@@ -76,6 +76,7 @@ for architecture in 80 90a; do
         [ $architecture = 90a ] || continue # An empty body: never launched there.
         short=wgmma wanted_ptx='wgmma.mma_async cp.async.bulk.tensor setmaxnreg' wanted_sass='HGMMA UTMALDG USETMAXREG'
         ;;
+      *backward_*_kernel*) short=backward wanted_ptx='mma.sync ldmatrix cp.async' wanted_sass='HMMA.16816 LDSM.16.MT88 LDGSTS' ;;
       *project_kernel*q8*) short='project q8' wanted_ptx='mma.sync ld.global.nc.v4' wanted_sass='HMMA.16816 LDG.E.128' ;;
       *project_kernel*) short=project wanted_ptx='mma.sync ld.global.nc.v4' wanted_sass='HMMA.16816 LDG.E.128' ;;
       *gate_kernel*) short=gate wanted_ptx='mma.sync ld.global.nc.v4' wanted_sass='HMMA.16816 LDG.E.128' ;;
@@ -94,12 +95,12 @@ for architecture in 80 90a; do
     [ -z "$sass" ] || for instruction in LDL STL; do
       ! has "$name" " $instruction" "$sass" || fail "sm_$architecture $name: $instruction, local memory"
     done
-    case $name in *shapeILi64E*) d=64 ;; *) d=128 ;; esac
+    case $name in *shapeILi64E* | *backward*Li64E*) d=64 ;; *) d=128 ;; esac
     case $name in *4bf16*) t=bf16 ;; *) t=f16 ;; esac
-    case $short in *split* | tile | wgmma) t="$t head dim $d" ;; esac
+    case $short in *split* | tile | wgmma | backward) t="$t head dim $d" ;; esac
     echo "sm_$architecture $short $t: $registers registers, no spill"
   done < "$base.kernels"
-  case $architecture in 80) expected=18 ;; *) expected=22 ;; esac
+  case $architecture in 80) expected=22 ;; *) expected=26 ;; esac
   [ $n = $expected ] || fail "sm_$architecture: $n kernels found, $expected expected"
 done
 [ -n "$cuobjdump" ] || echo "machine code was not looked at: no cuobjdump or no nvdisasm"

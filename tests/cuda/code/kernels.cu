@@ -5,6 +5,7 @@
 
 #include <gistkv/backends/cuda/attention.cuh>
 #include <gistkv/backends/cuda/few_rows.cuh>
+#include <gistkv/backends/cuda/training.cuh>
 
 namespace gistkv::backends::cuda_detail {
 
@@ -21,6 +22,13 @@ void take_addresses(const void** out) {
   out[1] = reinterpret_cast<const void*>(&project_kernel<T, q8>);
   out[2] = reinterpret_cast<const void*>(&gate_kernel<T>);
 }
+template <int HeadDim>
+void take_backward_addresses(const void** out) {
+  out[0] = reinterpret_cast<const void*>(&backward_queries_kernel<bf16, HeadDim>);
+  out[1] = reinterpret_cast<const void*>(&backward_keys_kernel<bf16, HeadDim>);
+}
+template void take_backward_addresses<64>(const void**);
+template void take_backward_addresses<128>(const void**);
 template void take_addresses<bf16>(const void**);
 template void take_addresses<f16>(const void**);
 template void take_addresses<bf16, 64>(const void**);

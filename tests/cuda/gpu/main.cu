@@ -37,7 +37,8 @@ int main(int argc, char** argv) {
   for (const std::string& type : types) {
     if (type == "steps" || type == "training") {
       try {
-        passed = (type == "steps" ? gpu_tests::check_steps() : gpu_tests::check_training()) && passed;
+        passed =
+            (type == "steps" ? gpu_tests::check_steps() : gpu_tests::check_training()) && passed;
       } catch (const std::exception& e) {
         std::cout << type << ": " << e.what() << std::endl;
         passed = false;

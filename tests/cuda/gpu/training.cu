@@ -64,7 +64,8 @@ outcome train_on(const model::host_model& source, const model::gist_rows& gists,
       const std::vector<float> gradient = set[i].gradient.to_host();
       found.gradients.insert(found.gradients.end(), gradient.begin(), gradient.end());
     }
-    set.update({}, [](train::parameter_kind) { return 2e-3; }, 1.0, step);
+    set.update(
+        {}, [](train::parameter_kind) { return 2e-3; }, 1.0, step);
     set.clear_gradients();
   }
   return found;
@@ -105,8 +106,7 @@ bool check_training() {
   bool passed = true;
   const auto expect = [&passed](const std::string& what, double found, double most) {
     const bool holds = found <= most;  // Not for NaN.
-    std::printf("%-52s %.3g, at most %.3g%s\n", what.c_str(), found, most,
-                holds ? "" : "  FAILED");
+    std::printf("%-52s %.3g, at most %.3g%s\n", what.c_str(), found, most, holds ? "" : "  FAILED");
     passed = passed && holds;
   };
   for (const auto& form : forms) {
@@ -115,7 +115,8 @@ bool check_training() {
     const outcome exact = train_on<float>(source, gists, form.options, n_steps);
     const outcome narrow = train_on<bf16>(source, gists, form.options, n_steps);
     const outcome again = train_on<bf16>(source, gists, form.options, n_steps);
-    // Activations of 8 bits: some 0.4 % each, which layers add up; a term that is wrong is off by 1.
+    // Activations of 8 bits: some 0.4 % each, which layers add up; a term that is wrong is off
+    // by 1.
     expect(name + ": gradients of bf16 beside float",
            relative_distance(narrow.gradients, exact.gradients), 0.05);
     double strayed = 0.0;
@@ -124,10 +125,9 @@ bool check_training() {
     }
     expect(name + ": 20 losses of bf16 beside float", strayed, 0.05);
     expect(name + ": the loss falls", exact.losses.back() - exact.losses.front(), -0.1);
-    const bool same =
-        again.losses == narrow.losses &&
-        std::memcmp(again.gradients.data(), narrow.gradients.data(),
-                    narrow.gradients.size() * sizeof(float)) == 0;
+    const bool same = again.losses == narrow.losses &&
+                      std::memcmp(again.gradients.data(), narrow.gradients.data(),
+                                  narrow.gradients.size() * sizeof(float)) == 0;
     expect(name + ": bits that differ in a second run", same ? 0.0 : 1.0, 0.0);
   }
   return passed;

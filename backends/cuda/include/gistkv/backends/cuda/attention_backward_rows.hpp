@@ -132,8 +132,8 @@ GISTKV_HD void backward_query_row(W& w, const attention_backward_call<T>& c, int
       W::store(c.dq + token * c.dq_token + head * c.dq_head + d, dq[d]);
     }
     if (lane == 0) {
-      c.statistics[item] = {
-          n_keys > 0 ? top(lane, 0) + W::log(sum(lane, 0)) : W::minus_infinity(), along(lane, 0)};
+      c.statistics[item] = {n_keys > 0 ? top(lane, 0) + W::log(sum(lane, 0)) : W::minus_infinity(),
+                            along(lane, 0)};
     }
   });
   w.sync_warp();

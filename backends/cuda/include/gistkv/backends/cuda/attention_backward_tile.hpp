@@ -7,14 +7,14 @@
 #include <gistkv/backends/cuda/attention_backward_rows.hpp>
 #include <gistkv/backends/cuda/attention_tile.hpp>
 
-/// The backward pass of attention on the matrix units, for 16-bit elements and head dimensions 64 and
-/// 128 (mma.sync, sm_80 and up). As in attention_backward_rows.hpp, one kernel goes by queries and
-/// one by keys, nothing is added atomically, and so eight products take the place of five.
+/// The backward pass of attention on the matrix units, for 16-bit elements and head dimensions 64
+/// and 128 (mma.sync, sm_80 and up). As in attention_backward_rows.hpp, one kernel goes by queries
+/// and one by keys, nothing is added atomically, and so eight products take the place of five.
 ///
 /// A tile is 64 rows, tokens with all heads of a KV head as in attention_plan.hpp. The kernel by
 /// queries leaves what each tile sees; that by keys visits only tiles that see some of its 64 keys.
-/// Anchors are seen by all later tiles: those are split over several blocks of threads, and the parts
-/// are added up in one order.
+/// Anchors are seen by all later tiles: those are split over several blocks of threads, and the
+/// parts are added up in one order.
 
 namespace gistkv::backends::cuda_detail {
 
@@ -23,10 +23,9 @@ inline constexpr int backward_rows = backward_warps * 16;  ///< Of a tile of que
 template <int HeadDim>
 inline constexpr int backward_block_keys = HeadDim == 64 ? 64 : 32;
 template <int HeadDim>
-using backward_shape =
-    tile_shape<HeadDim, backward_warps, 1, backward_block_keys<HeadDim>, 1>;
+using backward_shape = tile_shape<HeadDim, backward_warps, 1, backward_block_keys<HeadDim>, 1>;
 template <int HeadDim>
-inline constexpr std::uint32_t backward_matrix_bytes = backward_rows * HeadDim * 2;
+inline constexpr std::uint32_t backward_matrix_bytes = backward_rows* HeadDim * 2;
 /// Shared memory of either kernel: two matrices of 64 rows, and the statistics of 64 queries.
 template <int HeadDim>
 inline constexpr std::uint32_t backward_shared_bytes =
@@ -250,8 +249,8 @@ GISTKV_HD int next_tile(W& w, const backward_tiles<T>& b, int from, int end, int
 template <class T, int HeadDim, class W>
 GISTKV_HD void backward_keys(W& w, const backward_tiles<T>& b, int number) {
   constexpr int rows = backward_rows;
-  // Half of the queries at a time for wide heads: registers.
-  constexpr int columns = backward_block_keys<HeadDim>;
+  // Some of the queries at a time: dk, dv and their operands fill most of the registers.
+  constexpr int columns = HeadDim == 64 ? 32 : 16;
   const attention_backward_call<T>& c = b.call;
   const attention_sequence<T>& s = c.forward;
   const attention_part<T>& part = s.parts[b.part];
@@ -264,8 +263,7 @@ GISTKV_HD void backward_keys(W& w, const backward_tiles<T>& b, int number) {
   const float scale_log2 = c.scale * log2_e;
   const int begin_tile = static_cast<int>(index_t{b.n_tiles} * split / b.n_splits);
   const int end_tile = static_cast<int>(index_t{b.n_tiles} * (split + 1) / b.n_splits);
-  auto* statistics =
-      w.template shared<row_statistics>(2 * backward_matrix_bytes<HeadDim>);
+  auto* statistics = w.template shared<row_statistics>(2 * backward_matrix_bytes<HeadDim>);
 
   typename W::template registers<std::uint32_t, HeadDim / 4> k, v;
   w.each([&](int lane) {
@@ -306,10 +304,9 @@ GISTKV_HD void backward_keys(W& w, const backward_tiles<T>& b, int number) {
         const std::uint32_t at = tile_offset<HeadDim / 8>(row, piece);
         w.copy_async(at, inside ? s.q + token * s.q_token + head * s.q_head + 8 * piece : s.q,
                      inside ? 16 : 0);
-        w.copy_async(
-            backward_matrix_bytes<HeadDim> + at,
-            inside ? c.d_o + token * c.d_o_token + head * c.d_o_head + 8 * piece : c.d_o,
-            inside ? 16 : 0);
+        w.copy_async(backward_matrix_bytes<HeadDim> + at,
+                     inside ? c.d_o + token * c.d_o_token + head * c.d_o_head + 8 * piece : c.d_o,
+                     inside ? 16 : 0);
       }
       for (int row = me; row < rows; row += backward_warps * 32) {
         statistics[row] = {W::minus_infinity(), 0.0F};
@@ -322,8 +319,7 @@ GISTKV_HD void backward_keys(W& w, const backward_tiles<T>& b, int number) {
     w.commit_copies();
     w.template wait_copies<0>();
     w.sync_block();
-    for (int half = 0; half < rows / columns; ++half) {
-      const int first_row = half * columns;
+    for (int first_row = 0; first_row < rows; first_row += columns) {
       const std::uint32_t q = static_cast<std::uint32_t>(first_row * HeadDim * 2);
       const std::uint32_t d_o = backward_matrix_bytes<HeadDim> + q;
       typename W::template registers<float, columns / 2> x, change;
@@ -340,8 +336,7 @@ GISTKV_HD void backward_keys(W& w, const backward_tiles<T>& b, int number) {
                                       : key >= seen.local_begin && key < seen.local_end;
           }
           const row_statistics of = statistics[row];
-          const float weight =
-              sees ? W::exp2(x(lane, e) * scale_log2 - of.lse * log2_e) : 0.0F;
+          const float weight = sees ? W::exp2(x(lane, e) * scale_log2 - of.lse * log2_e) : 0.0F;
           x(lane, e) = weight;
           change(lane, e) = sees ? c.scale * weight * (change(lane, e) - of.along) : 0.0F;
         }

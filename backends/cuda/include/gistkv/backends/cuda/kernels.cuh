@@ -273,7 +273,8 @@ __global__ void __launch_bounds__(row_threads)
     const T* right = b + h * b_batch + (transpose_b ? j * b_row : j);
     const index_t step = transpose_b ? 1 : b_row;
     float sum = 0.0F;
-    for (index_t p = 0; p < k; ++p) sum += to_float(left[p * left_step]) * to_float(right[p * step]);
+    for (index_t p = 0; p < k; ++p)
+      sum += to_float(left[p * left_step]) * to_float(right[p * step]);
     O* to = o + h * o_batch + row % m * o_row + j;
     *to = from_float<O>(accumulate ? to_float(*to) + alpha * sum : alpha * sum);
   });

@@ -21,8 +21,8 @@
 #include <gistkv/ops/composed/attention_backward.hpp>
 #include <gistkv/ops/kv_spans.hpp>
 
-/// The launches of the tier `Trains`. All of them give the same bits each time: no atomics, and sums
-/// in an order that shapes fix.
+/// The launches of the tier `Trains`. All of them give the same bits each time: no atomics, and
+/// sums in an order that shapes fix.
 
 namespace gistkv::backends::cuda_detail {
 
@@ -164,8 +164,8 @@ struct cross_entropy_work {
   template <class W>
   __device__ void operator()(W& w, index_t i) const {
     cross_entropy_row<T>(w, x(i), losses + i * loss_step, n, targets[i * target_step],
-                         weights[i * weight_step],
-                         teacher.data == nullptr ? nullptr : teacher(i), mix);
+                         weights[i * weight_step], teacher.data == nullptr ? nullptr : teacher(i),
+                         mix);
   }
 };
 
@@ -299,8 +299,8 @@ class training {
     const index_t n_parts = (n + weight_rows_at_once - 1) / weight_rows_at_once;
     float* statistics = nullptr;
     if (!dw.empty()) {
-      statistics = static_cast<float*>(self().training_memory(
-          static_cast<std::size_t>(2 * n + n_parts * d) * sizeof(float)));
+      statistics = static_cast<float*>(
+          self().training_memory(static_cast<std::size_t>(2 * n + n_parts * d) * sizeof(float)));
     }
     warps(n, 0,
           norm_backward_work<T>{strided(dx), strided(dy), strided(x), weight.data(),
@@ -325,10 +325,10 @@ class training {
 
   void softmax_backward(tensor_view<T, 3, device_space> d, tensor_view<const T, 3, device_space> p,
                         double alpha) {
-    warps(d.extent(0) * d.extent(1), 0,
-          softmax_backward_work<T>{d.data(), p.data(), d.stride(0), d.stride(1), p.stride(0),
-                                   p.stride(1), d.extent(1), d.extent(2),
-                                   static_cast<float>(alpha)});
+    warps(
+        d.extent(0) * d.extent(1), 0,
+        softmax_backward_work<T>{d.data(), p.data(), d.stride(0), d.stride(1), p.stride(0),
+                                 p.stride(1), d.extent(1), d.extent(2), static_cast<float>(alpha)});
   }
 
   void cross_entropy(matrix_view<T, device_space> logits, vector_view<float, device_space> losses,
@@ -347,9 +347,9 @@ class training {
                         vector_view<const std::int32_t, device_space> rows) {
     const index_t n = x.extent(0), d = x.extent(1);
     const index_t pieces = (d + scatter_columns - 1) / scatter_columns;
-    warps(n * pieces, 0,
-          scatter_add_work<O, T>{strided(o), strided(x), rows.data(), rows.stride(0), n, d,
-                                 pieces});
+    warps(
+        n * pieces, 0,
+        scatter_add_work<O, T>{strided(o), strided(x), rows.data(), rows.stride(0), n, d, pieces});
   }
   void scatter_add_rows(matrix_view<T, device_space> o, matrix_view<const T, device_space> x,
                         vector_view<const std::int32_t, device_space> rows) {
@@ -457,9 +457,9 @@ class training {
       return ceil_div(c.forward.parts[part].rows, backward_rows) * c.n_kv_heads;
     };
     const int own_items = items_of(own_part);
-    const int own_splits =
-        own_items == 0 ? 1
-                       : std::clamp(4 * self().n_processors() / own_items, 1, ceil_div(b.n_tiles, 4));
+    const int own_splits = own_items == 0 ? 1
+                                          : std::clamp(4 * self().n_processors() / own_items, 1,
+                                                       ceil_div(b.n_tiles, 4));
     const auto floats_of = [&](int part, int n_splits) {
       return static_cast<std::size_t>(n_splits) * static_cast<std::size_t>(c.n_kv_heads) *
              static_cast<std::size_t>(c.forward.parts[part].rows) * 2 * HeadDim;

@@ -10,10 +10,10 @@
 #include <gistkv/core/random.hpp>
 #include <gistkv/core/training_backend.hpp>
 
-/// The tier `Trains` as work of one warp on one row, or of one thread on one element; formulas stand
-/// in ops/backward.hpp. Sums are carried in float, in an order that depends on shapes alone: the same
-/// call gives the same bits. The same source runs on a device and in the emulation of the tests; for
-/// the group W see attention_softmax.hpp.
+/// The tier `Trains` as work of one warp on one row, or of one thread on one element; formulas
+/// stand in ops/backward.hpp. Sums are carried in float, in an order that depends on shapes alone:
+/// the same call gives the same bits. The same source runs on a device and in the emulation of the
+/// tests; for the group W see attention_softmax.hpp.
 
 namespace gistkv::backends::cuda_detail {
 
@@ -47,8 +47,8 @@ struct adamw_step {
 
   explicit adamw_step(const adamw_options& o)
       : size(static_cast<float>(o.rate / (1.0 - std::pow(o.beta1, static_cast<double>(o.step))))),
-        unbias(static_cast<float>(
-            1.0 / std::sqrt(1.0 - std::pow(o.beta2, static_cast<double>(o.step))))),
+        unbias(static_cast<float>(1.0 /
+                                  std::sqrt(1.0 - std::pow(o.beta2, static_cast<double>(o.step))))),
         keep(static_cast<float>(1.0 - o.rate * o.decay)),
         scale(static_cast<float>(o.gradient_scale)),
         beta1(static_cast<float>(o.beta1)),
@@ -73,9 +73,9 @@ struct dropout_rule {
 
   explicit dropout_rule(const dropout_options& o)
       : seed(o.seed),
-        least(static_cast<std::uint32_t>(
-            o.probability * 0x1p32 < static_cast<double>(0xffffffffU) ? o.probability * 0x1p32
-                                                                      : 0xffffffffU)),
+        least(static_cast<std::uint32_t>(o.probability * 0x1p32 < static_cast<double>(0xffffffffU)
+                                             ? o.probability * 0x1p32
+                                             : 0xffffffffU)),
         factor(static_cast<float>(1.0 / (1.0 - o.probability))) {}
 
   GISTKV_HD float operator()(float x, std::uint64_t number) const {
