@@ -56,7 +56,7 @@ class trainable_gmsa {
         d_(config_.d_model),
         merging_(parts.merging),
         set_(be) {
-    if (!parts.linear.weight.empty()) {
+    if (parts.alignment.blocks.empty() && !parts.linear.weight.empty()) {
       throw argument_error("gmsa training: a linear alignment is not trained");
     }
     const bool restoring = options.stage == stage::restoring;
