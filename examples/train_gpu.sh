@@ -63,19 +63,18 @@ if [ -f SHA256SUMS ]; then
   sha256sum --check --ignore-missing --quiet SHA256SUMS || fail "a file is not what SHA256SUMS says"
 fi
 
-# The library that multiplies comes with CUDA or with Python's packages, where the loader may not look.
-if ldd "$program" 2> /dev/null | grep -q 'libcublasLt.*not found'; then
-  soname=$(ldd "$program" | sed -n 's/^[[:space:]]*\(libcublasLt[^ ]*\) => not found.*/\1/p')
+# CUDA's libraries come with it or with Python's packages, where the loader may not look.
+for soname in $(ldd "$program" 2> /dev/null | sed -n 's/^[[:space:]]*\(lib[^ ]*\) => not found.*/\1/p'); do
   found=
   for place in "${CUDA_HOME:-/usr/local/cuda}"/lib64 /usr/local/cuda*/lib64 \
-    /usr/local/cuda*/targets/*/lib /usr/lib/x86_64-linux-gnu \
+    /usr/local/cuda*/targets/*/lib \
     "$(python3 -c 'import nvidia; print(list(nvidia.__path__)[0])' 2> /dev/null || true)"/*/lib; do
     [ ! -e "$place/$soname" ] || found=$place
   done
-  [ -n "$found" ] || fail "$soname is nowhere: CUDA's own folder, or CUDA_HOME"
+  [ -n "$found" ] || fail "$soname is nowhere: install it, or set CUDA_HOME"
   LD_LIBRARY_PATH=$found${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   export LD_LIBRARY_PATH
-fi
+done
 
 set -- train sag --config train.json
 [ "$minutes" = 0 ] || set -- "$@" --max-minutes "$minutes"

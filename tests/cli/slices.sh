@@ -34,7 +34,7 @@ slice() {
   [ "$status" = 0 ] || wrong "train_gpu.sh $*: status $status: $(cat "$work/err")"
 }
 export OMP_NUM_THREADS=1
-# Two steps here, the others where only what --results gives has been carried.
+# Three steps here (a slice never ends between two stages), the others where only what --results gives has been carried.
 slice . --max-minutes 0.00001 --results "$work/kept" --program "$gistkv"
 slice . --max-minutes 0.00001 --results "$work/kept" --program "$gistkv"
 says out 'step 2/2'
@@ -44,7 +44,7 @@ cp -r model docs.jsonl train.json SHA256SUMS "$work/other"
 mkdir "$work/other/run"
 mv "$work"/kept/checkpoint.safetensors.part-* "$work/kept/log.csv" "$work/other/run/"
 n=0
-while [ $n -lt 3 ]; do
+while [ $n -lt 2 ]; do
   slice "$work/other" --max-minutes 0.00001 --program "$gistkv"
   n=$((n + 1))
 done

@@ -100,7 +100,7 @@ for architecture in 80 90a; do
     case $short in *split* | tile | wgmma | backward) t="$t head dim $d" ;; esac
     echo "sm_$architecture $short $t: $registers registers, no spill"
   done < "$base.kernels"
-  case $architecture in 80) expected=22 ;; *) expected=26 ;; esac
+  case $architecture in 80) expected=20 ;; *) expected=24 ;; esac
   [ $n = $expected ] || fail "sm_$architecture: $n kernels found, $expected expected"
 done
 [ -n "$cuobjdump" ] || echo "machine code was not looked at: no cuobjdump or no nvdisasm"

@@ -28,7 +28,6 @@ void take_backward_addresses(const void** out) {
   out[1] = reinterpret_cast<const void*>(&backward_keys_kernel<bf16, HeadDim>);
 }
 template void take_backward_addresses<64>(const void**);
-template void take_backward_addresses<128>(const void**);
 template void take_addresses<bf16>(const void**);
 template void take_addresses<f16>(const void**);
 template void take_addresses<bf16, 64>(const void**);
