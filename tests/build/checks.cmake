@@ -95,4 +95,5 @@ gistkv_test(build.format
 if(NOT CMAKE_CROSSCOMPILING)
   gistkv_test(build.tidy
     COMMAND sh ${build_dir}/tidy.sh ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR} LABELS build)
+  set_tests_properties(build.tidy PROPERTIES COST 60)
 endif()
