@@ -284,6 +284,19 @@ json evaluation::settings() const {
   s["sink"] = sag_.cache.rule.n_sink;
   s["budget"] = options_.method.budget.value_or("as sag, on the same text");
   s["past_context"] = options_.method.past_context;
+  // What only one task asks for.
+  const std::string& task = options_.task;
+  if (task == "needle") {
+    s["depths"] = options_.depths;
+    s["keys"] = options_.keys;
+    s["values"] = options_.values;
+  } else if (task == "qa") {
+    s["format"] = options_.format;
+    s["contexts"] = options_.context_parts;
+    s["shift"] = options_.shift;
+  } else if (task == "mmlu") {
+    s["shots"] = options_.shots;
+  }
   s["version"] = std::to_string(GISTKV_VERSION_MAJOR) + "." + std::to_string(GISTKV_VERSION_MINOR) +
                  "." + std::to_string(GISTKV_VERSION_PATCH);
   return s;
