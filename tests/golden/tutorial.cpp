@@ -14,12 +14,14 @@
 #include <doctest/doctest.h>
 
 #include <gistkv/backends/eigen.hpp>
+#include <gistkv/cache/edit.hpp>
 #include <gistkv/io/gguf.hpp>
 #include <gistkv/io/load_model.hpp>
 #include <gistkv/io/tokenizer.hpp>
 #include <gistkv/io/tokenizer_gguf.hpp>
 #include <gistkv/model/generate.hpp>
 #include <gistkv/model/gist_rows.hpp>
+#include <gistkv/model/rope_frequencies.hpp>
 #include <gistkv/model/session.hpp>
 #include <gistkv/model/transformer.hpp>
 #include <gistkv/text/gist_layout.hpp>
@@ -39,9 +41,19 @@ struct outcome {
   model::generation answer;
 };
 
+using backend = backends::eigen<float>;
+
+void join_and_undo(const model::transformer<backend>& model, model::session<backend>& context,
+                   const model::session<backend>& other) {
+  gistkv::cache::edit_history<backend, float> history(8);
+  history.remember(context.cache());
+  const auto f = gistkv::model::rope_frequencies(model.config().rope, model.config().head_dim);
+  gistkv::cache::concatenate(context.cache(), other.cache(), std::span<const float>(f));
+  history.undo(context.cache());
+}
+
 outcome compress_and_ask(const std::filesystem::path& path, std::string_view text,
                          std::string_view question) {
-  using backend = backends::eigen<float>;
   constexpr index_t n_gist = 4;
 
   backend be;
@@ -71,6 +83,9 @@ outcome compress_and_ask(const std::filesystem::path& path, std::string_view tex
                           static_cast<index_t>(question_ids.size()));
   model::sampler greedy;
   const model::generation answer = writer.run(greedy);
+  const index_t held = context.cache().rows_held();
+  join_and_undo(transformer, context, context.fork());
+  CHECK(context.cache().rows_held() == held);
   return {rows, context.cache().rows_held(), turn.cache().rows_held(), answer};
 }
 
