@@ -42,7 +42,9 @@ columns = {
               ("seconds to first token", "seconds_first_token", "{:.2f}"),
               ("decode, tokens/s", "decode_tokens_per_second", "{:.0f}"),
               ("seconds in all", "seconds_end_to_end", "{:.2f}"),
-              ("MB held", "kv_bytes_held", "{:.2f}")],
+              ("MB held", "kv_bytes_held", "{:.2f}"),
+              ("prefill over floor", "prefill_time_over_floor", "{:.2f}"),
+              ("decode over floor", "decode_time_over_floor", "{:.2f}")],
 }
 columns["longqa"] = columns["qa"]
 
