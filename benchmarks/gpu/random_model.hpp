@@ -13,6 +13,20 @@
 
 namespace gistkv {
 
+/// The shape of SmolLM2-135M.
+inline model::model_config config_135m() {
+  model::model_config c;
+  c.n_layers = 30;
+  c.d_model = 576;
+  c.n_heads = 9;
+  c.n_kv_heads = 3;
+  c.head_dim = 64;
+  c.d_ff = 1536;
+  c.n_vocab = 49152;
+  c.tied_head = true;
+  return c;
+}
+
 /// All weights are the same random numbers: as many as the largest needs.
 inline model::host_model random_model(const model::model_config& c) {
   const index_t widest = std::max(c.d_ff, c.n_heads * c.head_dim);

@@ -213,15 +213,7 @@ int main(int argc, char** argv) {
     backend be, single({.graphs = false, .few_rows = false});
     const double gb_s = copy_speed(be);
     std::printf("{\"what\": \"ceilings\", \"copy_gb_s\": %.1f}\n", gb_s);
-    model::model_config small;
-    small.n_layers = 30;
-    small.d_model = 576;
-    small.n_heads = 9;
-    small.n_kv_heads = 3;
-    small.head_dim = 64;
-    small.d_ff = 1536;
-    small.n_vocab = 49152;
-    small.tied_head = true;
+    const model::model_config small = config_135m();
     model::model_config large = small;
     large.n_layers = 28;
     large.d_model = 3072;

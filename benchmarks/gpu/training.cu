@@ -66,15 +66,7 @@ double median_ms(backend& be, int repetitions, F&& f) {
 int main(int argc, char** argv) {
   if (!has_device()) return 77;
   const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
-  model::model_config c;
-  c.name = "135M";
-  c.n_layers = 30;
-  c.n_heads = 9;
-  c.n_kv_heads = 3;
-  c.head_dim = 64;
-  c.d_model = 576;
-  c.d_ff = 1536;
-  c.n_vocab = 49152;
+  const model::model_config c = config_135m();
   const auto source = random_model(c);
   const auto gists = model::untrained_gist_rows(source, 4, 1);
   backend be;

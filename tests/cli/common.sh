@@ -38,6 +38,25 @@ does() {
   [ "$status" = 0 ] || wrong "gistkv $*: status $status: $(cat "$work/err")"
 }
 
+# kill_at LINES FILE ARGUMENT...: starts the program and kills it without warning as soon as FILE has
+# LINES lines, or within a minute.
+kill_at() {
+  lines=$1
+  watched=$2
+  shift 2
+  "$gistkv" "$@" > /dev/null 2>&1 &
+  victim=$!
+  tries=0
+  while [ $tries -lt 6000 ]; do
+    [ "$(wc -l 2> /dev/null < "$watched" || echo 0)" -ge "$lines" ] && break
+    kill -0 $victim 2> /dev/null || break
+    sleep 0.01
+    tries=$((tries + 1))
+  done
+  kill -KILL $victim 2> /dev/null || true
+  wait $victim 2> /dev/null || true
+}
+
 # holds WHAT EXPRESSION: the Python expression is true of `d`, the JSON document in $work/out.
 holds() {
   checks=$((checks + 1))

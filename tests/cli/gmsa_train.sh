@@ -48,17 +48,7 @@ holds inspect 'd["method"] == "gmsa" and d["metadata"]["rates"] == "4,2"'
 mv "$work/run" "$work/whole"
 
 # The same run, killed without warning in its second stage.
-"$gistkv" train gmsa --config "$work/c.json" --threads 1 > /dev/null 2>&1 &
-victim=$!
-tries=0
-while [ $tries -lt 6000 ]; do
-  [ "$(wc -l 2> /dev/null < "$work/run/log.csv" || echo 0)" -ge 15 ] && break
-  kill -0 $victim 2> /dev/null || break
-  sleep 0.01
-  tries=$((tries + 1))
-done
-kill -KILL $victim 2> /dev/null || true
-wait $victim 2> /dev/null || true
+kill_at 15 "$work/run/log.csv" train gmsa --config "$work/c.json" --threads 1
 does train gmsa --config "$work/c.json" --resume --threads 1 --json
 for file in adapter checkpoint; do
   checks=$((checks + 1))

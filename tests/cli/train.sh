@@ -45,17 +45,7 @@ holds 'inspect' 'd["n_gist"] == 2 and d["metadata"]["lora_rows"] == "gists" and
 mv "$work/run" "$work/whole"
 
 # The same run, killed without warning as soon as it has made two steps.
-"$gistkv" train sag --config "$work/c.json" > /dev/null 2>&1 &
-victim=$!
-tries=0
-while [ $tries -lt 6000 ]; do
-  [ "$(wc -l 2> /dev/null < "$work/run/log.csv" || echo 0)" -ge 3 ] && break
-  kill -0 $victim 2> /dev/null || break
-  sleep 0.05
-  tries=$((tries + 1))
-done
-kill -KILL $victim 2> /dev/null || true
-wait $victim 2> /dev/null || true
+kill_at 3 "$work/run/log.csv" train sag --config "$work/c.json"
 does train sag --config "$work/c.json" --resume --json
 checks=$((checks + 1))
 for file in adapter checkpoint; do

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 #include <cuda/gpu/conformance.cuh>
+#include <cuda/gpu/small_model.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -12,19 +13,17 @@
 
 #include <gistkv/backends/cuda.cuh>
 #include <gistkv/model/session.hpp>
-#include <support/random_model.hpp>
 
 namespace gistkv::gpu_tests {
 namespace {
 
 using backend = backends::cuda<bf16>;
 
-/// Logits behind each step of a text of 60 sentences: the first 40 tokens at once, then one by one,
-/// gists together with the token before them.
+/// Logits behind each step, one behind the other, of a text of 60 sentences: the first 40 tokens at
+/// once, then one by one, gists together with the token before them.
 template <class KV>
-std::vector<std::vector<float>> read(const backends::cuda_options& options,
-                                     const model::host_model& source,
-                                     const model::gist_rows& gists) {
+std::vector<float> read(const backends::cuda_options& options, const model::host_model& source,
+                        const model::gist_rows& gists) {
   backend be(options);
   const model::transformer<backend, bf16, KV> m(be, source, gists);
   model::session<backend, bf16, KV> s(
@@ -40,42 +39,23 @@ std::vector<std::vector<float>> read(const backends::cuda_options& options,
       ids.push_back(static_cast<token_t>(source.config.n_vocab + g));
     }
   }
-  std::vector<std::vector<float>> all;
+  std::vector<float> all;
+  int n_steps = 0;
   for (std::size_t i = 0; i < ids.size();) {
     std::size_t n = i == 0 ? 40 : 1;
     while (i + n < ids.size() && m.is_gist(ids[i + n])) ++n;
-    if (all.size() == 200) s = s.fork();
+    if (n_steps++ == 200) s = s.fork();
     s.read(std::span(ids).subspan(i, n));
-    all.emplace_back(s.logits().begin(), s.logits().end());
+    all.insert(all.end(), s.logits().begin(), s.logits().end());
     i += n;
   }
   return all;
 }
 
-/// |a - b| / |b| over all steps.
-double distance(const std::vector<std::vector<float>>& a,
-                const std::vector<std::vector<float>>& b) {
-  double squares = 0.0, differences = 0.0;
-  for (std::size_t i = 0; i < b.size(); ++i) {
-    for (std::size_t j = 0; j < b[i].size(); ++j) {
-      squares += std::pow(static_cast<double>(b[i][j]), 2);
-      differences += std::pow(static_cast<double>(a[i][j]) - static_cast<double>(b[i][j]), 2);
-    }
-  }
-  return std::sqrt(differences / squares);
-}
-
 }  // namespace
 
 bool check_steps() {
-  const auto source = test::random_model({.n_layers = 3,
-                                          .n_heads = 6,
-                                          .n_kv_heads = 2,
-                                          .head_dim = 64,
-                                          .d_model = 192,
-                                          .d_ff = 512,
-                                          .n_vocab = 300,
-                                          .biases = true});
+  const auto source = small_model();
   const auto gists = model::untrained_gist_rows(source, 4, 3);
   const auto single = read<bf16>({.graphs = false, .few_rows = false}, source, gists);
   const auto fused = read<bf16>({.graphs = false}, source, gists);
@@ -90,11 +70,11 @@ bool check_steps() {
     passed = passed && holds;
   };
   // Roundings of bf16 add up over the layers; what is wrong by more than that is off by about 1.
-  expect("fused calls beside single ones", distance(fused, single), 0.0, 0.03);
-  expect("graphs beside single launches", distance(repeated, fused), 0.0, 0.01);
-  expect("caches of q8 beside bf16", distance(narrow, repeated), 1e-6, 0.06);
-  expect("caches of q8, fused calls beside single ones", distance(narrow, narrow_single), 0.0,
-         0.06);
+  expect("fused calls beside single ones", relative_distance(fused, single), 0.0, 0.03);
+  expect("graphs beside single launches", relative_distance(repeated, fused), 0.0, 0.01);
+  expect("caches of q8 beside bf16", relative_distance(narrow, repeated), 1e-6, 0.06);
+  expect("caches of q8, fused calls beside single ones", relative_distance(narrow, narrow_single),
+         0.0, 0.06);
   return passed;
 }
 

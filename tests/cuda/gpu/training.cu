@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 #include <cuda/gpu/conformance.cuh>
+#include <cuda/gpu/small_model.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -13,7 +14,6 @@
 
 #include <gistkv/backends/cuda.cuh>
 #include <gistkv/train/trainable_model.hpp>
-#include <support/random_model.hpp>
 
 namespace gistkv::gpu_tests {
 namespace {
@@ -71,26 +71,10 @@ outcome train_on(const model::host_model& source, const model::gist_rows& gists,
   return found;
 }
 
-double relative_distance(const std::vector<float>& a, const std::vector<float>& b) {
-  double squares = 0.0, differences = 0.0;
-  for (std::size_t i = 0; i < b.size(); ++i) {
-    squares += std::pow(static_cast<double>(b[i]), 2);
-    differences += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
-  }
-  return std::sqrt(differences / squares);
-}
-
 }  // namespace
 
 bool check_training() {
-  const auto source = test::random_model({.n_layers = 3,
-                                          .n_heads = 6,
-                                          .n_kv_heads = 2,
-                                          .head_dim = 64,
-                                          .d_model = 192,
-                                          .d_ff = 512,
-                                          .n_vocab = 300,
-                                          .biases = true});
+  const auto source = small_model();
   const auto gists = model::untrained_gist_rows(source, 4, 3);
   train::lora_options lora;
   lora.dropout = 0.1;
