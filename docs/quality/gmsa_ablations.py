@@ -31,6 +31,7 @@ length = 32  # Bytes of a piece.
 variants = {
     "method": {},
     "last of each group": {"merging": "last"},
+    "learned slots": {"merging": "slots"},
     "no alignment": {"alignment": "none"},
     "random alignment": {"alignment": "random"},
     "2 encoder layers": {"encoder_layers": 2},

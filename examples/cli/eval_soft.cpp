@@ -140,7 +140,8 @@ void eval_restoring(evaluation& run) {
 double soft_flops(const evaluation& run, index_t n_tokens) {
   const gmsa::host_parts& parts = run.soft().source.parts;
   const index_t n_soft = gmsa::merged_rows(n_tokens, run.soft().rate);
-  double sum = flops(parts.encoder, n_tokens) + flops(parts.decoder, n_soft);
+  const index_t n_slots = gmsa::slots_for(n_tokens, run.soft().rate, parts.slots.rows);
+  const double sum = flops(parts.encoder, n_tokens + n_slots) + flops(parts.decoder, n_soft);
   if (!parts.alignment.blocks.empty()) return sum + flops(parts.alignment, n_soft);
   const auto weights = static_cast<double>(parts.linear.weight.rows * parts.linear.weight.cols);
   return sum + 2 * weights * static_cast<double>(n_soft);

@@ -248,7 +248,9 @@ soft_config read_soft_config(const std::string& path) {
   c.alignment =
       static_cast<alignment_start>(o.choice("alignment", {"decoder", "random", "none"}, 0));
   if (c.alignment == alignment_start::none) c.shape.alignment_layers = 0;
-  c.merging = static_cast<gmsa::merging>(o.choice("merging", {"mean", "last"}, 0));
+  const std::size_t merging = o.choice("merging", {"mean", "last", "slots"}, 0);
+  c.slots = merging == 2;
+  if (!c.slots) c.merging = static_cast<gmsa::merging>(merging);
   o.read("questions", c.questions);
   o.read("format", c.format);
   o.read("restore", c.restore);

@@ -79,6 +79,7 @@ struct soft_config : run_config {
   gmsa::compressor_shape shape;
   alignment_start alignment = alignment_start::decoder;
   gmsa::merging merging = gmsa::merging::mean;
+  bool slots = false;                  ///< In place of merging.
   std::vector<std::string> questions;  ///< Files with questions, contexts and answers.
   std::string format;                  ///< Of these; empty: by their names.
   std::string restore = "Restate the aforementioned Text.";

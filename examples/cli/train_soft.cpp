@@ -74,6 +74,7 @@ class soft_run final : public training_run {
     }
     parts_ = gmsa::untrained_parts(source_->weights, config_.shape);
     parts_.merging = config_.merging;
+    if (config_.slots) gmsa::add_slots(parts_, n_slots(), config_.seed);
     if (config_.alignment == alignment_start::random) {
       gmsa::randomise_alignment(parts_, config_.seed);
     }
@@ -98,6 +99,17 @@ class soft_run final : public training_run {
                            std::to_string(config_.shape.alignment_layers) +
                            ", and both for the same merging");
     }
+    if (parts_.slots.empty() == config_.slots || parts_.slots.rows < n_slots()) {
+      throw argument_error(path + ": has " + std::to_string(parts_.slots.rows) +
+                           " slots, the config asks for " + std::to_string(n_slots()));
+    }
+  }
+  /// As many as the longest sample has groups at the lowest rate.
+  index_t n_slots() const {
+    if (!config_.slots) return 0;
+    index_t longest = 0;
+    for (const soft_stage_config& s : config_.stages) longest = std::max(longest, s.sequence);
+    return gmsa::merged_rows(longest, *std::ranges::min_element(config_.rates));
   }
 
   trainer_state& make_trainer(std::size_t stage) override {

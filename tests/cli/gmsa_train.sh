@@ -82,7 +82,8 @@ END
   wrong 'the second stage moves other weights than query, key and value of the decoder'
 
 # The parts of the method that may be left out.
-for part in '"merging": "last",' '"alignment": "none",' '"alignment": "random",'; do
+for part in '"merging": "last",' '"alignment": "none",' '"alignment": "random",' \
+  '"merging": "slots",'; do
   config "$restoring" "$part"
   rm -rf "$work/run"
   does train gmsa --config "$work/c.json" --threads 1 --json
@@ -91,6 +92,29 @@ for part in '"merging": "last",' '"alignment": "none",' '"alignment": "random",'
   holds "restore with $part" '{r["metric"] for r in d["rows"]} == {"bleu", "token_accuracy",
     "exact_prefix"} and all(0 <= r["value"] <= 1 for r in d["rows"])'
 done
+
+# With slots: killed without warning, it goes on to the same bytes, and stands under all verbs.
+mv "$work/run" "$work/slots"
+kill_at 6 "$work/run/log.csv" train gmsa --config "$work/c.json" --threads 1
+does train gmsa --config "$work/c.json" --resume --threads 1 --json
+for file in adapter checkpoint; do
+  checks=$((checks + 1))
+  cmp "$work/slots/$file.safetensors" "$work/run/$file.safetensors" ||
+    wrong "$file: a run with slots that was killed and went on gives other bytes"
+done
+slots=$work/slots/adapter.safetensors
+does inspect "$slots" --model "$model" --json
+holds 'slots of the file' 'd["metadata"]["merging"] == "slots"'
+echo 'Tom saw a ship. It had 2 red sails!' > "$work/short.txt"
+does compress "$work/short.txt" -o "$work/short.gkv" --method gmsa --rate 8 --adapter "$slots" \
+  --model "$model" --json
+holds 'slots of a text' 'd["n_soft"] == -(-d["n_text_tokens"] // 8)'
+does ask "$work/short.gkv" 'R' --adapter "$slots" --model "$model" --max-tokens 4 --json
+holds 'an answer from slots' 'd["answers"][0]["n_tokens"] > 0'
+refuses 1 'wants [0-9]* slots, the compressor has 32' compress "$work/docs.jsonl" \
+  -o "$work/long.gkv" --method gmsa --rate 4 --adapter "$slots" --model "$model"
+config "$restoring" "\"adapter\": \"$slots\","
+refuses 1 'has 32 slots, the config asks for 0' train gmsa --config "$work/c.json"
 
 # Under eval, beside the others.
 adapter=$work/whole/adapter.safetensors
@@ -126,6 +150,8 @@ refuses 2 'gmsa has no meaning under choice' eval choice --data x $soft
 refuses 2 'method full restores nothing' eval restore --data "$work/docs.jsonl" $soft
 config "$restoring" '"colour": 1,'
 refuses 1 "key 'colour' is unknown" train gmsa --config "$work/c.json"
+config "$restoring" '"merging": "median",'
+refuses 1 "'merging' is 'median', want one of mean, last, slots" train gmsa --config "$work/c.json"
 for bad in '"rates": [],' '"rates": [4, 0],'; do
   config "$restoring"
   sed -i "s/\"rates\": \[4, 2\],/$bad/" "$work/c.json"

@@ -206,6 +206,66 @@ TEST_CASE("without alignment, the last row of each group is that of the encoder"
   }
 }
 
+TEST_CASE("soft tokens of slots are the encoder's rows of them behind the context") {
+  const auto base = base_model();
+  auto parts = gmsa::untrained_parts(base, {2, 0});
+  gmsa::add_slots(parts, 6, 9);
+  const compressor_type c(be(), gmsa::compressor_of(parts));
+  CHECK(c.n_slots() == 6);
+  // To plain loops, a slot is a token of its own.
+  model::host_model encoder = parts.encoder;
+  encoder.config.tied_head = true;
+  model::gist_rows slots{parts.slots.rows, {}, {}};
+  for (index_t i = 0; i < parts.slots.rows; ++i) {
+    for (index_t j = 0; j < parts.slots.cols; ++j) {
+      slots.input.push_back(static_cast<float>(test::element(parts.slots, i, j)));
+    }
+  }
+  random_generator random(6);
+  std::vector<std::vector<token_t>> texts;
+  std::vector<std::span<const token_t>> contexts;
+  std::vector<model::soft_prompt> singles;
+  const std::vector<index_t> rates = {4, 1, 9, 3, 2};
+  for (const index_t n : {11, 6, 4, 0, 12}) {
+    texts.push_back(random_tokens(random, n, base.config.n_vocab));
+  }
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    contexts.emplace_back(texts[i]);
+    singles.push_back(c.compress(texts[i], rates[i]));
+    const std::size_t n = texts[i].size();
+    const index_t n_soft = gmsa::merged_rows(static_cast<index_t>(n), rates[i]);
+    std::vector<token_t> read = texts[i];
+    for (index_t j = 0; j < n_soft; ++j) {
+      read.push_back(static_cast<token_t>(base.config.n_vocab + j));
+    }
+    const test::brute_force found(encoder, slots, read, 0, causal);
+    CHECK(difference(singles[i], {found.hidden.begin() + static_cast<std::ptrdiff_t>(n),
+                                  found.hidden.end()}) <= 1e-5);
+  }
+  for (const index_t chunk : {1, 3, 7, 100}) {
+    CAPTURE(chunk);
+    index_t read = 0;
+    const auto batch = c.compress(contexts, rates, {.chunk = chunk}, [&](index_t n) { read = n; });
+    for (std::size_t i = 0; i < batch.size(); ++i) CHECK(batch[i].rows == singles[i].rows);
+    CHECK(read == 33);
+  }
+  const auto says = [&](const std::function<void()>& f, const std::string& part) {
+    const std::string message = error_of(f);
+    CAPTURE(message);
+    CHECK(message.find(part) != std::string::npos);
+  };
+  says([&] { c.compress(texts[4], 1); },
+       "12 tokens at rate 1 wants 12 slots, the compressor has 6");
+  says([&] { gmsa::add_slots(parts, 0, 1); }, "0 slots are asked for");
+  auto narrow = gmsa::compressor_of(parts);
+  narrow.slots.cols = 4;
+  says([&] { compressor_type(be(), narrow); }, "slots have width 4, the encoder 12");
+  auto near = gmsa::compressor_of(parts);
+  near.encoder.config.n_context = 13;
+  says([&] { compressor_type(be(), near).compress(texts[0], 4); },
+       "11 tokens and 3 slots, the encoder was trained for 13");
+}
+
 TEST_CASE("a decoder reads vectors as it reads tokens") {
   const auto base = base_model();
   const model::transformer<backend, double> m(be(), base);

@@ -49,16 +49,20 @@ struct training_case {
   gmsa::stage stage;
   gmsa::merging merging = gmsa::merging::mean;
   index_t alignment_layers = 1;
+  index_t slots = 0;
 };
 constexpr training_case cases[] = {{gmsa::stage::restoring},
                                    {gmsa::stage::answering},
                                    {gmsa::stage::decoder},
                                    {gmsa::stage::restoring, gmsa::merging::last},
-                                   {gmsa::stage::restoring, gmsa::merging::mean, 0}};
+                                   {gmsa::stage::restoring, gmsa::merging::mean, 0},
+                                   {gmsa::stage::restoring, gmsa::merging::mean, 1, 4},
+                                   {gmsa::stage::answering, gmsa::merging::mean, 1, 4}};
 
 gmsa::host_parts start_of(const model::host_model& base, const training_case& c) {
   auto parts = gmsa::untrained_parts(base, {2, c.alignment_layers});
   parts.merging = c.merging;
+  if (c.slots > 0) gmsa::add_slots(parts, c.slots, 5);
   return parts;
 }
 
@@ -211,6 +215,14 @@ TEST_CASE("what cannot be trained is refused") {
   CHECK_THROWS_AS(m.loss(s.all, {}, 1.0), shape_error);
   const index_t zero = 0;
   CHECK_THROWS_AS(m.loss({&s.all[0], 1}, {&zero, 1}, 1.0), argument_error);
+  auto few = parts;
+  gmsa::add_slots(few, 2, 1);
+  trainer slots(be(), few, options_of(gmsa::stage::restoring));
+  CHECK_THROWS_WITH_AS(slots.loss(s.all, s.rates, 1.0),
+                       "gmsa: a context of 9 tokens at rate 4 wants 3 slots, the compressor has 2",
+                       argument_error);
+  few.slots.cols = 4;
+  CHECK_THROWS_AS(trainer(be(), few, options_of(gmsa::stage::restoring)), shape_error);
   parts.alignment = {};
   parts.linear = base.blocks[0].output;
   CHECK_THROWS_AS(trainer(be(), parts, options_of(gmsa::stage::restoring)), argument_error);

@@ -267,6 +267,12 @@ TEST_CASE("every fault of a checkpoint is named") {
   without.encoder_lora.clear();
   CHECK_THROWS_AS(io::write_gmsa_checkpoint(file.path, without, weight_type::f32), argument_error);
   CHECK_THROWS_AS(io::write_gmsa_checkpoint(file.path, parts, weight_type::q8_0), argument_error);
+  auto last = parts;
+  last.merging = gmsa::merging::last;
+  CHECK_THROWS_AS(io::write_gmsa_checkpoint(file.path, last, weight_type::f32), argument_error);
+  auto slots = parts;
+  gmsa::add_slots(slots, 2, 1);
+  CHECK_THROWS_AS(io::write_gmsa_checkpoint(file.path, slots, weight_type::f32), argument_error);
 }
 
 TEST_CASE("an adapter holds what differs from the base, and comes back") {
@@ -308,6 +314,10 @@ TEST_CASE("an adapter holds what differs from the base, and comes back") {
       CHECK(bare.parts.alignment.blocks.empty());
       CHECK(bare.parts.linear.weight.empty());
       CHECK(count("alignment.") == 0);
+      adapter.parts.encoder.token_embedding = base.token_embedding;
+      gmsa::add_slots(adapter.parts, 5, 1);
+      io::write_gmsa_adapter(file.path, adapter, base, weight_type::f32);
+      same(io::read_gmsa_adapter(file.path, base).parts.slots, adapter.parts.slots);
     }
   }
 }
@@ -353,6 +363,18 @@ TEST_CASE("every fault of an adapter is named") {
   names(says("lora_alpha", "0"), "'lora_alpha' is '0'");
   names(says("rates", "4;8"), "'rates': gmsa: rates are '4;8'");
   names(fault(keep, [](auto& m) { m.erase("alignment_layers"); }), "'alignment_layers' is missing");
+  names(says("merging", "median"), "'median', expected 'mean', 'last' or 'slots'");
+  names(says("merging", "slots"), "1 missing: 'encoder.slots'");
+  CHECK_THROWS_AS(gmsa::add_slots(adapter.parts, 5, 1), argument_error);
+  adapter.parts.encoder.token_embedding = base.token_embedding;
+  gmsa::add_slots(adapter.parts, 5, 1);
+  CHECK(fault(keep) == "no error");
+  names(says("merging", "mean"), "1 unknown: 'encoder.slots'");
+  names(fault([](tensors& t) {
+          tensor_of(t, "encoder.slots").extents = {12, 5};
+        }),
+        "'encoder.slots' [12, 5], expected [12, 12]");
+  adapter.parts.slots = {};
   const auto other = test::random_model({.n_layers = 3, .seed = 77});
   const scratch_file file;
   io::write_gmsa_adapter(file.path, adapter, base, weight_type::bf16);

@@ -46,6 +46,7 @@ class compressor {
   compressor(B& be, const host_compressor& source)
       : be_(&be),
         table_(source.encoder.token_embedding),
+        slots_(source.slots),
         storage_(source.encoder.storage),
         merging_(source.merging) {
     model::host_model layers = source.encoder;
@@ -58,6 +59,7 @@ class compressor {
       throw shape_error("gmsa: the encoder's table has " + std::to_string(table_.cols) +
                         " columns, expected " + std::to_string(d));
     }
+    if (!slots_.empty()) expect_width("slots", slots_.cols);
     if (!source.alignment.blocks.empty()) {
       alignment_.emplace(be, source.alignment);
       expect_width("alignment layers", alignment_->config().d_model);
@@ -74,12 +76,15 @@ class compressor {
   index_t n_encoder_layers() const { return encoder_config().n_layers; }
   /// 0: the alignment is linear, or there is none.
   index_t n_alignment_layers() const { return alignment_ ? alignment_->config().n_layers : 0; }
+  /// Soft tokens that a context can have at most; 0: as many as it has groups.
+  index_t n_slots() const { return slots_.rows; }
 
   /// Soft tokens of several contexts, read together; context i is merged in groups of rates[i]. A
   /// batch of n gives what n calls give. A context without tokens gives no soft tokens.
   /// @param[in] progress  called as progress(tokens read of all contexts)
-  /// @throws argument_error for a rate below 1, a token outside the table, or a context longer
-  /// than the encoder was trained for; shape_error for other numbers of rates than contexts.
+  /// @throws argument_error for a rate below 1, a token outside the table, a context longer than
+  /// the encoder was trained for, or one that wants more slots than there are; shape_error for
+  /// other numbers of rates than contexts.
   template <class Progress>
   std::vector<model::soft_prompt> compress(std::span<const context> contexts,
                                            std::span<const index_t> rates,
@@ -97,7 +102,8 @@ class compressor {
     return std::move(compress({&tokens, 1}, {&rate, 1}, options).front());
   }
 
-  /// The first half: encoder rows, merged. With rate 1 they are the encoder's rows.
+  /// The first half: encoder rows, merged. With rate 1 they are the encoder's rows. Where there are
+  /// slots, the encoder's rows of these.
   template <class Progress>
   std::vector<model::soft_prompt> merge(std::span<const context> contexts,
                                         std::span<const index_t> rates,
@@ -109,29 +115,37 @@ class compressor {
     std::vector<index_t> lengths;
     std::vector<index_t> pieces;
     for (std::size_t i = 0; i < contexts.size(); ++i) {
-      lengths.push_back(static_cast<index_t>(contexts[i].size()));
+      const auto n = static_cast<index_t>(contexts[i].size());
+      lengths.push_back(n + slots_for(n, rates[i], n_slots()));
       // No group may lie in two pieces.
-      pieces.push_back(merged_rows(options.chunk, rates[i]) * rates[i]);
+      pieces.push_back(n_slots() > 0 ? options.chunk
+                                     : merged_rows(options.chunk, rates[i]) * rates[i]);
     }
     std::vector<std::vector<float>> embeddings(contexts.size());
+    std::vector<index_t> read(contexts.size(), 0);  // Tokens of each.
     index_t total = 0;
     stack_pass(
         *encoder_, lengths, pieces,
         [&](std::size_t i, index_t begin, index_t count) {
-          look_up(
-              contexts[i].subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)),
-              embeddings[i]);
+          look_up(contexts[i], begin, count, embeddings[i]);
           return std::span<const float>(embeddings[i]);
         },
         [&](std::size_t i, matrix_view<const T, space_of<B>> hidden) {
-          const index_t n_groups = merged_rows(hidden.extent(0), rates[i]);
-          const index_t longest = std::min(rates[i], hidden.extent(0));
-          workspace<B> scratch(*be_, group_merge_workspace_size<B, T>(longest));
-          buffer<T, B> means(*be_, n_groups * d_model());
-          group_merge<B, T>(*be_, means.view({n_groups, d_model()}), hidden, rates[i], scratch,
-                            merging_);
-          append(merged[i], means.to_host());
-          progress(total += hidden.extent(0));
+          const index_t n_tokens =
+              std::min(hidden.extent(0), static_cast<index_t>(contexts[i].size()) - read[i]);
+          read[i] += n_tokens;
+          if (n_slots() > 0) {
+            append(merged[i], hidden.rows(n_tokens, hidden.extent(0) - n_tokens));
+          } else {
+            const index_t n_groups = merged_rows(n_tokens, rates[i]);
+            const index_t longest = std::min(rates[i], n_tokens);
+            workspace<B> scratch(*be_, group_merge_workspace_size<B, T>(longest));
+            buffer<T, B> means(*be_, n_groups * d_model());
+            group_merge<B, T>(*be_, means.view({n_groups, d_model()}), hidden, rates[i], scratch,
+                              merging_);
+            append(merged[i], means.to_host());
+          }
+          progress(total += n_tokens);
         });
     return merged;
   }
@@ -152,11 +166,7 @@ class compressor {
     stack_pass(
         *alignment_, lengths, pieces,
         [&](std::size_t i, index_t begin, index_t count) { return merged[i].part(begin, count); },
-        [&](std::size_t i, matrix_view<const T, space_of<B>> hidden) {
-          std::vector<T> rows(static_cast<std::size_t>(hidden.size()));
-          be_->download(rows.data(), hidden.data(), rows.size() * sizeof(T));
-          append(soft[i], rows);
-        });
+        [&](std::size_t i, matrix_view<const T, space_of<B>> hidden) { append(soft[i], hidden); });
     return soft;
   }
 
@@ -179,12 +189,15 @@ class compressor {
     }
     for (const index_t rate : rates) check_merge_size(rate);
     const index_t most = encoder_config().n_context;
-    for (const context& c : contexts) {
-      if (!options.past_context && most > 0 && static_cast<index_t>(c.size()) > most) {
-        throw argument_error("gmsa: a context of " + std::to_string(c.size()) +
-                             " tokens, the encoder was trained for " + std::to_string(most));
+    for (std::size_t i = 0; i < contexts.size(); ++i) {
+      const auto n = static_cast<index_t>(contexts[i].size());
+      const index_t behind = slots_for(n, rates[i], n_slots());
+      if (!options.past_context && most > 0 && n + behind > most) {
+        throw argument_error("gmsa: a context of " + std::to_string(n) + " tokens" +
+                             (behind > 0 ? " and " + std::to_string(behind) + " slots" : "") +
+                             ", the encoder was trained for " + std::to_string(most));
       }
-      for (const token_t t : c) {
+      for (const token_t t : contexts[i]) {
         if (t >= 0 && t < table_.rows) continue;
         throw argument_error("gmsa: token " + std::to_string(t) +
                              " is outside the encoder's table of " + std::to_string(table_.rows));
@@ -192,17 +205,28 @@ class compressor {
     }
   }
 
-  void look_up(context tokens, std::vector<float>& rows) const {
-    rows.resize(tokens.size() * static_cast<std::size_t>(d_model()));
+  /// Rows [begin, begin + count) of what the encoder reads: the tokens, then slots.
+  void look_up(context tokens, index_t begin, index_t count, std::vector<float>& rows) const {
+    rows.resize(static_cast<std::size_t>(count * d_model()));
+    const auto n = static_cast<index_t>(tokens.size());
     float* row = rows.data();
-    for (const token_t t : tokens) {
-      dequantize_row(table_, t, row);
+    for (index_t i = begin; i < begin + count; ++i) {
+      if (i < n) {
+        dequantize_row(table_, tokens[static_cast<std::size_t>(i)], row);
+      } else {
+        dequantize_row(slots_, i - n, row);
+      }
       row += d_model();
     }
   }
 
   static void append(model::soft_prompt& to, const std::vector<T>& rows) {
     for (const T x : rows) to.rows.push_back(static_cast<float>(x));
+  }
+  void append(model::soft_prompt& to, matrix_view<const T, space_of<B>> rows) const {
+    std::vector<T> host(static_cast<std::size_t>(rows.size()));
+    be_->download(host.data(), rows.data(), host.size() * sizeof(T));
+    append(to, host);
   }
 
   void align_linearly(const model::soft_prompt& merged, model::soft_prompt& soft) const {
@@ -217,7 +241,8 @@ class compressor {
 
   B* be_;
   host_matrix table_;
-  std::vector<std::shared_ptr<const void>> storage_;  ///< Of the table.
+  host_matrix slots_;
+  std::vector<std::shared_ptr<const void>> storage_;  ///< Of both.
   gmsa::merging merging_;
   std::optional<model::transformer<B, T, KV>> encoder_;
   std::optional<model::transformer<B, T, KV>> alignment_;

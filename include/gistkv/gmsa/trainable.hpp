@@ -28,7 +28,8 @@ namespace gistkv::gmsa {
 
 /// What is learned.
 enum class stage {
-  restoring,  ///< Stage 1: LoRA of the encoder and the alignment's layers; the decoder is constant.
+  restoring,  ///< Stage 1: LoRA of the encoder, its slots where it has some, and the alignment's
+              ///< layers; the decoder is constant.
   answering,  ///< Stage 2, KEFT: query, key and value weights of the decoder; all else is constant.
   decoder     ///< Stage 2 as in the official code: all weights of the decoder.
 };
@@ -63,6 +64,10 @@ class trainable_gmsa {
     const model::host_model& decoder = parts.decoder;
     n_vocab_ = decoder.token_embedding.rows;
     encoder_table_ = table_of(parts.encoder.token_embedding);
+    if (!parts.slots.empty()) {
+      slots_ = &set_.add("encoder.slots", train::parameter_kind::gist, parts.slots.rows, d_,
+                         train::floats_of(parts.slots));
+    }
     train::parameter<B, T>* head = nullptr;
     if (options.stage == stage::decoder) {
       trained_table_ = &set_.add("decoder.table", train::parameter_kind::weight, n_vocab_, d_,
@@ -149,6 +154,7 @@ class trainable_gmsa {
     std::vector<float> weights(tokens.size(), 0.0F);
     return {std::move(tokens), std::move(weights)};
   }
+  index_t n_slots() const { return slots_ != nullptr ? slots_->rows : 0; }
   static std::vector<token_t> placeholders(index_t n) {
     return std::vector<token_t>(static_cast<std::size_t>(n), 0);
   }
@@ -169,12 +175,23 @@ class trainable_gmsa {
     std::vector<index_t> context_rates;
     std::vector<std::int32_t> soft_rows;  // Of the decoder's batch.
     std::vector<std::int32_t> table_rows;
+    std::vector<std::int32_t> slot_rows;  // Of the encoder's batch.
+    std::vector<std::int32_t> slot_numbers;
+    index_t n_encoded = 0;
     index_t n_answers = 0;
     for (std::size_t i = 0; i < samples.size(); ++i) {
       const sample& s = samples[i];
-      const index_t n_soft = merged_rows(static_cast<index_t>(s.context.size()), rates[i]);
+      const auto n_context = static_cast<index_t>(s.context.size());
+      const index_t n_soft = merged_rows(n_context, rates[i]);
       if (n_soft > 0) {
-        contexts.push_back(untargeted(s.context));
+        std::vector<token_t> read = s.context;
+        for (index_t j = 0; j < slots_for(n_context, rates[i], n_slots()); ++j) {
+          slot_rows.push_back(static_cast<std::int32_t>(n_encoded + n_context + j));
+          slot_numbers.push_back(static_cast<std::int32_t>(j));
+          read.push_back(0);
+        }
+        n_encoded += static_cast<index_t>(read.size());
+        contexts.push_back(untargeted(std::move(read)));
         merged.push_back(untargeted(placeholders(n_soft)));
         context_rates.push_back(rates[i]);
       }
@@ -202,16 +219,25 @@ class trainable_gmsa {
     // Soft tokens.
     const index_t n_soft = merged_batch.n;
     const buffer<std::int32_t, B> soft_at(*be_, std::span<const std::int32_t>(soft_rows));
+    const buffer<std::int32_t, B> slots_at(*be_, std::span<const std::int32_t>(slot_rows));
+    const buffer<std::int32_t, B> slots_from(*be_, std::span<const std::int32_t>(slot_numbers));
     typename trainable_stack<B, T>::kept_rows encoded;
     typename trainable_stack<B, T>::kept_rows aligned;
     const train::lora_rows<space> plain{true, {}, false, 0};
     if (n_soft > 0) {
       const matrix x = memory_.template take<T>({encoder_rows.n, d_});
+      const matrix means = memory_.template take<T>({n_soft, d_});
       embed(x, encoder_rows, encoder_table_);
+      if (slots_ != nullptr) {
+        ops::gather_rows<B, T>(*be_, means, slots_->matrix(), slots_from.view({n_soft}));
+        ops::scatter_rows<B, T>(*be_, x, means, slots_at.view({n_soft}));
+      }
       encoded = encoder_->forward(x, encoder_rows, compressor_learns ? lora : plain,
                                   compressor_learns, memory_);
-      const matrix means = memory_.template take<T>({n_soft, d_});
-      for (std::size_t i = 0; i < context_rates.size(); ++i) {
+      if (slots_ != nullptr) {
+        ops::gather_rows<B, T>(*be_, means, encoded.hidden, slots_at.view({n_soft}));
+      }
+      for (std::size_t i = 0; slots_ == nullptr && i < context_rates.size(); ++i) {
         const auto& from = encoder_rows.parts[i];
         const auto& to = merged_batch.parts[i];
         group_merge<B, T>(*be_, means.rows(to.begin, to.count),
@@ -252,6 +278,15 @@ class trainable_gmsa {
     ops::gather_rows<B, T>(*be_, d_soft, d, soft_at.view({n_soft}));
     if (alignment_) alignment_->backward(d_soft, aligned, merged_batch, plain, memory_);
     const matrix d_encoded = memory_.template take<T>({encoder_rows.n, d_});
+    if (slots_ != nullptr) {
+      zero(d_encoded);
+      ops::scatter_rows<B, T>(*be_, d_encoded, d_soft, slots_at.view({n_soft}));
+      encoder_->backward(d_encoded, encoded, encoder_rows, lora, memory_);
+      ops::gather_rows<B, T>(*be_, d_soft, d_encoded, slots_at.view({n_soft}));
+      ops::scatter_add_rows<B, T>(*be_, slots_->gradient_matrix(), d_soft,
+                                  slots_from.view({n_soft}));
+      return sum;
+    }
     for (std::size_t i = 0; i < context_rates.size(); ++i) {
       const auto& to = encoder_rows.parts[i];
       const auto& from = merged_batch.parts[i];
@@ -297,6 +332,7 @@ class trainable_gmsa {
   train::parameter_set<B, T> set_;
   buffer<T, B> encoder_table_;
   buffer<T, B> table_;
+  train::parameter<B, T>* slots_ = nullptr;
   train::parameter<B, T>* trained_table_ = nullptr;
   std::optional<train::language_head<B, T>> head_;
   std::optional<trainable_stack<B, T>> encoder_;

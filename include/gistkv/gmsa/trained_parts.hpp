@@ -14,9 +14,9 @@
 
 namespace gistkv::gmsa {
 
-/// What training has made of the parts it began with: LoRA of the encoder and the alignment's
-/// layers of stage 1, the decoder's weights of stage 2. What was not trained is that of `start`;
-/// the rest lies in memory that the result keeps.
+/// What training has made of the parts it began with: LoRA and slots of the encoder and the
+/// alignment's layers of stage 1, the decoder's weights of stage 2. What was not trained is that of
+/// `start`; the rest lies in memory that the result keeps.
 template <class B, class T>
 host_parts trained_parts(trainable_gmsa<B, T>& m, const host_parts& start) {
   host_parts parts = start;
@@ -84,6 +84,7 @@ host_parts trained_parts(trainable_gmsa<B, T>& m, const host_parts& start) {
         part->final_norm = keep(values, 1, part->final_norm.cols, part->final_norm.name);
       }
     }
+    if (p.name == "encoder.slots") parts.slots = keep(values, p.rows, p.cols, parts.slots.name);
     model::host_model& decoder = parts.decoder;
     if (p.name == "decoder.table") {
       decoder.token_embedding = keep(values, p.rows, p.cols, decoder.token_embedding.name);

@@ -15,6 +15,7 @@
 #include <gistkv/core/host_matrix.hpp>
 #include <gistkv/core/random.hpp>
 #include <gistkv/gmsa/group_merge.hpp>
+#include <gistkv/model/gist_rows.hpp>
 #include <gistkv/model/host_model.hpp>
 #include <gistkv/model/lora.hpp>
 
@@ -27,6 +28,8 @@ struct host_compressor {
                                 ///< no layers: `linear` does, or nothing where that is empty.
   model::host_linear linear;    ///< [d_model, d_model]
   gmsa::merging merging = gmsa::merging::mean;
+  host_matrix
+      slots;  ///< [n, d_model], kept by the encoder; empty: groups are merged. See slots_for.
 };
 
 /// All of GMSA in host memory, LoRA apart from what it is added to: what checkpoints hold.
@@ -38,13 +41,28 @@ struct host_parts {
   model::host_model alignment;
   model::host_linear linear;  ///< Used where the alignment has no layers.
   gmsa::merging merging = gmsa::merging::mean;
+  host_matrix slots;  ///< As in a compressor.
 };
 
 /// Merges LoRA into the encoder. @throws shape_error as model::merge_lora.
 inline host_compressor compressor_of(const host_parts& parts) {
-  host_compressor c{parts.encoder, parts.alignment, parts.linear, parts.merging};
+  host_compressor c{parts.encoder, parts.alignment, parts.linear, parts.merging, parts.slots};
   if (!parts.encoder_lora.empty()) model::merge_lora(c.encoder, parts.encoder_lora);
   return c;
+}
+
+/// Learned slots that stand behind a context of n tokens in what the encoder reads: one for each
+/// group that it makes, slot i being row i of the table. What the encoder makes of them takes the
+/// place of merged rows. That is the ordinary way to compress into soft tokens (AutoCompressor,
+/// arXiv 2305.14788; ICAE, arXiv 2307.06945), to compare group merging with.
+/// @param slots  0: groups are merged, and nothing stands behind a context
+/// @throws argument_error for a merge size below 1, and where there are too few slots.
+inline index_t slots_for(index_t n, index_t merge_size, index_t slots) {
+  const index_t want = slots > 0 ? merged_rows(n, merge_size) : 0;
+  if (want <= slots) return want;
+  throw argument_error("gmsa: a context of " + std::to_string(n) + " tokens at rate " +
+                       std::to_string(merge_size) + " wants " + std::to_string(want) +
+                       " slots, the compressor has " + std::to_string(slots));
 }
 
 /// Layers 0 to n - 1 of a model and its final norm, without table and head.
@@ -79,6 +97,22 @@ inline host_parts untrained_parts(const model::host_model& m, const compressor_s
   parts.encoder.token_embedding = m.token_embedding;
   if (shape.alignment_layers > 0) parts.alignment = first_layers(m, shape.alignment_layers);
   return parts;
+}
+
+/// Gives the encoder n slots that are distributed as the rows of its table are.
+/// @throws argument_error for n below 1, and for an encoder without a table.
+inline void add_slots(host_parts& parts, index_t n, std::uint64_t seed) {
+  if (n < 1) {
+    throw argument_error("gmsa: " + std::to_string(n) + " slots are asked for, expected 1 or more");
+  }
+  if (parts.encoder.token_embedding.empty()) {
+    throw argument_error("gmsa: the encoder has no table to draw slots from");
+  }
+  auto memory = std::make_shared<std::vector<float>>(
+      model::untrained_gist_rows(parts.encoder, n, seed).input);
+  parts.slots = {"slots", weight_type::f32, n, parts.encoder.config.d_model,
+                 std::as_bytes(std::span<const float>(*memory))};
+  parts.encoder.storage.push_back(std::move(memory));
 }
 
 /// Draws the maps of the alignment's layers anew, normal numbers of variance 1 / inputs, and sets

@@ -24,10 +24,12 @@
 
 /// What training changed, and no more: a safetensors file beside the base model.
 ///   encoder.layers.I.MAP.lora_A [r, in], .lora_B [out, r]   for every map of every encoder layer
+///   encoder.slots [n, d_model]                              where metadata merging is slots
 ///   alignment.layers.J. ... and alignment.norm.weight, or alignment.linear.weight and .bias
 ///   decoder.layers.I.MAP.weight                             only maps that differ from the base
 /// with the names of Hugging Face for maps and norms; and metadata format, base, encoder_layers,
-/// lora_alpha (0 without LoRA) and rates.
+/// alignment_layers, alignment (none, or nothing), merging, lora_alpha (0 without LoRA) and rates.
+/// Readers refuse a merging that they do not know, and tensors that they do not expect.
 
 namespace gistkv::io {
 
@@ -78,6 +80,11 @@ inline void add_block_names(std::vector<named_extents>& all, const std::string& 
   }
   norm(hugging_face_names.attention_norm, c.d_model);
   norm(hugging_face_names.feed_forward_norm, c.d_model);
+}
+
+inline std::string merging_name(const gmsa::host_parts& parts) {
+  if (!parts.slots.empty()) return "slots";
+  return parts.merging == gmsa::merging::last ? "last" : "mean";
 }
 
 inline std::string layer_name(const char* part, std::size_t i) {
@@ -167,6 +174,7 @@ inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_ada
       list.add(before + ".lora_B", lora->b);
     }
   }
+  if (!parts.slots.empty()) list.add("encoder.slots", parts.slots);
   for (std::size_t i = 0; i < parts.alignment.blocks.size(); ++i) {
     add_block(list, detail::layer_name("alignment", i), parts.alignment.blocks[i]);
   }
@@ -200,7 +208,7 @@ inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_ada
                      {"encoder_layers", std::to_string(parts.encoder.blocks.size())},
                      {"alignment_layers", std::to_string(parts.alignment.blocks.size())},
                      {"alignment", unaligned ? "none" : ""},
-                     {"merging", parts.merging == gmsa::merging::last ? "last" : "mean"},
+                     {"merging", detail::merging_name(parts)},
                      {"lora_alpha", std::to_string(parts.lora_alpha)},
                      {"rates", rates}});
 }
@@ -255,9 +263,14 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
                             c, rules);
   }
   const std::string merging = metadata("merging");  // Once there was the mean only.
-  if (!merging.empty() && merging != "mean" && merging != "last") {
+  if (!merging.empty() && merging != "mean" && merging != "last" && merging != "slots") {
     throw format_error(file.name() + ": metadata 'merging' is " + quote(merging) +
-                       ", expected 'mean' or 'last'");
+                       ", expected 'mean', 'last' or 'slots'");
+  }
+  if (merging == "slots") {
+    const safetensors_tensor* t = file.find_tensor("encoder.slots");
+    const index_t n = t == nullptr || t->extents.empty() ? 1 : t->extents.front();
+    expected.push_back({"encoder.slots", {std::max<index_t>(n, 1), c.d_model}});
   }
   const bool linear = shape.alignment_layers == 0 && metadata("alignment") != "none";
   if (linear) {
@@ -300,6 +313,7 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
       take(map->bias, before + std::string(name) + ".bias");
     }
   };
+  take(parts.slots, "encoder.slots");
   if (rank > 0) parts.encoder_lora.resize(parts.encoder.blocks.size());
   parts.lora_alpha = rank > 0 ? alpha : 0;
   for (std::size_t i = 0; i < parts.encoder_lora.size(); ++i) {

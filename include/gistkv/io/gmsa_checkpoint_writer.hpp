@@ -38,14 +38,19 @@ inline void add_model(tensor_list& list, std::string_view prefix, const model::h
 /// Writes the layout that the official code saves and load_gmsa_checkpoint reads, whole or not at
 /// all. Tables and heads that encoder and alignment lack are the decoder's; a linear alignment that
 /// is lacking is written as zeros, since the layout always has one.
-/// @throws argument_error for parts without LoRA, which the layout cannot hold, and another type
-/// than f32, bf16 or f16; file_error.
+/// @throws argument_error for parts without LoRA or with anything but the mean of groups, which the
+/// layout cannot hold, and another type than f32, bf16 or f16; file_error.
 inline void write_gmsa_checkpoint(const std::filesystem::path& path, const gmsa::host_parts& parts,
                                   weight_type type) {
   if (parts.encoder_lora.size() != parts.encoder.blocks.size()) {
     throw argument_error("gmsa checkpoint: LoRA for " + std::to_string(parts.encoder_lora.size()) +
                          " of " + std::to_string(parts.encoder.blocks.size()) +
                          " encoder layers, expected all");
+  }
+  if (!parts.slots.empty() || parts.merging != gmsa::merging::mean) {
+    throw argument_error(
+        "gmsa checkpoint: rows are compressed into their last or into slots, which only an adapter "
+        "can say; expected the mean of groups");
   }
   tensor_list list(type);
   const model::host_model& decoder = parts.decoder;

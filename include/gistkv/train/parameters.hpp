@@ -20,7 +20,7 @@ namespace gistkv::train {
 
 /// What a parameter is, as far as the optimiser cares.
 enum class parameter_kind {
-  gist,    ///< Rows of gist tokens.
+  gist,    ///< Rows of gist tokens, or slots.
   lora,    ///< Low-rank factors.
   weight,  ///< Weights of the model itself.
   norm     ///< Norm weights and biases of the model: no weight decay, as usual.
