@@ -91,7 +91,7 @@ class soft_run final : public training_run {
     parts_ = io::read_gmsa_adapter(path, source_->weights).parts;
     if (parts_.encoder.config.n_layers != config_.shape.encoder_layers ||
         static_cast<index_t>(parts_.alignment.blocks.size()) != config_.shape.alignment_layers ||
-        parts_.merging != config_.merging) {
+        parts_.merging != config_.merging || parts_.slots.empty() == config_.slots) {
       throw argument_error(path + ": has " + std::to_string(parts_.encoder.config.n_layers) +
                            " encoder and " + std::to_string(parts_.alignment.blocks.size()) +
                            " alignment layers, the config asks for " +
@@ -99,16 +99,14 @@ class soft_run final : public training_run {
                            std::to_string(config_.shape.alignment_layers) +
                            ", and both for the same merging");
     }
-    if (parts_.slots.empty() == config_.slots || parts_.slots.rows < n_slots()) {
-      throw argument_error(path + ": has " + std::to_string(parts_.slots.rows) +
-                           " slots, the config asks for " + std::to_string(n_slots()));
-    }
   }
-  /// As many as the longest sample has groups at the lowest rate.
+  /// As many as the longest sample that slots are learned from has groups at the lowest rate.
   index_t n_slots() const {
-    if (!config_.slots) return 0;
     index_t longest = 0;
-    for (const soft_stage_config& s : config_.stages) longest = std::max(longest, s.sequence);
+    for (std::size_t i = 0; i < n_stages(); ++i) {
+      if (restores(i)) longest = std::max(longest, config_.stages[i].sequence);
+    }
+    if (longest == 0) longest = config_.stages.front().sequence;  // They stay as they are drawn.
     return gmsa::merged_rows(longest, *std::ranges::min_element(config_.rates));
   }
 
