@@ -43,7 +43,7 @@ def call(program, *arguments):
 
 
 def held_paragraphs(o, path):
-    """The first paragraph of 40 words or more of each tenth of a book, at most 60 in all."""
+    """The first paragraph of 40 words or more of each tenth of a book, at most 32 in all."""
     if path.exists():
         return path
     packed = subprocess.run(["zstd", "-dc", o.held], capture_output=True, check=True).stdout \
@@ -53,7 +53,7 @@ def held_paragraphs(o, path):
         lines = json.loads(line)["text"].splitlines()
         for tenth in range(2, 8, 2):
             texts += [x for x in lines[len(lines) * tenth // 10:] if len(x.split()) >= 40][:1]
-    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts[:60]))
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts[:32]))
     return path
 
 
@@ -164,7 +164,7 @@ def main():
     one.add_argument("--length", type=int, default=16, help="tokens of a piece")
     one.add_argument("--rates", type=int, nargs="+", default=[2, 4], help="in training")
     one.add_argument("--batch", type=int, default=8)
-    one.add_argument("--steps", type=int, default=300)
+    one.add_argument("--steps", type=int, default=200)
     one.add_argument("--seeds", type=int, default=3)
     one.add_argument("--rate", type=float, default=1e-3)
     one.add_argument("--threads", type=int, default=1)
