@@ -124,7 +124,7 @@ def section(path):
 
 
 def types_section(name, paths):
-    """One table of `eval ppl` under several types of cache: NAME-f32.json, NAME-bf16.json and so on."""
+    """One table of a task under several types of cache: NAME-f32.json, NAME-bf16.json and so on."""
     by_type = {}
     for path in paths:
         rows = json.loads(path.read_text())["rows"]
@@ -133,21 +133,31 @@ def types_section(name, paths):
         sys.exit(f"{name}: has no {name}-f32.json to compare with")
     rows = by_type["f32"]
     m = rows[0]["machine"]
+    ppl = rows[0]["settings"]["task"] == "ppl"
     out = [f"### {name}", "",
            f"{rows[0]['n']} samples, N_g = {rows[0]['settings']['gists']}, gist rows {rows[0]['settings']['gist_rows']}. "
-           f"{m['cpu']}, {m['threads']} threads, backend {m['backend']}. Bytes a text token are those held at the "
-           "rated tokens over the tokens of text before them, both on average.", "",
-           f"    {command_of(rows)} --cache-type TYPE", "",
-           "| cache | factors of products | method | bytes a text token | perplexity | times f32 |",
-           "| --- | --- | --- | --- | --- | --- |"]
+           f"{m['cpu']}, {m['threads']} threads, backend {m['backend']}."]
+    if ppl:
+        out[-1] += (" Bytes a text token are those held at the rated tokens over the tokens of text before "
+                    "them, both on average.")
+    head = ["bytes a text token", "perplexity", "times f32"] if ppl else ["recall", "full / held"]
+    out += ["", f"    {command_of(rows)} --cache-type TYPE", "",
+            "| cache | factors of products | method | " + " | ".join(head) + " |",
+            "| --- " * (3 + len(head)) + "|"]
     for kind in sorted(by_type, key=lambda k: ["f32", "bf16", "f16", "q8"].index(k)):
         for method in dict.fromkeys(r["method"] for r in rows):
-            row = found(by_type[kind], method, "ppl_regular")
-            # The rated half of a text has as many tokens in front of it.
-            before = 1.5 * row["settings"]["n_tokens"] / row["n"]
-            held = found(by_type[kind], method, "kv_bytes_mean")["value"]
-            out.append(f"| {kind} | {by_type[kind][0]['machine']['factor_type']} | {method} | {held / before:.0f} | "
-                       f"{row['value']:.3f} | {row['value'] / found(rows, method, 'ppl_regular')['value']:.5f} |")
+            if ppl:
+                row = found(by_type[kind], method, "ppl_regular")
+                # The rated half of a text has as many tokens in front of it.
+                before = 1.5 * row["settings"]["n_tokens"] / row["n"]
+                held = found(by_type[kind], method, "kv_bytes_mean")["value"]
+                ratio = row["value"] / found(rows, method, "ppl_regular")["value"]
+                cells = [f"{held / before:.0f}", f"{row['value']:.3f}", f"{ratio:.5f}"]
+            else:
+                cells = [cell(found(by_type[kind], method, c[1]), c[2]) for c in columns["needle"]
+                         if c[0] in head]
+            out.append(f"| {kind} | {by_type[kind][0]['machine']['factor_type']} | {method} | "
+                       + " | ".join(cells) + " |")
     return out + [""]
 
 

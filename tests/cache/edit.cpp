@@ -370,6 +370,9 @@ TEST_CASE("two sequences on one prefix hold it once") {
     CHECK(c->bytes_allocated() <= context.bytes_per_row() * 8);
   }
   CHECK(one.anchor_rows(0, 0, 1).k.data() == two.anchor_rows(0, 0, 1).k.data());
+  MESSAGE("a prefix of " << context.n_anchors() << " rows: " << prefix
+                         << " bytes, held once; the two sequences on it own "
+                         << one.bytes_allocated() << " and " << two.bytes_allocated() << " bytes");
   // Also when they were forked again behind more text.
   for (int i = 0; i < 10; ++i) append(one, i % 5 > 2, 1000 + i);
   auto three = one.fork();

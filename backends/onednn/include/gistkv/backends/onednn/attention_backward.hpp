@@ -22,6 +22,10 @@ namespace gistkv::backends::onednn_detail {
 /// the three derivatives while these fit the cache, and derivatives of keys add up in memory of the
 /// task, which the end adds in one order. So no result depends on the threads, and memory is linear
 /// in the number of rows: a piece holds the anchors that it sees and its own stretch of local rows.
+///
+/// A tile has all scores of its rows, so it normalises them itself instead of with the log-sum-exp
+/// of the forward pass: that may have had factors of bf16, and e^(s - lse) with scores s of other
+/// roundings is no probability where scores are large.
 class attention_backward_pass {
  public:
   using tensor = tensor_view<float, 3>;
@@ -32,8 +36,7 @@ class attention_backward_pass {
     tensor dq;
     tensor dk_own, dv_own;
     tensor dk_local, dv_local;
-    const_tensor d_o, q, o;
-    matrix_view<const float> lse;
+    const_tensor d_o, q;
     span own, local;
     std::span<const visible_spans> spans;
     float scale = 1.0F;
@@ -170,14 +173,11 @@ class attention_backward_pass {
       scores(ds, d_o, values);
       for (index_t r = 0; r < rows; ++r) {
         const index_t i = t.begin + r / group_;
-        const index_t head = h * group_ + r % group_;
         const visible_spans& v = a.spans[static_cast<std::size_t>(i)];
-        const float along = kernels.dot(d_o + r * d_, a.o.data() + a.o.offset(i, head, 0), d_);
         const bool any = v.local_begin < v.local_end;
         const index_t first = any ? t.anchors + v.local_begin - t.first : n;
         const index_t last = any ? t.anchors + v.local_end - t.first : n;
-        kernels.attention_weights(s + r * n, ds + r * n, n, v.anchors, first, last, a.scale,
-                                  a.lse(i, head), along);
+        kernels.attention_weights(s + r * n, ds + r * n, n, v.anchors, first, last, a.scale);
       }
       // dq = ds k, anchors first.
       const auto back = [&](const span& from, index_t row, index_t column, index_t count,

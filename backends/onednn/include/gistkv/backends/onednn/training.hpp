@@ -90,12 +90,12 @@ class training : public host_training<Backend, float> {
   void attention_backward(tensor_view<float, 3> dq, const kv_gradient<float, host_space>& d_own,
                           const kv_gradient<float, host_space>& d_local,
                           tensor_view<const float, 3> d_o, tensor_view<const float, 3> q,
-                          tensor_view<const float, 3> o, matrix_view<const float> lse,
+                          tensor_view<const float, 3> /*o*/, matrix_view<const float> /*lse*/,
                           const kv_spans<float, host_space>& kv, const span_list& spans,
                           double scale) {
     attention_.run(*kernels_,
-                   {dq, d_own.dk, d_own.dv, d_local.dk, d_local.dv, d_o, q, o, lse, kv.own,
-                    kv.local, spans.host, static_cast<float>(scale)},
+                   {dq, d_own.dk, d_own.dv, d_local.dk, d_local.dv, d_o, q, kv.own, kv.local,
+                    spans.host, static_cast<float>(scale)},
                    [this](index_t n, index_t work, const auto& f) { self().for_rows(n, work, f); });
   }
 

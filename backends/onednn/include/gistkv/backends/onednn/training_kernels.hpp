@@ -23,11 +23,10 @@ struct training_kernels {
   void (*norm_backward)(float* dx, const float* dy, const float* x, const float* weight, index_t n,
                         bool centred, float eps, float* mean, float* factor);
   /// Of one query over n keys, [anchors | ... | seen local rows [begin, end) | ...]: scores s
-  /// become probabilities e^(scale s - lse), and their derivatives dp those of the scores,
-  /// scale p (dp - along); what is not seen becomes 0 in both.
+  /// become probabilities p = softmax(scale s) of what is seen, and their derivatives dp those of
+  /// the scores, scale p (dp - sum_j p_j dp_j); what is not seen becomes 0 in both.
   void (*attention_weights)(float* s, float* dp, index_t n, index_t anchors, index_t begin,
-                            index_t end, float scale, float lse, float along);
-  float (*dot)(const float* a, const float* b, index_t n);
+                            index_t end, float scale);
 };
 
 }  // namespace gistkv::backends::onednn_detail
