@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include <cuda_runtime.h>
@@ -14,6 +15,7 @@
 #include <gistkv/backends/cuda/attention_backward_tile.hpp>
 #include <gistkv/backends/cuda/device_group.cuh>
 #include <gistkv/backends/cuda/kernels.cuh>
+#include <gistkv/backends/cuda/many_tensors.hpp>
 #include <gistkv/backends/cuda/products.cuh>
 #include <gistkv/backends/cuda/runtime.cuh>
 #include <gistkv/backends/cuda/training_rows.hpp>
@@ -44,6 +46,12 @@ __global__ void __launch_bounds__(row_threads) for_elements(index_t n, F work) {
   for (index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) {
     work(i);
   }
+}
+
+/// Work of one block of threads each, `work(item, thread, n_threads)`.
+template <class F>
+__global__ void __launch_bounds__(row_threads) for_blocks(F work) {
+  work(static_cast<index_t>(blockIdx.x), static_cast<int>(threadIdx.x), row_threads);
 }
 
 /// Sum of squares of each block's share, in double.
@@ -202,6 +210,30 @@ struct adamw_work {
   float* second;
   adamw_step step;
   __device__ void operator()(index_t i) const { step(p[i], gradient[i], first[i], second[i]); }
+};
+
+template <class T>
+struct update_work {
+  tensor_list<T> list;
+  __device__ void operator()(index_t piece, int thread, int n_threads) const {
+    update_piece<device_group<32>>(list, piece, thread, n_threads);
+  }
+};
+template <class T>
+struct clear_work {
+  tensor_list<T> list;
+  __device__ void operator()(index_t piece, int thread, int n_threads) const {
+    clear_piece(list, piece, thread, n_threads);
+  }
+};
+template <class T>
+struct squares_work {
+  tensor_list<T> list;
+  double* sums;
+  template <class W>
+  __device__ void operator()(W& w, index_t item) const {
+    add_squares(w, list, item, sums);
+  }
 };
 
 template <class T>
@@ -383,6 +415,29 @@ class training {
     elements(o.extent(0), narrow_work<T>{o.data(), x.data()});
   }
 
+  static constexpr bool native_many_tensors = true;
+
+  void adamw_many(std::span<const trained_tensor<T>> tensors,
+                  std::span<const adamw_options> options) {
+    const packed_tensors<T> packed(tensors, options);
+    pieces(packed, update_work<T>{listed(packed)});
+  }
+  void clear_gradients(std::span<const trained_tensor<T>> tensors) {
+    const packed_tensors<T> packed(tensors);
+    pieces(packed, clear_work<T>{listed(packed)});
+  }
+  double squared_norm_many(std::span<const trained_tensor<T>> tensors) {
+    const packed_tensors<T> packed(tensors);
+    std::array<double, square_warps> found{};
+    const tensor_list<T> list = listed(packed, sizeof found);
+    auto* sums = static_cast<double*>(self().training_memory(0));
+    warps(square_warps, 0, squares_work<T>{list, sums});
+    self().download(found.data(), sums, sizeof found);
+    double total = 0.0;
+    for (const double sum : found) total += sum;
+    return total;
+  }
+
   void attention_backward(tensor_view<T, 3, device_space> dq,
                           const kv_gradient<T, device_space>& d_own,
                           const kv_gradient<T, device_space>& d_local,
@@ -432,6 +487,19 @@ class training {
     const auto blocks = static_cast<unsigned int>((n + training_warps - 1) / training_warps);
     for_warps<<<blocks, training_warps * 32, shared_bytes, stream()>>>(n, work);
     check_launch("for_warps");
+  }
+  /// The list in the training memory, behind `before` bytes.
+  tensor_list<T> listed(const packed_tensors<T>& packed, std::size_t before = 0) {
+    const std::span<const std::byte> bytes = packed.bytes();
+    auto* memory = static_cast<std::byte*>(self().training_memory(before + bytes.size())) + before;
+    self().upload(memory, bytes.data(), bytes.size());
+    return packed.at(memory);
+  }
+  template <class F>
+  void pieces(const packed_tensors<T>& packed, const F& work) {
+    if (packed.n_pieces() == 0) return;
+    for_blocks<<<static_cast<unsigned int>(packed.n_pieces()), row_threads, 0, stream()>>>(work);
+    check_launch("for_blocks");
   }
   template <class F>
   void elements(index_t n, const F& work) {
