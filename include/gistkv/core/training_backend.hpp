@@ -90,6 +90,15 @@ struct attention_backward_flag<B> {
   static constexpr bool value = B::native_attention_backward;
 };
 template <class B>
+struct attention_backward_batch_flag {
+  static constexpr bool value = false;
+};
+template <class B>
+requires requires { B::native_attention_backward_batch; }
+struct attention_backward_batch_flag<B> {
+  static constexpr bool value = B::native_attention_backward_batch;
+};
+template <class B>
 struct many_tensors_flag {
   static constexpr bool value = false;
 };
@@ -109,5 +118,10 @@ inline constexpr bool native_many_tensors = detail::many_tensors_flag<B>::value;
 /// Whether a backend has `attention_backward` as ops::attention_backward, without scratch.
 template <class B>
 inline constexpr bool native_attention_backward = detail::attention_backward_flag<B>::value;
+
+/// Whether it also has `attention_backward_batch(calls, scale)` as ops::attention_backward_batch.
+template <class B>
+inline constexpr bool native_attention_backward_batch =
+    detail::attention_backward_batch_flag<B>::value;
 
 }  // namespace gistkv
