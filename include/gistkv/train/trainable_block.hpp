@@ -143,14 +143,13 @@ class trainable_block {
     ops::rope<B, T>(*be_, keys(a.qkv), rope.positions, rope.frequencies, rope.options);
     attend(a, b, scratch);
     output_.forward(normed, a.o, a.down[1], lora, scratch);
-    ops::add<B, T>(*be_, x, x, normed);
-    copy(a.middle, x);
-    ops::norm<B, T>(*be_, normed, x, feed_forward_norm_.view(), {}, norm());
+    ops::add<B, T>(*be_, a.middle, x, normed);
+    ops::norm<B, T>(*be_, normed, a.middle, feed_forward_norm_.view(), {}, norm());
     gates_.forward(a.gates, normed, a.down[2], lora, scratch);
     const matrix activated = scratch.template take<T>({n, config_.d_ff});
     ops::activation<B, T>(*be_, activated, gate(a.gates), up(a.gates), config_.activation);
     down_.forward(normed, activated, a.down[3], lora, scratch);
-    ops::add<B, T>(*be_, x, x, normed);
+    ops::add<B, T>(*be_, x, a.middle, normed);
   }
 
   /// d <- derivative with respect to the block's input, from that with respect to its output.
