@@ -43,6 +43,13 @@ find_package(CUDAToolkit 12.8 QUIET)
 if(NOT CUDAToolkit_FOUND OR NOT TARGET CUDA::cublasLt)
   set(GISTKV_CUDA_MISSING "CUDA 12.8 or later with cuBLASLt was not found")
 endif()
+# NCCL adds up gradients between GPUs. A package of its own, or a folder of PyPI's nvidia-nccl-cu13
+# (nccl_ROOT).
+find_package(nccl QUIET MODULE)
+set(GISTKV_NCCL_MISSING "")
+if(NOT nccl_FOUND)
+  set(GISTKV_NCCL_MISSING "NCCL was not found (PyPI: nvidia-nccl-cu13; nccl_ROOT names its folder)")
+endif()
 # CMake 3.25 does not know that nvcc compiles C++20.
 set(GISTKV_CUDA_STANDARD "")
 if(NOT "cuda_std_20" IN_LIST CMAKE_CUDA_COMPILE_FEATURES)

@@ -3,10 +3,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # gpu.sh [--quick]: all that needs a GPU, in one call: conformance on three element types, a model step by
-# step (fused calls, graphs, caches of q8), one in training (gradients, 20 losses, the same bits twice), the goldens, the example on a borrowed stream, and
-# compute-sanitizer's checks of memory and races. Needs nvcc; what else is missing is skipped with a reason.
+# step (fused calls, graphs, caches of q8), one in training (gradients, 20 losses, the same bits twice, documents
+# together and apart, the optimiser over many tensors), the goldens, the example on a borrowed stream, gradients
+# added up by NCCL (on two GPUs, if there are two and MPI), and compute-sanitizer's checks of memory and races.
+# Needs nvcc; what else is missing is skipped with a reason.
 # JSON goes to gpu_tests.json in $OUT, or in build/gpu; logs beside it.
-# Environment: NVCC, GISTKV_GOLDEN_DIR, GISTKV_MODEL, EIGEN (include directory)
+# Environment: NVCC, GISTKV_GOLDEN_DIR, GISTKV_MODEL, EIGEN (include directory), NCCL (a folder with include and
+# lib)
 set -u
 cd "$(dirname "$0")/.."
 build=build/gpu
@@ -69,6 +72,29 @@ if [ -x "$sanitizer" ]; then
   done
 else
   record sanitizer skipped "no compute-sanitizer"
+fi
+
+# NCCL beside the toolkit or where NCCL says; MPI by its own compiler, if there is a GPU for a second process.
+nccl=${NCCL:-$(dirname "$(dirname "$nvcc")")}
+library=$(ls "$nccl"/lib/libnccl.so "$nccl"/lib64/libnccl.so "$nccl"/lib/libnccl.so.2 2> /dev/null | head -n 1)
+if [ -z "$library" ] || [ ! -f "$nccl/include/nccl.h" ]; then
+  record nccl skipped "no NCCL (PyPI: nvidia-nccl-cu13; NCCL names its folder)"
+else
+  mpi=
+  launch=
+  if [ "$(nvidia-smi -L 2> /dev/null | wc -l)" -ge 2 ] && command -v mpirun > /dev/null && command -v mpicxx > /dev/null; then
+    mpi="-DGISTKV_TEST_MPI -I backends/mpi/include $(mpicxx --showme:incdirs | sed 's/[^ ]*/-I &/g')
+      $(mpicxx --showme:libdirs | sed 's/[^ ]*/-L &/g') $(mpicxx --showme:libs | sed 's/[^ ]*/-l&/g')"
+    launch="mpirun --allow-run-as-root -n 2"
+  fi
+  # shellcheck disable=SC2086
+  if "$nvcc" $flags -I "$nccl/include" -I backends/nccl/include tests/cuda/nccl/sum.cu -o "$build/gistkv_test_nccl" \
+    "$library" -Xlinker "-rpath=$(dirname "$library")" $mpi -lcublasLt > "$out/nccl.compile.log" 2>&1; then
+    run nccl $launch "$build/gistkv_test_nccl"
+  else
+    tail -n 25 "$out/nccl.compile.log"
+    record nccl failed "it does not compile"
+  fi
 fi
 
 eigen=${EIGEN:-/usr/include/eigen3}

@@ -4,7 +4,8 @@
 // training [--quick]: steps of training in the shape of SmolLM2-135M with random weights, on the
 // GPU that is there: gists and LoRA of rank 16 on all rows, N_g = 4, three sentences kept raw. One
 // JSON object a line: rows (gists included) a second of forward, backward and update, and the time
-// without the backward pass.
+// without the backward pass; windows of 512 rows stand for documents, many in a batch. Then the
+// optimiser by itself (norm, AdamW, clearing), all tensors in one call and one after the other.
 
 #include <algorithm>
 #include <chrono>
@@ -72,9 +73,10 @@ int main(int argc, char** argv) {
   backend be;
   train::trainable_model<backend> m(be, source, gists,
                                     {train::trained_weights::lora, {}, sentence_rule{4, 3, 1}});
-  for (const index_t length : {2048, 4096}) {
-    for (const index_t n_windows : {4, 8}) {
-      if (quick && n_windows > 4) continue;
+  for (const index_t length : {512, 2048, 4096}) {
+    for (const index_t n_rows : {8192, 16384, 32768}) {
+      const index_t n_windows = n_rows / length;
+      if (quick && n_rows > 8192) continue;
       std::vector<train::sequence> all;
       for (index_t i = 0; i < n_windows; ++i) {
         all.push_back(window(length, c.n_vocab, 4, 7 + static_cast<std::uint64_t>(i)));
@@ -99,5 +101,31 @@ int main(int argc, char** argv) {
       std::fflush(stdout);
     }
   }
+  auto& set = m.parameters();
+  const auto optimiser = [&](const char* path, auto&& f) {
+    std::printf(
+        "{\"what\": \"optimiser\", \"model\": \"135M\", \"path\": \"%s\", \"n\": %lld, \"batch\": "
+        "1, "
+        "\"ms\": %.3f}\n",
+        path, static_cast<long long>(set.n_elements()), median_ms(be, quick ? 3 : 15, f));
+  };
+  // A rate of 0 leaves the model as it is.
+  optimiser("all tensors at once", [&] {
+    set.gradient_norm();
+    set.update(
+        {}, [](train::parameter_kind) { return 0.0; }, 1.0, 1);
+    set.clear_gradients();
+  });
+  optimiser("one after the other", [&] {
+    using numbers = vector_view<float, device_space>;
+    for (std::size_t i = 0; i < set.size(); ++i) {
+      const auto t = set[i].tensor();
+      ops::squared_norm<backend, bf16>(be, numbers(t.gradient, {t.n}));
+      ops::adamw<backend, bf16>(be, numbers(t.p, {t.n}), numbers(t.gradient, {t.n}),
+                                numbers(t.first, {t.n}), numbers(t.second, {t.n}), {.rate = 0.0});
+      ops::narrow<backend, bf16>(be, {t.narrow, {t.n}}, numbers(t.p, {t.n}));
+      ops::clear(be, numbers(t.gradient, {t.n}));
+    }
+  });
   return 0;
 }

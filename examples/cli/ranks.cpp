@@ -63,16 +63,15 @@ class mpi_ranks final : public process_group {
     mpi::check(MPI_Comm_split_type(group_->communicator(), MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL,
                                    &neighbours_),
                "MPI_Comm_split_type");
-    int first = 0;
-    mpi::check(MPI_Comm_rank(neighbours_, &first), "MPI_Comm_rank");
-    const MPI_Aint bytes = first == 0 ? sizeof(int) : 0;
+    mpi::check(MPI_Comm_rank(neighbours_, &neighbour_), "MPI_Comm_rank");
+    const MPI_Aint bytes = neighbour_ == 0 ? sizeof(int) : 0;
     mpi::check(
         MPI_Win_allocate_shared(bytes, sizeof(int), MPI_INFO_NULL, neighbours_, &told, &shared_),
         "MPI_Win_allocate_shared");
     MPI_Aint size = 0;
     int unit = 0;
     mpi::check(MPI_Win_shared_query(shared_, 0, &size, &unit, &told), "MPI_Win_shared_query");
-    if (first == 0) *told = 0;
+    if (neighbour_ == 0) *told = 0;
     wait();
     struct sigaction action = {};
     action.sa_handler = speak_and_end;
@@ -81,6 +80,7 @@ class mpi_ranks final : public process_group {
 
   index_t rank() const override { return group_->rank(); }
   index_t n_ranks() const override { return group_->n_ranks(); }
+  index_t neighbour() const override { return neighbour_; }
   void sum(std::span<float> values) override { group_->sum(values); }
   void sum(std::span<double> values) override { group_->sum(values); }
   void wait() override { group_->wait(); }
@@ -110,6 +110,7 @@ class mpi_ranks final : public process_group {
  private:
   std::unique_ptr<mpi::process_group> group_ = std::make_unique<mpi::process_group>();
   MPI_Comm neighbours_ = MPI_COMM_NULL;
+  int neighbour_ = 0;
   MPI_Win shared_ = MPI_WIN_NULL;
 };
 

@@ -20,9 +20,10 @@ class process_group {
 
   virtual index_t rank() const { return 0; }
   virtual index_t n_ranks() const { return 1; }
-  virtual void sum(std::span<float>) {}   ///< Over all ranks; same bits in each.
-  virtual void sum(std::span<double>) {}  ///< Likewise.
-  virtual void wait() {}                  ///< Until all ranks have called it.
+  virtual index_t neighbour() const { return 0; }  ///< Rank among those of this machine.
+  virtual void sum(std::span<float>) {}            ///< Over all ranks; same bits in each.
+  virtual void sum(std::span<double>) {}           ///< Likewise.
+  virtual void wait() {}                           ///< Until all ranks have called it.
 
   /// What is said when the job is ended from outside, as it is after a rank was lost.
   virtual void say_when_ended(const std::string&) {}

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -21,9 +22,12 @@ namespace gistkv::cli {
 template <class B, class Model, class Base>
 class typed_state : public Base {
  public:
-  void sum_gradients(process_group& group) override {
-    train::sum_gradients(model_.parameters(), group);
-  }
+  using parameter_set = train::parameter_set<B, element_t<B>>;
+
+  void sum_gradients(process_group& group) override { add_up_(model_.parameters(), group); }
+  /// Another way of adding up gradients than through the host's memory.
+  void add_up_by(std::function<void(parameter_set&, process_group&)> f) { add_up_ = std::move(f); }
+
   double gradient_norm() override { return model_.parameters().gradient_norm(); }
   void update(const train::optimiser_options& options,
               const std::function<double(train::parameter_kind)>& rate, double scale,
@@ -84,6 +88,9 @@ class typed_state : public Base {
   Model model_;
 
  private:
+  std::function<void(parameter_set&, process_group&)> add_up_ =
+      [](parameter_set& set, process_group& group) { train::sum_gradients(set, group); };
+
   using parameter = train::parameter<B, element_t<B>>;
   using number = accumulate_t<element_t<B>>;
 

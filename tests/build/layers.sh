@@ -20,7 +20,7 @@ allowed() {
     train | gmsa | eval) echo 'core text mask ops model cache train gmsa eval' ;;
     io) echo 'core text mask ops model cache gmsa' ;;
     conformance) echo 'core text mask ops model cache' ;;
-    mpi) echo 'core' ;;
+    mpi | nccl) echo 'core' ;;
     backends) echo 'core mask ops' ;;
     *) echo '-' ;;
   esac

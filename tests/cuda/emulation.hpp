@@ -272,8 +272,9 @@ class group {
     for (int lane = 1; lane < Lanes; ++lane) all = std::max(all, x(lane, 0));
     each([&](int lane) { x(lane, 0) = all; });
   }
-  void warp_sum(registers<float, 1>& x) {
-    float all = 0.0F;
+  template <class V>
+  void warp_sum(registers<V, 1>& x) {
+    V all = 0;
     for (int lane = 0; lane < Lanes; ++lane) all += x(lane, 0);
     each([&](int lane) { x(lane, 0) = all; });
   }

@@ -35,6 +35,23 @@ static_assert(train::ProcessGroup<counting_group, double>);
 static_assert(!train::ProcessGroup<counting_group, float>);
 static_assert(train::ProcessGroup<train::single_process, float>);
 
+/// The same where gradients lie.
+struct counting_device_group {
+  index_t n_ranks() const { return n; }
+  void sum_all(std::span<const vector_view<double>> vectors) {
+    for (const vector_view<double>& v : vectors) {
+      for (index_t i = 0; i < v.extent(0); ++i) v.data()[i] += next++;
+    }
+    ++calls;
+  }
+  index_t n = 2;
+  double next = 1000;
+  int calls = 0;
+};
+static_assert(train::DeviceGroup<counting_device_group, reference, double>);
+static_assert(!train::DeviceGroup<counting_group, reference, double>);
+static_assert(!train::ProcessGroup<counting_device_group, double>);
+
 void fill(parameters& set) {
   double next = 0;
   for (std::size_t i = 0; i < set.size(); ++i) {
@@ -79,6 +96,31 @@ TEST_CASE("sum_gradients: one process sends nothing, and a bucket holds somethin
   counting_group group;
   CHECK_THROWS_WITH_AS(train::sum_gradients(set, group, 0),
                        "sum_gradients: bucket is 0 elements, expected at least 1", argument_error);
+}
+
+TEST_CASE("sum_gradients where they lie: what is trained, once, in one call") {
+  reference be(1);
+  parameters set(be);
+  for (const index_t rows : {2, 1, 4}) {
+    const std::vector<float> values(static_cast<std::size_t>(rows * 3), 0.5F);
+    set.add("p" + std::to_string(rows), train::parameter_kind::lora, rows, 3, values);
+  }
+  set[1].trained = false;
+  fill(set);
+  counting_device_group alone, group;
+  alone.n = 1;
+  train::sum_gradients(set, alone);
+  train::sum_gradients(set, group);
+  CHECK(alone.calls == 0);
+  CHECK(group.calls == 1);
+  double sent = 1000;
+  double next = 0;
+  for (std::size_t i = 0; i < set.size(); ++i) {
+    for (index_t e = 0; e < set[i].gradient.size(); ++e, ++next) {
+      CHECK(set[i].gradient.data()[e] == next + (i == 1 ? 0 : sent++));
+      CHECK(set[i].value.data()[e] == 0.5);
+    }
+  }
 }
 
 }  // namespace

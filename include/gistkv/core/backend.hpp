@@ -103,6 +103,8 @@ struct no_native {
   static constexpr bool native_linears = false;
   /// `attention(o, q, kv, spans, scale, lse)` as ops::attention, without scratch.
   static constexpr bool native_attention = false;
+  /// `attention_batch(calls, scale)` as ops::attention_batch: sequences of any lengths at once.
+  static constexpr bool native_attention_batch = false;
   /// Caches of elements KV, another type than that of the activations: `append_rows(o, x, rows)`,
   /// as ops::append_rows, writes them, and `attention` reads them; without native_attention
   /// `read_rows(o, x)`, as ops::read_rows, which attention is then composed with.

@@ -4,6 +4,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <span>
 
 #include <gistkv/core/backend.hpp>
 
@@ -30,6 +31,19 @@ struct adamw_options {
   double decay = 0.0;           ///< Weight decay, times the rate.
   double gradient_scale = 1.0;  ///< Multiplies the gradient first: clipping.
   index_t step = 1;             ///< Of this parameter, from 1.
+};
+
+/// A tensor among many that the optimiser changes in one call: n elements of each, side by side in
+/// the backend's memory.
+template <class T>
+struct trained_tensor {
+  accumulate_t<T>* p = nullptr;
+  accumulate_t<T>* gradient = nullptr;
+  accumulate_t<T>* first = nullptr;  ///< Moments.
+  accumulate_t<T>* second = nullptr;
+  T* narrow = nullptr;  ///< p rounded to T, if products read a copy; else null.
+  index_t n = 0;
+  index_t options = 0;  ///< Number of its adamw_options among those of the call.
 };
 
 /// Zeroes elements at random and scales up the others (Srivastava et al. 2014): element e of a
@@ -75,10 +89,39 @@ requires requires { B::native_attention_backward; }
 struct attention_backward_flag<B> {
   static constexpr bool value = B::native_attention_backward;
 };
+template <class B>
+struct attention_backward_batch_flag {
+  static constexpr bool value = false;
+};
+template <class B>
+requires requires { B::native_attention_backward_batch; }
+struct attention_backward_batch_flag<B> {
+  static constexpr bool value = B::native_attention_backward_batch;
+};
+template <class B>
+struct many_tensors_flag {
+  static constexpr bool value = false;
+};
+template <class B>
+requires requires { B::native_many_tensors; }
+struct many_tensors_flag<B> {
+  static constexpr bool value = B::native_many_tensors;
+};
 }  // namespace detail
+
+/// Whether a backend has `adamw_many(tensors, options)`, `squared_norm_many(tensors)` and
+/// `clear_gradients(tensors)` as in ops/many_tensors.hpp: a model's parameters are hundreds of
+/// tensors, most of them small, and a launch for each takes longer than what it does.
+template <class B>
+inline constexpr bool native_many_tensors = detail::many_tensors_flag<B>::value;
 
 /// Whether a backend has `attention_backward` as ops::attention_backward, without scratch.
 template <class B>
 inline constexpr bool native_attention_backward = detail::attention_backward_flag<B>::value;
+
+/// Whether it also has `attention_backward_batch(calls, scale)` as ops::attention_backward_batch.
+template <class B>
+inline constexpr bool native_attention_backward_batch =
+    detail::attention_backward_batch_flag<B>::value;
 
 }  // namespace gistkv

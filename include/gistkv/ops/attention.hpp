@@ -29,27 +29,11 @@ constexpr std::size_t attention_workspace_size(index_t n_q, index_t n_heads, ind
   }
 }
 
-/// o[i, h, :] = sum_j softmax_j(scale <q[i, h, :], k[h / g, j, :]>) v[h / g, j, :],
-/// g = n_heads / n_kv_heads, over the rows j that spans[i] names: anchors [0, spans[i].anchors) of
-/// kv.shared and kv.own laid end to end, and rows [local_begin, local_end) of kv.local.
-///
-/// This is sentence attention in the form that kernels use: two contiguous streams, no mask matrix.
-/// A query that sees nothing gives o = 0 and lse = -inf.
-/// @param[out] o      [n_q, n_heads, head_dim]; must not alias q or kv
-/// @param[in]  q      [n_q, n_heads, head_dim]
-/// @param[in]  kv     each part [n_kv_heads, rows, head_dim]; parts may be empty. Its element type
-///                    is T, or another one that the backend has caches of
-/// @param[in]  spans  n_q entries, on the host and in the backend's memory
-/// @param[in]  scratch  at least attention_workspace_size bytes
-/// @param[out] lse    [n_q, n_heads], natural logarithm, or empty
-/// Asynchronous. Allocates: no. @throws shape_error.
-template <class B, class T, class KV = T>
-requires Computes<B, T>
-void attention(B& be, tensor_view<T, 3, space_of<B>> o,
-               std::type_identity_t<tensor_view<const T, 3, space_of<B>>> q,
-               const std::type_identity_t<kv_spans<KV, space_of<B>>>& kv, const span_list& spans,
-               double scale, workspace<B>& scratch,
-               std::type_identity_t<matrix_view<T, space_of<B>>> lse = {}) {
+namespace detail {
+/// @throws shape_error for arguments of ops::attention that do not fit together.
+template <class B, class T, class KV>
+void expect_attention(const attention_call<T, space_of<B>, KV>& c) {
+  const auto& [o, q, kv, spans, lse] = c;
   expect_shape("attention", "q", q, o.extents());
   const index_t n_q = q.extent(0);
   const index_t n_kv_heads = kv.n_kv_heads();
@@ -83,6 +67,31 @@ void attention(B& be, tensor_view<T, 3, space_of<B>> o,
   if (!lse.empty()) expect_shape("attention", "lse", lse, {n_q, q.extent(1)});
   expect_contiguous_rows("attention", "o", o);
   expect_contiguous_rows("attention", "q", q);
+}
+}  // namespace detail
+
+/// o[i, h, :] = sum_j softmax_j(scale <q[i, h, :], k[h / g, j, :]>) v[h / g, j, :],
+/// g = n_heads / n_kv_heads, over the rows j that spans[i] names: anchors [0, spans[i].anchors) of
+/// kv.shared and kv.own laid end to end, and rows [local_begin, local_end) of kv.local.
+///
+/// This is sentence attention in the form that kernels use: two contiguous streams, no mask matrix.
+/// A query that sees nothing gives o = 0 and lse = -inf.
+/// @param[out] o      [n_q, n_heads, head_dim]; must not alias q or kv
+/// @param[in]  q      [n_q, n_heads, head_dim]
+/// @param[in]  kv     each part [n_kv_heads, rows, head_dim]; parts may be empty. Its element type
+///                    is T, or another one that the backend has caches of
+/// @param[in]  spans  n_q entries, on the host and in the backend's memory
+/// @param[in]  scratch  at least attention_workspace_size bytes
+/// @param[out] lse    [n_q, n_heads], natural logarithm, or empty
+/// Asynchronous. Allocates: no. @throws shape_error.
+template <class B, class T, class KV = T>
+requires Computes<B, T>
+void attention(B& be, tensor_view<T, 3, space_of<B>> o,
+               std::type_identity_t<tensor_view<const T, 3, space_of<B>>> q,
+               const std::type_identity_t<kv_spans<KV, space_of<B>>>& kv, const span_list& spans,
+               double scale, workspace<B>& scratch,
+               std::type_identity_t<matrix_view<T, space_of<B>>> lse = {}) {
+  detail::expect_attention<B, T, KV>({o, q, kv, spans, lse});
   if (o.empty()) return;
   static_assert(std::is_same_v<T, KV> || B::template native_cache<KV>,
                 "the backend has no caches of another type than its elements");
@@ -90,6 +99,31 @@ void attention(B& be, tensor_view<T, 3, space_of<B>> o,
     be.attention(o, q, kv, spans, scale, lse);
   } else {
     composed::attention<B, T, KV>(be, o, q, kv, spans, scale, scratch, lse);
+  }
+}
+
+/// Sequences of one number of heads and one head dimension, each by itself as ops::attention takes
+/// it, in one call: a backend's own, which keeps a device busy that one of them would not, or one
+/// after the other. @throws shape_error.
+template <class B, class T>
+requires Computes<B, T>
+void attention_batch(B& be, std::span<const attention_call<T, space_of<B>>> calls, double scale,
+                     workspace<B>& scratch) {
+  if constexpr (B::native_attention_batch) {
+    for (const auto& c : calls) {
+      detail::expect_attention<B, T, T>(c);
+      expect_shape("attention_batch", "q", c.q,
+                   {c.q.extent(0), calls.front().q.extent(1), calls.front().q.extent(2)});
+      if (c.kv.n_kv_heads() != calls.front().kv.n_kv_heads()) {
+        throw shape_error("attention_batch: " + std::to_string(c.kv.n_kv_heads()) +
+                          " KV heads beside " + std::to_string(calls.front().kv.n_kv_heads()));
+      }
+    }
+    if (!calls.empty()) be.attention_batch(calls, scale);
+  } else {
+    for (const auto& c : calls) {
+      attention<B, T>(be, c.o, c.q, c.kv, c.spans, scale, scratch, c.lse);
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <string>
 #include <type_traits>
 
@@ -23,6 +24,36 @@ constexpr std::size_t attention_backward_workspace_size(index_t n_q, index_t n_h
     return composed::attention_backward_workspace_size<B, T>(n_q, n_heads, n_kv_heads, n_keys);
   }
 }
+
+namespace detail {
+/// @throws shape_error for arguments of ops::attention_backward that do not fit together.
+template <class B, class T>
+void expect_attention_backward(const attention_derivative<T, space_of<B>>& c) {
+  const auto& [dq, d_own, d_local, d_o, q, o, lse, kv, spans] = c;
+  expect_shape("attention_backward", "q", q, dq.extents());
+  expect_shape("attention_backward", "o", o, dq.extents());
+  expect_shape("attention_backward", "d_o", d_o, dq.extents());
+  expect_shape("attention_backward", "lse", lse, {dq.extent(0), dq.extent(1)});
+  if (kv.shared.rows() > 0) {
+    throw shape_error("attention_backward: kv.shared has " + std::to_string(kv.shared.rows()) +
+                      " rows, expected 0");
+  }
+  if (kv.own.rows() > 0) {
+    expect_shape("attention_backward", "d_own.dk", d_own.dk, kv.own.k.extents());
+    expect_shape("attention_backward", "d_own.dv", d_own.dv, kv.own.k.extents());
+  }
+  expect_shape("attention_backward", "d_local.dk", d_local.dk, kv.local.k.extents());
+  expect_shape("attention_backward", "d_local.dv", d_local.dv, kv.local.k.extents());
+  if (kv.n_kv_heads() == 0 || q.extent(1) % kv.n_kv_heads() != 0) {
+    throw shape_error("attention_backward: n_heads " + std::to_string(q.extent(1)) +
+                      " is no multiple of n_kv_heads " + std::to_string(kv.n_kv_heads()));
+  }
+  if (static_cast<index_t>(spans.host.size()) != q.extent(0)) {
+    throw shape_error("attention_backward: spans has " + std::to_string(spans.host.size()) +
+                      " entries, expected " + std::to_string(q.extent(0)));
+  }
+}
+}  // namespace detail
 
 /// Derivatives of ops::attention. With p the probabilities, o the result, and
 /// ds[i, j] = scale p[i, j] (<d_o[i], v[j]> - <d_o[i], o[i]>):
@@ -46,33 +77,38 @@ void attention_backward(B& be, tensor_view<T, 3, space_of<B>> dq,
                         std::type_identity_t<matrix_view<const T, space_of<B>>> lse,
                         const kv_spans<T, space_of<B>>& kv, const span_list& spans, double scale,
                         workspace<B>& scratch) {
-  expect_shape("attention_backward", "q", q, dq.extents());
-  expect_shape("attention_backward", "o", o, dq.extents());
-  expect_shape("attention_backward", "d_o", d_o, dq.extents());
-  expect_shape("attention_backward", "lse", lse, {dq.extent(0), dq.extent(1)});
-  if (kv.shared.rows() > 0) {
-    throw shape_error("attention_backward: kv.shared has " + std::to_string(kv.shared.rows()) +
-                      " rows, expected 0");
-  }
-  if (kv.own.rows() > 0) {
-    expect_shape("attention_backward", "d_own.dk", d_own.dk, kv.own.k.extents());
-    expect_shape("attention_backward", "d_own.dv", d_own.dv, kv.own.k.extents());
-  }
-  expect_shape("attention_backward", "d_local.dk", d_local.dk, kv.local.k.extents());
-  expect_shape("attention_backward", "d_local.dv", d_local.dv, kv.local.k.extents());
-  if (kv.n_kv_heads() == 0 || q.extent(1) % kv.n_kv_heads() != 0) {
-    throw shape_error("attention_backward: n_heads " + std::to_string(q.extent(1)) +
-                      " is no multiple of n_kv_heads " + std::to_string(kv.n_kv_heads()));
-  }
-  if (static_cast<index_t>(spans.host.size()) != q.extent(0)) {
-    throw shape_error("attention_backward: spans has " + std::to_string(spans.host.size()) +
-                      " entries, expected " + std::to_string(q.extent(0)));
-  }
+  detail::expect_attention_backward<B, T>({dq, d_own, d_local, d_o, q, o, lse, kv, spans});
   if (dq.empty()) return;
   if constexpr (native_attention_backward<B>) {
     be.attention_backward(dq, d_own, d_local, d_o, q, o, lse, kv, spans, scale);
   } else {
     composed::attention_backward<B, T>(be, dq, d_own, d_local, d_o, q, kv, spans, scale, scratch);
+  }
+}
+
+/// Derivatives of ops::attention_batch: sequences of one number of heads and one head dimension,
+/// each by itself as ops::attention_backward takes it. No two of them add to the same memory.
+/// @throws shape_error.
+template <class B, class T>
+requires Trains<B, T>
+void attention_backward_batch(B& be, std::span<const attention_derivative<T, space_of<B>>> calls,
+                              double scale, workspace<B>& scratch) {
+  if constexpr (native_attention_backward_batch<B>) {
+    for (const auto& c : calls) {
+      detail::expect_attention_backward<B, T>(c);
+      expect_shape("attention_backward_batch", "q", c.q,
+                   {c.q.extent(0), calls.front().q.extent(1), calls.front().q.extent(2)});
+      if (c.kv.n_kv_heads() != calls.front().kv.n_kv_heads()) {
+        throw shape_error("attention_backward_batch: " + std::to_string(c.kv.n_kv_heads()) +
+                          " KV heads beside " + std::to_string(calls.front().kv.n_kv_heads()));
+      }
+    }
+    if (!calls.empty()) be.attention_backward_batch(calls, scale);
+  } else {
+    for (const auto& c : calls) {
+      attention_backward<B, T>(be, c.dq, c.d_own, c.d_local, c.d_o, c.q, c.o, c.lse, c.kv, c.spans,
+                               scale, scratch);
+    }
   }
 }
 

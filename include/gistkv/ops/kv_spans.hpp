@@ -38,4 +38,14 @@ struct span_list {
   const visible_spans* in_backend_memory = nullptr;
 };
 
+/// One sequence of ops::attention_batch: the arguments of ops::attention.
+template <class T, MemorySpace Space, class KV = T>
+struct attention_call {
+  tensor_view<T, 3, Space> o = {};
+  tensor_view<const T, 3, Space> q = {};
+  kv_spans<KV, Space> kv = {};
+  span_list spans = {};
+  matrix_view<T, Space> lse = {};
+};
+
 }  // namespace gistkv

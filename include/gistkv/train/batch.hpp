@@ -14,6 +14,7 @@
 #include <gistkv/core/buffer.hpp>
 #include <gistkv/core/error.hpp>
 #include <gistkv/mask/sentence.hpp>
+#include <gistkv/ops/kv_spans.hpp>
 
 namespace gistkv::train {
 
@@ -43,17 +44,19 @@ struct batch {
   struct part {
     index_t begin = 0;  ///< Rows [begin, begin + count).
     index_t count = 0;
-    std::vector<visible_spans> spans;
-    buffer<visible_spans, B> uploaded_spans;
-    buffer<std::int32_t, B> anchors;  ///< Rows of the sink and the gists, counted from `begin`.
+    index_t first_anchor = 0;  ///< Anchors [first_anchor, first_anchor + n_anchors).
+    index_t n_anchors = 0;
   };
 
   index_t n = 0;
-  buffer<std::int32_t, B> tokens;      ///< [n]; a gist stands as 0
-  buffer<std::int32_t, B> table_rows;  ///< [n]; a gist stands as -1
-  buffer<std::int32_t, B> positions;   ///< [n]
-  buffer<std::int32_t, B> gist_rows;   ///< Rows that are gists,
-  buffer<std::int32_t, B> gists;       ///< and which gist each of them is.
+  buffer<std::int32_t, B> tokens;           ///< [n]; a gist stands as 0
+  buffer<std::int32_t, B> table_rows;       ///< [n]; a gist stands as -1
+  buffer<std::int32_t, B> positions;        ///< [n]
+  buffer<std::int32_t, B> gist_rows;        ///< Rows that are gists,
+  buffer<std::int32_t, B> gists;            ///< and which gist each of them is.
+  buffer<std::int32_t, B> anchors;          ///< Rows of the sinks and the gists, part after part.
+  std::vector<visible_spans> spans;         ///< [n], in rows and anchors of the part alone,
+  buffer<visible_spans, B> uploaded_spans;  ///< and the same in the backend's memory.
   std::vector<part> parts;
   std::vector<std::int32_t> target_rows;  ///< Rows that predict something,
   std::vector<std::int32_t> targets;      ///< what,
@@ -63,13 +66,13 @@ struct batch {
   /// Most keys that a query may see: anchors and local rows of the longest sequence.
   index_t most_keys() const {
     index_t most = 0;
-    for (const part& p : parts) most = std::max(most, p.count + p.anchors.size());
+    for (const part& p : parts) most = std::max(most, p.count + p.n_anchors);
     return most;
   }
-  index_t most_anchors() const {
-    index_t most = 0;
-    for (const part& p : parts) most = std::max(most, p.anchors.size());
-    return most;
+  span_list spans_of(const part& p) const {
+    return {std::span(spans).subspan(static_cast<std::size_t>(p.begin),
+                                     static_cast<std::size_t>(p.count)),
+            uploaded_spans.data() + p.begin};
   }
 
   /// @param n_vocab  tokens from here on are gists
@@ -80,6 +83,7 @@ struct batch {
     std::vector<std::int32_t> all_positions;
     std::vector<std::int32_t> all_gist_rows;
     std::vector<std::int32_t> all_gists;
+    std::vector<std::int32_t> all_anchors;
     for (const sequence& s : sequences) {
       const auto count = static_cast<index_t>(s.tokens.size());
       if (!s.weights.empty() && s.weights.size() != s.tokens.size()) {
@@ -113,15 +117,13 @@ struct batch {
         weights.push_back(weight);
       }
       const sentence_structure structure(flags, rule);
-      part p{n, count, {}, {}, {}};
-      for (index_t q = 0; q < count; ++q) p.spans.push_back(structure.spans(q));
-      p.uploaded_spans = buffer<visible_spans, B>(be, std::span<const visible_spans>(p.spans));
-      std::vector<std::int32_t> anchors;
+      for (index_t q = 0; q < count; ++q) spans.push_back(structure.spans(q));
+      part p{n, count, static_cast<index_t>(all_anchors.size()), 0};
       for (const index_t row : structure.anchors()) {
-        anchors.push_back(static_cast<std::int32_t>(row));
+        all_anchors.push_back(static_cast<std::int32_t>(n + row));
+        ++p.n_anchors;
       }
-      p.anchors = uploaded(be, anchors);
-      parts.push_back(std::move(p));
+      parts.push_back(p);
       n += count;
     }
     tokens = uploaded(be, all_tokens);
@@ -129,6 +131,8 @@ struct batch {
     positions = uploaded(be, all_positions);
     gist_rows = uploaded(be, all_gist_rows);
     gists = uploaded(be, all_gists);
+    anchors = uploaded(be, all_anchors);
+    uploaded_spans = buffer<visible_spans, B>(be, std::span<const visible_spans>(spans));
   }
 
  private:

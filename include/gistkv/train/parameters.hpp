@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
+#include <array>
 #include <cmath>
 #include <concepts>
 #include <cstddef>
@@ -14,7 +14,7 @@
 
 #include <gistkv/core/buffer.hpp>
 #include <gistkv/core/error.hpp>
-#include <gistkv/ops/backward.hpp>
+#include <gistkv/ops/many_tensors.hpp>
 
 namespace gistkv::train {
 
@@ -25,6 +25,8 @@ enum class parameter_kind {
   weight,  ///< Weights of the model itself.
   norm     ///< Norm weights and biases of the model: no weight decay, as usual.
 };
+inline constexpr std::array parameter_kinds{parameter_kind::gist, parameter_kind::lora,
+                                            parameter_kind::weight, parameter_kind::norm};
 
 /// A matrix that is trained, its gradient, and the two moments of AdamW, in a backend's memory.
 /// Products read `value`, in the backend's element type. Where that is narrower than what sums are
@@ -63,6 +65,14 @@ struct parameter {
   }
   const buffer<number, B>& exact() const { return const_cast<parameter*>(this)->exact(); }
 
+  /// As the optimiser takes it.
+  trained_tensor<T> tensor(index_t options = 0) {
+    trained_tensor<T> t{exact().data(), gradient.data(), first.data(), second.data(),
+                        nullptr,        rows * cols,     options};
+    if constexpr (has_master) t.narrow = value.data();
+    return t;
+  }
+
   /// Takes over [rows, cols] elements from host memory.
   void assign(B& be, std::span<const number> values) {
     be.upload(exact().data(), values.data(), values.size_bytes());
@@ -71,25 +81,7 @@ struct parameter {
       be.upload(value.data(), narrow.data(), narrow.size() * sizeof(T));
     }
   }
-
-  /// One step of AdamW; the moments are there.
-  void step(B& be, const adamw_options& options) {
-    ops::adamw<B, T>(be, flat(exact()), flat(gradient), flat(first), flat(second), options);
-    if constexpr (has_master) ops::narrow<B, T>(be, flat(value), flat(master));
-  }
 };
-
-/// Zeros; by uploads where the backend has no `clear` of bytes.
-template <Storage B, class T>
-void clear(B& be, buffer<T, B>& b) {
-  if constexpr (requires { be.clear(b.data(), b.bytes()); }) return be.clear(b.data(), b.bytes());
-  constexpr index_t piece = 1 << 16;
-  const std::vector<T> zeros(static_cast<std::size_t>(std::min(piece, b.size())), T(0));
-  for (index_t begin = 0; begin < b.size(); begin += piece) {
-    const index_t n = std::min(piece, b.size() - begin);
-    be.upload(b.data() + begin, zeros.data(), static_cast<std::size_t>(n) * sizeof(T));
-  }
-}
 
 struct optimiser_options {
   double beta1 = 0.9;
@@ -123,7 +115,7 @@ class parameter_set {
     if constexpr (parameter<B, T>::has_master) p->master = buffer<number, B>(*be_, rows * cols);
     p->assign(*be_, converted);
     p->gradient = buffer<number, B>(*be_, rows * cols);
-    clear(*be_, p->gradient);
+    ops::clear(*be_, p->flat(p->gradient));
     return *all_.emplace_back(std::move(p));
   }
 
@@ -139,16 +131,18 @@ class parameter_set {
   }
 
   void clear_gradients() {
-    for (const auto& p : all_) clear(*be_, p->gradient);
+    std::vector<trained_tensor<T>> tensors;
+    for (const auto& p : all_) tensors.push_back(p->tensor());
+    ops::clear_gradients<B, T>(*be_, tensors);
   }
 
   /// Euclidean norm of all gradients of what is trained together.
   double gradient_norm() {
-    double sum = 0;
+    std::vector<trained_tensor<T>> tensors;
     for (const auto& p : all_) {
-      if (p->trained) sum += ops::squared_norm<B, T>(*be_, p->flat(p->gradient));
+      if (p->trained) tensors.push_back(p->tensor());
     }
-    return std::sqrt(sum);
+    return std::sqrt(ops::squared_norm_many<B, T>(*be_, tensors));
   }
 
   /// Zero moments where there are none yet.
@@ -157,7 +151,7 @@ class parameter_set {
       if (!p->trained || p->first.size() > 0) continue;
       for (auto* b : {&p->first, &p->second}) {
         *b = buffer<accumulate_t<T>, B>(*be_, p->rows * p->cols);
-        clear(*be_, *b);
+        ops::clear(*be_, p->flat(*b));
       }
     }
   }
@@ -167,11 +161,16 @@ class parameter_set {
   template <class Rate>
   void update(const optimiser_options& o, Rate&& rate, double scale, index_t step) {
     make_moments();
-    for (const auto& p : all_) {
-      if (!p->trained) continue;
-      const double decay = p->kind == parameter_kind::norm ? 0.0 : o.weight_decay;
-      p->step(*be_, {rate(p->kind), o.beta1, o.beta2, o.eps, decay, scale, step});
+    std::vector<adamw_options> options;  // One for each kind.
+    for (const parameter_kind kind : parameter_kinds) {
+      const double decay = kind == parameter_kind::norm ? 0.0 : o.weight_decay;
+      options.push_back({rate(kind), o.beta1, o.beta2, o.eps, decay, scale, step});
     }
+    std::vector<trained_tensor<T>> tensors;
+    for (const auto& p : all_) {
+      if (p->trained) tensors.push_back(p->tensor(static_cast<index_t>(p->kind)));
+    }
+    ops::adamw_many<B, T>(*be_, tensors, options);
   }
 
  private:

@@ -26,6 +26,17 @@ concept ProcessGroup = requires(G& g, const G& c, std::span<T> values) {
   g.sum(values);
 };
 
+/// Processes that add up gradients where these lie, in the memory of backend B, without a way
+/// through the host's. `sum_all` does for each of several vectors what `sum` of a ProcessGroup
+/// does, behind what the backend was told before and ahead of what it is told then.
+/// gistkv/nccl/device_group.cuh is one.
+template <class G, class B, class T>
+concept DeviceGroup = requires(
+    G& g, const G& c, std::span<const vector_view<accumulate_t<T>, space_of<B>>> gradients) {
+  { c.n_ranks() } -> std::convertible_to<index_t>;
+  g.sum_all(gradients);
+};
+
 /// One process by itself.
 struct single_process {
   index_t rank() const { return 0; }
@@ -76,6 +87,18 @@ void sum_gradients(parameter_set<B, T>& set, G& group, index_t bucket = index_t{
     }
   }
   if (filled > 0) send();
+}
+
+/// The same where they lie.
+template <Storage B, class T, class G>
+requires DeviceGroup<G, B, T>
+void sum_gradients(parameter_set<B, T>& set, G& group) {
+  if (group.n_ranks() == 1) return;
+  std::vector<vector_view<accumulate_t<T>, space_of<B>>> gradients;
+  for (std::size_t i = 0; i < set.size(); ++i) {
+    if (set[i].trained) gradients.push_back(set[i].flat(set[i].gradient));
+  }
+  group.sum_all(std::span<const vector_view<accumulate_t<T>, space_of<B>>>(gradients));
 }
 
 }  // namespace gistkv::train

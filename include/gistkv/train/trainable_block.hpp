@@ -6,17 +6,21 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include <gistkv/core/workspace.hpp>
 #include <gistkv/model/block.hpp>
 #include <gistkv/model/config.hpp>
 #include <gistkv/ops/activation.hpp>
+#include <gistkv/ops/add.hpp>
 #include <gistkv/ops/attention.hpp>
 #include <gistkv/ops/attention_backward.hpp>
 #include <gistkv/ops/norm.hpp>
 #include <gistkv/ops/rope.hpp>
+#include <gistkv/ops/rows.hpp>
 #include <gistkv/train/batch.hpp>
 #include <gistkv/train/trainable_linear.hpp>
 
@@ -112,7 +116,7 @@ class trainable_block {
     const std::size_t maps = std::max({qkv_.workspace_size(n), output_.workspace_size(n),
                                        gates_.workspace_size(n), down_.workspace_size(n)});
     const std::size_t attention =
-        4 * bytes(b.most_anchors() * key_width()) + bytes(n * (query_width() + key_width())) +
+        2 * bytes(b.anchors.size() * 2 * key_width()) + bytes(n * (query_width() + key_width())) +
         ops::attention_backward_workspace_size<B, T>(n, c.n_heads, c.n_kv_heads, b.most_keys()) +
         ops::attention_workspace_size<B, T>(n, c.n_heads, c.n_kv_heads, b.most_keys());
     return 2 * bytes(n * c.d_model) +
@@ -139,14 +143,13 @@ class trainable_block {
     ops::rope<B, T>(*be_, keys(a.qkv), rope.positions, rope.frequencies, rope.options);
     attend(a, b, scratch);
     output_.forward(normed, a.o, a.down[1], lora, scratch);
-    ops::add<B, T>(*be_, x, x, normed);
-    copy(a.middle, x);
-    ops::norm<B, T>(*be_, normed, x, feed_forward_norm_.view(), {}, norm());
+    ops::add<B, T>(*be_, a.middle, x, normed);
+    ops::norm<B, T>(*be_, normed, a.middle, feed_forward_norm_.view(), {}, norm());
     gates_.forward(a.gates, normed, a.down[2], lora, scratch);
     const matrix activated = scratch.template take<T>({n, config_.d_ff});
     ops::activation<B, T>(*be_, activated, gate(a.gates), up(a.gates), config_.activation);
     down_.forward(normed, activated, a.down[3], lora, scratch);
-    ops::add<B, T>(*be_, x, x, normed);
+    ops::add<B, T>(*be_, x, a.middle, normed);
   }
 
   /// d <- derivative with respect to the block's input, from that with respect to its output.
@@ -256,34 +259,42 @@ class trainable_block {
     }
   }
 
-  /// Keys and values of one sequence: anchors gathered into scratch, and all rows where they lie.
-  kv_spans<T, space> spans_of(matrix qkv, const typename batch<B>::part& p, workspace<B>& scratch) {
-    kv_spans<T, space> kv;
-    const auto rows = qkv.rows(p.begin, p.count);
-    kv.local = {by_head(keys(rows)), by_head(values(rows))};
-    const index_t n = p.anchors.size();
-    if (n == 0) return kv;
-    const matrix k = scratch.template take<T>({n, key_width()});
-    const matrix v = scratch.template take<T>({n, key_width()});
-    const auto anchors = p.anchors.view({n});
-    ops::gather_rows<B, T>(*be_, k, rows.slice(1, query_width(), key_width()), anchors);
-    ops::gather_rows<B, T>(*be_, v, rows.slice(1, query_width() + key_width(), key_width()),
-                           anchors);
-    kv.own = {by_head(heads(k, 0, config_.n_kv_heads)), by_head(heads(v, 0, config_.n_kv_heads))};
-    return kv;
+  /// Keys and values side by side, [n, 2 key_width].
+  matrix keys_and_values(matrix qkv) const { return qkv.slice(1, query_width(), 2 * key_width()); }
+  tensor anchor_keys(matrix anchors) const { return heads(anchors, 0, config_.n_kv_heads); }
+  tensor anchor_values(matrix anchors) const {
+    return heads(anchors, key_width(), config_.n_kv_heads);
   }
-  static span_list span_list_of(const typename batch<B>::part& p) {
-    return {p.spans, p.uploaded_spans.data()};
+  vector_view<const std::int32_t, space> anchors_of(const batch<B>& b) const {
+    return b.anchors.view({b.anchors.size()});
+  }
+  /// Keys and values of all anchors, laid end to end.
+  matrix gathered_anchors(matrix qkv, const batch<B>& b, workspace<B>& scratch) {
+    const matrix anchors = scratch.template take<T>({b.anchors.size(), 2 * key_width()});
+    ops::gather_rows<B, T>(*be_, anchors, keys_and_values(qkv), anchors_of(b));
+    return anchors;
+  }
+  /// What one sequence sees: its anchors, and all its rows where they lie.
+  kv_spans<T, space> spans_of(matrix qkv, matrix anchors, const typename batch<B>::part& p) const {
+    kv_spans<T, space> kv;
+    const matrix rows = qkv.rows(p.begin, p.count);
+    kv.local = {by_head(keys(rows)), by_head(values(rows))};
+    if (p.n_anchors == 0) return kv;
+    const matrix own = anchors.rows(p.first_anchor, p.n_anchors);
+    kv.own = {by_head(anchor_keys(own)), by_head(anchor_values(own))};
+    return kv;
   }
 
   void attend(const activations& a, const batch<B>& b, workspace<B>& scratch) {
+    const typename workspace<B>::scope scope(scratch);
+    const matrix anchors = gathered_anchors(a.qkv, b, scratch);
     const tensor o = heads(a.o, 0, config_.n_heads);
+    std::vector<attention_call<T, space>> calls;
     for (const auto& p : b.parts) {
-      const typename workspace<B>::scope scope(scratch);
-      const auto kv = spans_of(a.qkv, p, scratch);
-      ops::attention<B, T>(*be_, o.rows(p.begin, p.count), queries(a.qkv).rows(p.begin, p.count),
-                           kv, span_list_of(p), scale_, scratch, a.lse.rows(p.begin, p.count));
+      calls.push_back({o.rows(p.begin, p.count), queries(a.qkv).rows(p.begin, p.count),
+                       spans_of(a.qkv, anchors, p), b.spans_of(p), a.lse.rows(p.begin, p.count)});
     }
+    ops::attention_batch<B, T>(*be_, calls, scale_, scratch);
   }
 
   void feed_forward_backward(matrix d, const activations& a, const lora_rows<space>& lora,
@@ -319,9 +330,7 @@ class trainable_block {
       const typename workspace<B>::scope inner(scratch);
       const matrix d_o = scratch.template take<T>({n, query_width()});
       output_.backward(d_o, d, a.o, a.down[1], lora, scratch);
-      for (const auto& p : b.parts) {
-        attention_backward(d_qkv.rows(p.begin, p.count), d_o.rows(p.begin, p.count), a, p, scratch);
-      }
+      attend_backward(d_qkv, d_o, a, b, scratch);
     }
     ops::rope<B, T>(*be_, queries(d_qkv), rope.positions, rope.negated, rope.options);
     ops::rope<B, T>(*be_, keys(d_qkv), rope.positions, rope.negated, rope.options);
@@ -339,31 +348,33 @@ class trainable_block {
                              attention_norm_.view(), norm());
   }
 
-  /// Of one sequence.
-  void attention_backward(matrix d_qkv, matrix d_o, const activations& a,
-                          const typename batch<B>::part& p, workspace<B>& scratch) {
-    const typename workspace<B>::scope scope(scratch);
-    const auto kv = spans_of(a.qkv, p, scratch);
-    const index_t n = p.anchors.size();
-    const matrix dk = scratch.template take<T>({n, key_width()});
-    const matrix dv = scratch.template take<T>({n, key_width()});
-    kv_gradient<T, space> own;
-    if (n > 0) {
-      zero(dk);
-      zero(dv);
-      own = {by_head(heads(dk, 0, config_.n_kv_heads)), by_head(heads(dv, 0, config_.n_kv_heads))};
+  /// d_qkv, whose keys and values are 0, from d_o.
+  void attend_backward(matrix d_qkv, matrix d_o, const activations& a, const batch<B>& b,
+                       workspace<B>& scratch) {
+    const matrix anchors = gathered_anchors(a.qkv, b, scratch);
+    const matrix d_anchors = scratch.template take<T>({b.anchors.size(), 2 * key_width()});
+    zero(d_anchors);
+    std::vector<attention_derivative<T, space>> calls;
+    for (const auto& p : b.parts) {
+      const auto rows = [&p](auto x) { return x.rows(p.begin, p.count); };
+      const matrix own = d_anchors.rows(p.first_anchor, p.n_anchors);
+      calls.push_back({queries(rows(d_qkv)),
+                       {by_head(anchor_keys(own)), by_head(anchor_values(own))},
+                       {by_head(keys(rows(d_qkv))), by_head(values(rows(d_qkv)))},
+                       heads(rows(d_o), 0, config_.n_heads),
+                       queries(rows(a.qkv)),
+                       heads(rows(a.o), 0, config_.n_heads),
+                       rows(a.lse),
+                       spans_of(a.qkv, anchors, p),
+                       b.spans_of(p)});
     }
-    const kv_gradient<T, space> local{by_head(keys(d_qkv)), by_head(values(d_qkv))};
-    ops::attention_backward<B, T>(*be_, queries(d_qkv), own, local, heads(d_o, 0, config_.n_heads),
-                                  queries(a.qkv).rows(p.begin, p.count),
-                                  heads(a.o, 0, config_.n_heads).rows(p.begin, p.count),
-                                  a.lse.rows(p.begin, p.count), kv, span_list_of(p), scale_,
-                                  scratch);
-    if (n == 0) return;
-    const auto anchors = p.anchors.view({n});
-    ops::scatter_add_rows<B, T>(*be_, d_qkv.slice(1, query_width(), key_width()), dk, anchors);
-    ops::scatter_add_rows<B, T>(*be_, d_qkv.slice(1, query_width() + key_width(), key_width()), dv,
-                                anchors);
+    ops::attention_backward_batch<B, T>(*be_, calls, scale_, scratch);
+    if (anchors.empty()) return;
+    // An anchor is a row too, and no row is two anchors.
+    const matrix as_rows = anchors;
+    ops::gather_rows<B, T>(*be_, as_rows, keys_and_values(d_qkv), anchors_of(b));
+    ops::add<B, T>(*be_, d_anchors, d_anchors, as_rows);
+    ops::scatter_rows<B, T>(*be_, keys_and_values(d_qkv), d_anchors, anchors_of(b));
   }
 
   B* be_;

@@ -5,6 +5,7 @@
 
 if(NOT TARGET gistkv::cuda)
   gistkv_absent_test(cuda/gpu/conformance.cpp gpu "gistkv::cuda is off")
+  gistkv_absent_test(cuda/gpu/nccl.cpp gpu "gistkv::cuda is off")
   gistkv_absent_test(cuda/code.cpp gpu "gistkv::cuda is off")
   return()
 endif()
@@ -28,6 +29,18 @@ target_link_libraries(gistkv_test_gpu_golden PRIVATE gistkv_cuda_dev gistkv_dev 
 target_compile_options(gistkv_test_gpu_golden PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:-diag-suppress=1675>)
 gistkv_test(cuda.gpu.golden COMMAND gistkv_test_gpu_golden LABELS gpu)
+
+if(TARGET gistkv::nccl)
+  add_executable(gistkv_test_nccl cuda/nccl/sum.cu)
+  target_link_libraries(gistkv_test_nccl PRIVATE gistkv_cuda_dev gistkv::nccl)
+  if(TARGET gistkv::mpi)
+    target_compile_definitions(gistkv_test_nccl PRIVATE GISTKV_TEST_MPI)
+    target_link_libraries(gistkv_test_nccl PRIVATE gistkv::mpi)
+  endif()
+  gistkv_test(cuda.gpu.nccl COMMAND gistkv_test_nccl LABELS gpu)
+else()
+  gistkv_absent_test(cuda/gpu/nccl.cpp gpu "gistkv::nccl is off")
+endif()
 
 gistkv_test(cuda.code
   COMMAND sh ${CMAKE_CURRENT_SOURCE_DIR}/cuda/code/inspect.sh LABELS gpu

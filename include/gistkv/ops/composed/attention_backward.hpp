@@ -27,6 +27,20 @@ struct kv_gradient {
   tensor_view<T, 3, Space> dv = {};
 };
 
+/// One sequence of ops::attention_backward_batch: the arguments of ops::attention_backward.
+template <class T, MemorySpace Space>
+struct attention_derivative {
+  tensor_view<T, 3, Space> dq = {};
+  kv_gradient<T, Space> d_own = {};
+  kv_gradient<T, Space> d_local = {};
+  tensor_view<const T, 3, Space> d_o = {};
+  tensor_view<const T, 3, Space> q = {};
+  tensor_view<const T, 3, Space> o = {};
+  matrix_view<const T, Space> lse = {};
+  kv_spans<T, Space> kv = {};
+  span_list spans = {};
+};
+
 namespace composed {
 
 template <class B, class T>

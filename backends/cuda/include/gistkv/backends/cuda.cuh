@@ -62,6 +62,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   using element = T;
   static constexpr std::string_view name = "cuda";
   static constexpr bool native_attention = true;
+  static constexpr bool native_attention_batch = true;
   static constexpr bool native_append = true;
   static constexpr bool native_few_rows = true;
   static constexpr bool native_replay = true;
@@ -279,15 +280,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
 
   // Fused paths.
 
-  /// One sequence's part of attention_batch; arguments as ops::attention.
   template <class KV>
-  struct attention_of {
-    tensor_view<T, 3, space> o;
-    tensor_view<const T, 3, space> q;
-    kv_spans<KV, space> kv;
-    span_list spans;
-    matrix_view<T, space> lse = {};
-  };
+  using attention_of = gistkv::attention_call<T, space, KV>;
   using attention_call = attention_of<T>;
 
   template <class KV>

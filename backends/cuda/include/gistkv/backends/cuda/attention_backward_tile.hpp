@@ -14,7 +14,8 @@
 /// A tile is 64 rows, tokens with all heads of a KV head as in attention_plan.hpp. The kernel by
 /// queries leaves what each tile sees; that by keys visits only tiles that see some of its 64 keys.
 /// Anchors are seen by all later tiles: those are split over several blocks of threads, and the
-/// parts are added up in one order.
+/// parts are added up in one order. Up to eight sequences go in one launch, of whose tiles none
+/// sees another's keys.
 
 namespace gistkv::backends::cuda_detail {
 
@@ -31,18 +32,60 @@ template <int HeadDim>
 inline constexpr std::uint32_t backward_shared_bytes =
     2 * backward_matrix_bytes<HeadDim> + backward_rows * 8;
 
-/// What the kernels on matrix units need beside the call.
+/// Sequences that go into one launch, with the same heads, as the parameter of the kernels.
 template <class T>
 struct backward_tiles {
-  attention_backward_call<T> call;
+  attention_backward_call<T> calls[max_sequences];
+  std::int32_t n_sequences = 0;
+  std::int32_t n_kv_heads = 0;
   std::int32_t tile_tokens = 0;
-  std::int32_t n_tiles = 0;
+  std::int32_t n_tiles = 0;       ///< Of queries, of one KV head, of all sequences.
   tile_bounds* bounds = nullptr;  ///< [n_tiles]
-  // Of one launch by keys:
+  // Of one launch by keys; what the sequences before one have, and behind the last what all have.
   std::int32_t part = 0;
   std::int32_t n_splits = 1;
-  float* sums = nullptr;  ///< [n_splits, n_kv_heads, rows, 2, head_dim], dk and dv
+  std::int32_t first_row[max_sequences + 1] = {};
+  std::int32_t first_key_tile[max_sequences + 1] = {};
+  float* sums = nullptr;  ///< Of each sequence [n_splits, n_kv_heads, rows, 2, head_dim], dk and dv
+
+  void add(const attention_backward_call<T>& c) {
+    n_kv_heads = c.n_kv_heads;
+    tile_tokens = backward_rows / c.group;
+    calls[n_sequences] = c;
+    calls[n_sequences++].forward.first_tile = n_tiles;
+    n_tiles += ceil_div(c.forward.n_tokens, tile_tokens);
+  }
+  void set_part(int number, int splits) {
+    part = number;
+    n_splits = splits;
+    for (int i = 0; i < n_sequences; ++i) {
+      const std::int32_t rows = calls[i].forward.parts[part].rows;
+      first_row[i + 1] = first_row[i] + rows;
+      first_key_tile[i + 1] = first_key_tile[i] + ceil_div(rows, backward_rows);
+    }
+  }
+  /// Of one sequence.
+  int most_tiles() const {
+    int most = 0;
+    for (int i = 0; i < n_sequences; ++i) {
+      most = greatest(most, ceil_div(calls[i].forward.n_tokens, tile_tokens));
+    }
+    return most;
+  }
+  int n_query_items() const { return n_tiles * n_kv_heads; }
+  int n_key_items() const { return first_key_tile[n_sequences] * n_kv_heads * n_splits; }
+  /// Elements of dk and dv.
+  index_t n_derivatives(int head_dim) const {
+    return index_t{first_row[n_sequences]} * n_kv_heads * 2 * head_dim;
+  }
 };
+static_assert(sizeof(backward_tiles<float>) <= 4096);
+/// The sequence that has number `x` of those that `first` counts.
+GISTKV_HD inline int sequence_of(const std::int32_t* first, int n_sequences, index_t x) {
+  int i = 0;
+  while (i + 1 < n_sequences && first[i + 1] <= x) ++i;
+  return i;
+}
 
 /// [16, columns] += rows of a left operand times rows of a matrix in shared memory: both over the
 /// head dimension.
@@ -86,12 +129,16 @@ GISTKV_HD void multiply_columns(W& w, typename W::template registers<float, Head
   });
 }
 
+/// Tile `tile` of all, of one of the sequences.
 template <class T>
-GISTKV_HD attention_item backward_item(const backward_tiles<T>& b, int tile, int kv_head) {
+GISTKV_HD attention_item backward_item(const backward_tiles<T>& b, int sequence, int tile,
+                                       int kv_head) {
+  const attention_sequence<T>& s = b.calls[sequence].forward;
   attention_item item;
+  item.sequence = sequence;
   item.kv_head = kv_head;
-  item.begin = tile * b.tile_tokens;
-  item.count = least(b.tile_tokens, b.call.forward.n_tokens - item.begin);
+  item.begin = (tile - s.first_tile) * b.tile_tokens;
+  item.count = least(b.tile_tokens, s.n_tokens - item.begin);
   return item;
 }
 
@@ -100,11 +147,15 @@ template <class T, int HeadDim, class W>
 GISTKV_HD void backward_queries(W& w, const backward_tiles<T>& b, int number) {
   using shape = backward_shape<HeadDim>;
   constexpr int keys = shape::keys;
-  const attention_backward_call<T>& c = b.call;
-  const attention_sequence<T>& s = c.forward;
   // Late tiles see most and go first.
-  const int tile = b.n_tiles - 1 - number / c.n_kv_heads;
-  const attention_item item = backward_item(b, tile, number % c.n_kv_heads);
+  const int tile = b.n_tiles - 1 - number / b.n_kv_heads;
+  int sequence = 0;
+  while (sequence + 1 < b.n_sequences && b.calls[sequence + 1].forward.first_tile <= tile) {
+    ++sequence;
+  }
+  const attention_backward_call<T>& c = b.calls[sequence];
+  const attention_sequence<T>& s = c.forward;
+  const attention_item item = backward_item(b, sequence, tile, number % b.n_kv_heads);
   const visible_spans* spans = s.spans + item.begin;
   const tile_bounds bounds = bounds_of(w, spans, item.count);
   const key_blocks<keys> blocks(bounds, 0);
@@ -251,18 +302,21 @@ GISTKV_HD void backward_keys(W& w, const backward_tiles<T>& b, int number) {
   constexpr int rows = backward_rows;
   // Some of the queries at a time: dk, dv and their operands fill most of the registers.
   constexpr int columns = HeadDim == 64 ? 32 : 16;
-  const attention_backward_call<T>& c = b.call;
+  const int split = number % b.n_splits;
+  const int kv_head = number / b.n_splits % b.n_kv_heads;
+  const int key_tile = number / b.n_splits / b.n_kv_heads;
+  const int sequence = sequence_of(b.first_key_tile, b.n_sequences, key_tile);
+  const attention_backward_call<T>& c = b.calls[sequence];
   const attention_sequence<T>& s = c.forward;
   const attention_part<T>& part = s.parts[b.part];
-  const int split = number % b.n_splits;
-  const int kv_head = number / b.n_splits % c.n_kv_heads;
-  const int first_key = number / b.n_splits / c.n_kv_heads * rows;
+  const int first_key = (key_tile - b.first_key_tile[sequence]) * rows;
   const int end_key = least(first_key + rows, part.rows);
   const int own_first = first_key + 16 * w.index();
   const int n_heads = c.n_kv_heads * c.group;
   const float scale_log2 = c.scale * log2_e;
-  const int begin_tile = static_cast<int>(index_t{b.n_tiles} * split / b.n_splits);
-  const int end_tile = static_cast<int>(index_t{b.n_tiles} * (split + 1) / b.n_splits);
+  const index_t n_tiles = ceil_div(s.n_tokens, b.tile_tokens);
+  const int begin_tile = s.first_tile + static_cast<int>(n_tiles * split / b.n_splits);
+  const int end_tile = s.first_tile + static_cast<int>(n_tiles * (split + 1) / b.n_splits);
   auto* statistics = w.template shared<row_statistics>(2 * backward_matrix_bytes<HeadDim>);
 
   typename W::template registers<std::uint32_t, HeadDim / 4> k, v;
@@ -289,7 +343,7 @@ GISTKV_HD void backward_keys(W& w, const backward_tiles<T>& b, int number) {
 
   for (int tile = next_tile(w, b, begin_tile, end_tile, first_key, end_key); tile < end_tile;
        tile = next_tile(w, b, tile + 1, end_tile, first_key, end_key)) {
-    const attention_item item = backward_item(b, tile, kv_head);
+    const attention_item item = backward_item(b, sequence, tile, kv_head);
     const visible_spans* spans = s.spans + item.begin;
     const int n_rows = item.count * c.group;
     w.sync_block();  // Nobody reads the last tile any more.
@@ -349,23 +403,30 @@ GISTKV_HD void backward_keys(W& w, const backward_tiles<T>& b, int number) {
     for (int e = 0; e < HeadDim / 2; ++e) {
       const int key = own_first + fragment_row(lane, e);
       if (key >= end_key) continue;
-      float* to = b.sums +
-                  ((index_t{split} * c.n_kv_heads + kv_head) * part.rows + key) * 2 * HeadDim +
-                  fragment_col(lane, e);
+      const index_t before = index_t{b.n_splits} * b.n_kv_heads * b.first_row[sequence];
+      float* to =
+          b.sums +
+          (before + (index_t{split} * b.n_kv_heads + kv_head) * part.rows + key) * 2 * HeadDim +
+          fragment_col(lane, e);
       to[0] = dk(lane, e);
       to[HeadDim] = dv(lane, e);
     }
   });
 }
 
-/// Adds up the splits of element `at` of [n_kv_heads, rows, 2, head_dim], in order.
+/// Adds up the splits of element `at` of n_derivatives, those of each sequence
+/// [n_kv_heads, rows, 2, head_dim], in order.
 template <class W, class T>
 GISTKV_HD void add_splits(const backward_tiles<T>& b, int head_dim, index_t at) {
-  const attention_backward_call<T>& c = b.call;
+  const index_t width = index_t{2} * head_dim * b.n_kv_heads;  // Of a row, all heads.
+  const int sequence = sequence_of(b.first_row, b.n_sequences, at / width);
+  const attention_backward_call<T>& c = b.calls[sequence];
   const index_t rows = c.forward.parts[b.part].rows;
+  const index_t before = b.first_row[sequence] * width;
+  at -= before;
   float sum = 0.0F;
   for (int i = 0; i < b.n_splits; ++i) {
-    sum += b.sums[i * c.n_kv_heads * rows * 2 * head_dim + at];
+    sum += b.sums[b.n_splits * before + i * rows * width + at];
   }
   const index_t d = at % head_dim;
   const bool value = at / head_dim % 2 != 0;

@@ -130,7 +130,8 @@ class device_group {
       x.values[0] = fmaxf(x.values[0], __shfl_xor_sync(all_lanes, x.values[0], step));
     }
   }
-  __device__ void warp_sum(registers<float, 1>& x) {
+  template <class V>
+  __device__ void warp_sum(registers<V, 1>& x) {
     for (int step = 16; step > 0; step /= 2) {
       x.values[0] += __shfl_xor_sync(all_lanes, x.values[0], step);
     }

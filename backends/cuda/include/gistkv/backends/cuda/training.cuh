@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include <cuda_runtime.h>
@@ -14,6 +15,7 @@
 #include <gistkv/backends/cuda/attention_backward_tile.hpp>
 #include <gistkv/backends/cuda/device_group.cuh>
 #include <gistkv/backends/cuda/kernels.cuh>
+#include <gistkv/backends/cuda/many_tensors.hpp>
 #include <gistkv/backends/cuda/products.cuh>
 #include <gistkv/backends/cuda/runtime.cuh>
 #include <gistkv/backends/cuda/training_rows.hpp>
@@ -31,7 +33,8 @@ extern __shared__ __align__(1024) unsigned char training_shared[];
 /// Work of one warp each, `work(w, item)` of n items; four warps a block of threads.
 inline constexpr int training_warps = 4;
 template <class F>
-__global__ void __launch_bounds__(training_warps * 32) for_warps(index_t n, F work) {
+__global__ void __launch_bounds__(training_warps * 32)
+    for_warps(index_t n, const __grid_constant__ F work) {
   device_group<32> w(training_shared);
   const index_t item = static_cast<index_t>(blockIdx.x) * training_warps + w.index();
   if (item < n) work(w, item);
@@ -39,11 +42,18 @@ __global__ void __launch_bounds__(training_warps * 32) for_warps(index_t n, F wo
 
 /// Work of one thread each.
 template <class F>
-__global__ void __launch_bounds__(row_threads) for_elements(index_t n, F work) {
+__global__ void __launch_bounds__(row_threads)
+    for_elements(index_t n, const __grid_constant__ F work) {
   const index_t step = static_cast<index_t>(gridDim.x) * blockDim.x;
   for (index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) {
     work(i);
   }
+}
+
+/// Work of one block of threads each, `work(item, thread, n_threads)`.
+template <class F>
+__global__ void __launch_bounds__(row_threads) for_blocks(const __grid_constant__ F work) {
+  work(static_cast<index_t>(blockIdx.x), static_cast<int>(threadIdx.x), row_threads);
 }
 
 /// Sum of squares of each block's share, in double.
@@ -202,6 +212,30 @@ struct adamw_work {
   float* second;
   adamw_step step;
   __device__ void operator()(index_t i) const { step(p[i], gradient[i], first[i], second[i]); }
+};
+
+template <class T>
+struct update_work {
+  tensor_list<T> list;
+  __device__ void operator()(index_t piece, int thread, int n_threads) const {
+    update_piece<device_group<32>>(list, piece, thread, n_threads);
+  }
+};
+template <class T>
+struct clear_work {
+  tensor_list<T> list;
+  __device__ void operator()(index_t piece, int thread, int n_threads) const {
+    clear_piece(list, piece, thread, n_threads);
+  }
+};
+template <class T>
+struct squares_work {
+  tensor_list<T> list;
+  double* sums;
+  template <class W>
+  __device__ void operator()(W& w, index_t item) const {
+    add_squares(w, list, item, sums);
+  }
 };
 
 template <class T>
@@ -383,22 +417,80 @@ class training {
     elements(o.extent(0), narrow_work<T>{o.data(), x.data()});
   }
 
-  void attention_backward(tensor_view<T, 3, device_space> dq,
-                          const kv_gradient<T, device_space>& d_own,
-                          const kv_gradient<T, device_space>& d_local,
-                          tensor_view<const T, 3, device_space> d_o,
-                          tensor_view<const T, 3, device_space> q,
-                          tensor_view<const T, 3, device_space> o,
-                          matrix_view<const T, device_space>, const kv_spans<T, device_space>& kv,
-                          const span_list& spans, double scale) {
+  static constexpr bool native_many_tensors = true;
+
+  void adamw_many(std::span<const trained_tensor<T>> tensors,
+                  std::span<const adamw_options> options) {
+    const packed_tensors<T> packed(tensors, options);
+    pieces(packed, update_work<T>{listed(packed)});
+  }
+  void clear_gradients(std::span<const trained_tensor<T>> tensors) {
+    const packed_tensors<T> packed(tensors);
+    pieces(packed, clear_work<T>{listed(packed)});
+  }
+  double squared_norm_many(std::span<const trained_tensor<T>> tensors) {
+    const packed_tensors<T> packed(tensors);
+    std::array<double, square_warps> found{};
+    const tensor_list<T> list = listed(packed, sizeof found);
+    auto* sums = static_cast<double*>(self().training_memory(0));
+    warps(square_warps, 0, squares_work<T>{list, sums});
+    self().download(found.data(), sums, sizeof found);
+    double total = 0.0;
+    for (const double sum : found) total += sum;
+    return total;
+  }
+
+  static constexpr bool native_attention_backward_batch = true;
+
+  void attention_backward(
+      tensor_view<T, 3, device_space> dq, const kv_gradient<T, device_space>& d_own,
+      const kv_gradient<T, device_space>& d_local, tensor_view<const T, 3, device_space> d_o,
+      tensor_view<const T, 3, device_space> q, tensor_view<const T, 3, device_space> o,
+      matrix_view<const T, device_space> lse, const kv_spans<T, device_space>& kv,
+      const span_list& spans, double scale) {
+    const attention_derivative<T, device_space> call{dq, d_own, d_local, d_o, q, o, lse, kv, spans};
+    attention_backward_batch({&call, 1}, scale);
+  }
+
+  /// On matrix units eight sequences at a time, else one.
+  void attention_backward_batch(std::span<const attention_derivative<T, device_space>> calls,
+                                double scale) {
+    backward_tiles<T> tiles;
+    const auto launch = [&] {
+      if constexpr (sizeof(T) == 2) {
+        if (tiles.n_sequences == 0) return;
+        calls.front().q.extent(2) == 64 ? launch_tiles<64>(tiles) : launch_tiles<128>(tiles);
+        tiles = {};
+      }
+    };
+    for (const attention_derivative<T, device_space>& from : calls) {
+      if (from.dq.empty()) continue;
+      const attention_backward_call<T> c = call_of(from, static_cast<float>(scale));
+      const auto head_dim = static_cast<int>(from.q.extent(2));
+      if (!fits_matrix_units(c, head_dim)) {
+        launch_rows(c, head_dim);
+        continue;
+      }
+      tiles.add(c);
+      if (tiles.n_sequences == max_sequences) launch();
+    }
+    launch();
+  }
+
+ private:
+  Backend& self() { return static_cast<Backend&>(*this); }
+  cudaStream_t stream() { return self().stream(); }
+
+  attention_backward_call<T> call_of(const attention_derivative<T, device_space>& from,
+                                     float scale) {
     attention_backward_call<T> c;
-    c.forward = self().backward_sequence(q, o, kv, spans);
-    c.d_o = d_o.data();
-    c.d_o_token = d_o.stride(0);
-    c.d_o_head = d_o.stride(1);
-    c.dq = dq.data();
-    c.dq_token = dq.stride(0);
-    c.dq_head = dq.stride(1);
+    c.forward = self().backward_sequence(from.q, from.o, from.kv, from.spans);
+    c.d_o = from.d_o.data();
+    c.d_o_token = from.d_o.stride(0);
+    c.d_o_head = from.d_o.stride(1);
+    c.dq = from.dq.data();
+    c.dq_token = from.dq.stride(0);
+    c.dq_head = from.dq.stride(1);
     const auto set = [&c](int part, const kv_gradient<T, device_space>& to) {
       c.dk[part] = to.dk.data();
       c.dk_head[part] = to.dk.stride(0);
@@ -407,24 +499,13 @@ class training {
       c.dv_head[part] = to.dv.stride(0);
       c.dv_row[part] = to.dv.stride(1);
     };
-    set(local_part, d_local);
-    if (kv.own.rows() > 0) set(own_part, d_own);
-    c.n_kv_heads = static_cast<std::int32_t>(kv.n_kv_heads());
-    c.group = static_cast<std::int32_t>(q.extent(1)) / c.n_kv_heads;
-    c.scale = static_cast<float>(scale);
-    const auto head_dim = static_cast<int>(q.extent(2));
-    if constexpr (sizeof(T) == 2) {
-      if (fits_matrix_units(c, head_dim)) {
-        return head_dim == 64 ? launch_tiles<64>(c) : launch_tiles<128>(c);
-      }
-    }
-    c.statistics = static_cast<row_statistics*>(self().training_memory(statistics_bytes(c)));
-    launch_rows(c, head_dim);
+    set(local_part, from.d_local);
+    if (from.kv.own.rows() > 0) set(own_part, from.d_own);
+    c.n_kv_heads = static_cast<std::int32_t>(from.kv.n_kv_heads());
+    c.group = static_cast<std::int32_t>(from.q.extent(1)) / c.n_kv_heads;
+    c.scale = scale;
+    return c;
   }
-
- private:
-  Backend& self() { return static_cast<Backend&>(*this); }
-  cudaStream_t stream() { return self().stream(); }
 
   template <class F>
   void warps(index_t n, std::uint32_t shared_bytes, const F& work) {
@@ -432,6 +513,19 @@ class training {
     const auto blocks = static_cast<unsigned int>((n + training_warps - 1) / training_warps);
     for_warps<<<blocks, training_warps * 32, shared_bytes, stream()>>>(n, work);
     check_launch("for_warps");
+  }
+  /// The list in the training memory, behind `before` bytes.
+  tensor_list<T> listed(const packed_tensors<T>& packed, std::size_t before = 0) {
+    const std::span<const std::byte> bytes = packed.bytes();
+    auto* memory = static_cast<std::byte*>(self().training_memory(before + bytes.size())) + before;
+    self().upload(memory, bytes.data(), bytes.size());
+    return packed.at(memory);
+  }
+  template <class F>
+  void pieces(const packed_tensors<T>& packed, const F& work) {
+    if (packed.n_pieces() == 0) return;
+    for_blocks<<<static_cast<unsigned int>(packed.n_pieces()), row_threads, 0, stream()>>>(work);
+    check_launch("for_blocks");
   }
   template <class F>
   void elements(index_t n, const F& work) {
@@ -448,49 +542,47 @@ class training {
   }
 
   template <int HeadDim>
-  void launch_tiles(attention_backward_call<T> c) {
-    backward_tiles<T> b;
-    b.tile_tokens = backward_rows / c.group;
-    b.n_tiles = ceil_div(c.forward.n_tokens, b.tile_tokens);
+  void launch_tiles(backward_tiles<T>& b) {
     // Splits of the anchors, which all later tiles see: some four blocks of threads a processor.
-    const auto items_of = [&](int part) {
-      return ceil_div(c.forward.parts[part].rows, backward_rows) * c.n_kv_heads;
-    };
-    const int own_items = items_of(own_part);
+    b.set_part(own_part, 1);
+    const int own_items = b.n_key_items();
     const int own_splits = own_items == 0 ? 1
                                           : std::clamp(4 * self().n_processors() / own_items, 1,
-                                                       ceil_div(b.n_tiles, 4));
-    const auto floats_of = [&](int part, int n_splits) {
-      return static_cast<std::size_t>(n_splits) * static_cast<std::size_t>(c.n_kv_heads) *
-             static_cast<std::size_t>(c.forward.parts[part].rows) * 2 * HeadDim;
-    };
-    const std::size_t bounds_at = statistics_bytes(c);
+                                                       ceil_div(b.most_tiles(), 4));
+    const index_t own_sums = b.n_derivatives(HeadDim) * own_splits;
+    b.set_part(local_part, 1);
+    const auto n_sums = static_cast<std::size_t>(std::max(own_sums, b.n_derivatives(HeadDim)));
+
+    std::size_t bounds_at = 0;
+    for (int i = 0; i < b.n_sequences; ++i) bounds_at += statistics_bytes(b.calls[i]);
     const std::size_t sums_at =
         (bounds_at + static_cast<std::size_t>(b.n_tiles) * sizeof(tile_bounds) + 15) / 16 * 16;
-    auto* memory = static_cast<std::byte*>(self().training_memory(
-        sums_at + std::max(floats_of(local_part, 1), floats_of(own_part, own_splits)) * 4));
-    c.statistics = reinterpret_cast<row_statistics*>(memory);
+    auto* memory =
+        static_cast<std::byte*>(self().training_memory(sums_at + n_sums * sizeof(float)));
     b.bounds = reinterpret_cast<tile_bounds*>(memory + bounds_at);
     b.sums = reinterpret_cast<float*>(memory + sums_at);
-    b.call = c;
+    for (int i = 0; i < b.n_sequences; ++i) {
+      b.calls[i].statistics = reinterpret_cast<row_statistics*>(memory);
+      memory += statistics_bytes(b.calls[i]);
+    }
     constexpr std::uint32_t shared = backward_shared_bytes<HeadDim>;
     static_assert(shared <= 48 * 1024);
-    backward_queries_kernel<T, HeadDim><<<static_cast<unsigned int>(b.n_tiles * c.n_kv_heads),
-                                          backward_warps * 32, shared, stream()>>>(b);
+    backward_queries_kernel<T, HeadDim>
+        <<<static_cast<unsigned int>(b.n_query_items()), backward_warps * 32, shared, stream()>>>(
+            b);
     check_launch("backward_queries_kernel");
     for (const int part : {local_part, own_part}) {
-      b.part = part;
-      b.n_splits = part == own_part ? own_splits : 1;
-      const int n_items = items_of(part) * b.n_splits;
-      if (n_items == 0) continue;
+      b.set_part(part, part == own_part ? own_splits : 1);
+      if (b.n_key_items() == 0) continue;
       backward_keys_kernel<T, HeadDim>
-          <<<static_cast<unsigned int>(n_items), backward_warps * 32, shared, stream()>>>(b);
+          <<<static_cast<unsigned int>(b.n_key_items()), backward_warps * 32, shared, stream()>>>(
+              b);
       check_launch("backward_keys_kernel");
-      elements(static_cast<index_t>(floats_of(part, 1)), add_splits_work<T>{b, HeadDim});
+      elements(b.n_derivatives(HeadDim), add_splits_work<T>{b, HeadDim});
     }
   }
 
-  void launch_rows(const attention_backward_call<T>& c, int head_dim) {
+  void launch_rows(attention_backward_call<T> c, int head_dim) {
     static_assert(backward_row_warps == training_warps);
     const std::uint32_t shared = backward_row_shared_bytes(head_dim);
     if (shared > 48 * 1024) {
@@ -499,6 +591,7 @@ class training {
                           std::to_string(48 * 1024 / backward_row_shared_bytes(1)) +
                           " is supported");
     }
+    c.statistics = static_cast<row_statistics*>(self().training_memory(statistics_bytes(c)));
     const index_t n_queries = index_t{c.forward.n_tokens} * c.n_kv_heads * c.group;
     warps(n_queries, shared, backward_query_work<T>{c, head_dim});
     for (const int part : {local_part, own_part}) {
