@@ -243,6 +243,16 @@ class group {
     for (int i = 0; i < 4; ++i) f(i, words[i]);
   }
   template <class T>
+  static void load_vector(const T* from, std::uint32_t (&words)[4]) {
+    if (reinterpret_cast<std::uintptr_t>(from) % 16 != 0) throw std::runtime_error("alignment");
+    std::memcpy(words, from, 16);
+  }
+  template <class T>
+  static void store_vector(T* to, const std::uint32_t (&words)[4]) {
+    if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0) throw std::runtime_error("alignment");
+    std::memcpy(static_cast<void*>(to), words, 16);
+  }
+  template <class T>
   static void store_pair(T* to, std::uint32_t pair) {
     if (reinterpret_cast<std::uintptr_t>(to) % 4 != 0) throw std::runtime_error("alignment");
     std::memcpy(static_cast<void*>(to), &pair, 4);

@@ -94,6 +94,57 @@ TEST_CASE_TEMPLATE("norm_backward", T, float, bf16, f16) {
   }
 }
 
+/// Elements that begin `shift` of them behind a multiple of 16 bytes.
+template <class T>
+class shifted {
+ public:
+  shifted(const std::vector<T>& x, int shift) : memory_(x.size() + 32), n_(x.size()) {
+    const auto at = reinterpret_cast<std::uintptr_t>(memory_.data());
+    first_ = (16 - at % 16) % 16 / sizeof(T) + static_cast<std::size_t>(shift);
+    std::copy(x.begin(), x.end(), data());
+  }
+  T* data() { return memory_.data() + first_; }
+  std::vector<T> values() { return {data(), data() + n_}; }
+
+ private:
+  std::vector<T> memory_;
+  std::size_t n_, first_;
+};
+
+template <class T>
+double activation_error(index_t d, bool gated, bool in_place, int shift, activation_kind kind) {
+  numbers<T> dy(d, 1.0, 21), gate(d, 2.0, 22), up(d, 1.0, 23);
+  std::vector<double> d_gate(static_cast<std::size_t>(d)), d_up(d_gate);
+  plain_loops().activation_backward(
+      {d_gate.data(), {1, d}},
+      gated ? matrix_view<double>(d_up.data(), {1, d}) : matrix_view<double>(), dy.matrix(1, d),
+      gate.matrix(1, d), gated ? up.matrix(1, d) : matrix_view<double>(), kind);
+  shifted<T> h(dy.narrow, shift), x(gate.narrow, 0), factor(up.narrow, shift);
+  shifted<T> to_gate(gate.narrow, shift), to_up(up.narrow, shift);
+  T* const first = in_place ? x.data() : to_gate.data();
+  T* const second = in_place ? factor.data() : to_up.data();
+  one_warp([&](group<32>& w) {
+    activation_backward_row<T>(w, first, gated ? second : nullptr, h.data(), x.data(),
+                               gated ? factor.data() : nullptr, d, kind);
+  });
+  double off = worst((in_place ? x : to_gate).values(), d_gate, 4e-6);
+  if (gated) off = std::max(off, worst((in_place ? factor : to_up).values(), d_up, 4e-6));
+  return off;
+}
+
+TEST_CASE_TEMPLATE("activation_backward of rows", T, float, bf16, f16) {
+  for (const index_t d : {1, 7, 8, 100, 1536}) {
+    for (const bool gated : {false, true}) {
+      for (const int shift : {0, 1}) {
+        for (const bool in_place : {false, true}) {
+          CHECK(activation_error<T>(d, gated, in_place, shift, activation_kind::silu) <= 1.0);
+        }
+      }
+    }
+  }
+  CHECK(activation_error<T>(100, true, false, 0, activation_kind::gelu) <= 1.0);
+}
+
 TEST_CASE("activation_backward") {
   plain_loops loops;
   for (const activation_kind kind :
@@ -124,9 +175,17 @@ TEST_CASE_TEMPLATE("softmax_backward", T, float, bf16) {
   }
 }
 
+/// @param offset  added to all logits
+/// @param shift   elements by which rows begin behind 16 bytes
 template <class T>
-double cross_entropy_error(index_t n, bool taught, std::int32_t target, std::int32_t wanted) {
+double cross_entropy_error(index_t n, bool taught, std::int32_t target, std::int32_t wanted,
+                           int n_warps, float offset = 0.0F, int shift = 0,
+                           fault planted = fault::none) {
   numbers<T> x(n, 3.0, 7), teacher(n, 1.0, 8);
+  for (std::size_t j = 0; j < x.narrow.size(); ++j) {
+    x.narrow[j] = T(static_cast<float>(x.narrow[j]) + offset);
+    x.wide[j] = static_cast<double>(static_cast<float>(x.narrow[j]));
+  }
   double total = 0.0;
   for (double& q : teacher.wide) total += q = std::abs(q);
   for (std::size_t j = 0; j < teacher.wide.size(); ++j) {
@@ -139,23 +198,32 @@ double cross_entropy_error(index_t n, bool taught, std::int32_t target, std::int
   plain_loops().cross_entropy(x.matrix(1, n), {&loss, {1}}, {&wanted, {1}}, {&weight, {1}}, shown,
                               taught ? 0.4 : 0.0);
   float found = 0.0F;
-  one_warp([&](group<32>& w) {
-    cross_entropy_row<T>(w, x.narrow.data(), &found, n, target, 0.25F,
-                         taught ? teacher.narrow.data() : nullptr, taught ? 0.4F : 0.0F);
+  shifted<T> logits(x.narrow, shift), shares(teacher.narrow, shift);
+  run_block(n_warps, loss_shared_bytes, 3, planted, [&](group<32>& w) {
+    cross_entropy_row<T>(w, n_warps, logits.data(), &found, n, target, 0.25F,
+                         taught ? shares.data() : nullptr, taught ? 0.4F : 0.0F);
   });
+  x.narrow = logits.values();
   return std::max(worst(x.narrow, x.wide, 2e-7),
                   std::abs(double{found} - loss) / (4e-7 * (1.0 + std::abs(loss))));
 }
 
 TEST_CASE_TEMPLATE("cross_entropy", T, float, bf16) {
-  for (const index_t n : {33, 128, 1000, 49152}) {
+  for (const index_t n : {5, 33, 128, 1000, 49156}) {
     for (const bool taught : {false, true}) {
       const auto target = static_cast<std::int32_t>(n / 3);
-      // The sums of a large vocabulary add up some of float's roundings.
-      CHECK(cross_entropy_error<T>(n, taught, target, target) <= (n > 2000 ? 8.0 : 4.0));
-      CHECK(cross_entropy_error<T>(n, taught, target, target + 1) > 50.0);
+      for (const int n_warps : {1, n > 2000 ? loss_warps : 3}) {
+        // The sums of a large vocabulary add up some of float's roundings.
+        CHECK(cross_entropy_error<T>(n, taught, target, target, n_warps) <= (n > 2000 ? 8.0 : 4.0));
+      }
+      CHECK(cross_entropy_error<T>(n, taught, target, target, 3, 0.0F, 3) <=
+            (n > 2000 ? 8.0 : 4.0));
+      CHECK(cross_entropy_error<T>(n, taught, target, target + 1, 3) > 50.0);
     }
   }
+  // Far from 0 the logits have fewer digits; their differences count.
+  CHECK(cross_entropy_error<T>(1000, true, 7, 7, 3, 512.0F) <= 4.0);
+  CHECK(cross_entropy_error<T>(1000, false, 7, 7, 8, 0.0F, 0, fault::barrier_missing) > 50.0);
 }
 
 template <class T, class O>

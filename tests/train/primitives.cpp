@@ -15,6 +15,7 @@
 #include <gistkv/ops/attention.hpp>
 #include <gistkv/ops/attention_backward.hpp>
 #include <gistkv/ops/backward.hpp>
+#include <gistkv/ops/clear.hpp>
 #include <gistkv/ops/masked_softmax.hpp>
 #include <gistkv/ops/norm.hpp>
 #include <gistkv/ops/rope.hpp>
@@ -265,6 +266,16 @@ TEST_CASE("accumulate_products, scatter_add_rows, dropout, squared_norm") {
   CHECK(
       std::abs(ops::squared_norm<oracle, double>(be(), vector_view<const double>(x.data(), {12})) -
                dot(x, x)) <= 1e-12);
+}
+
+TEST_CASE("clear: what was named, and no more") {
+  numbers x(12, 1.0);
+  ops::clear<oracle, double>(be(), matrix_view<double>(x.data(), {3, 2}, {4, 1}));
+  CHECK(x == numbers{0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1});
+  ops::clear(be(), vector_view<double>(x.data() + 2, {5}));
+  CHECK(x == numbers{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1});
+  ops::clear<oracle, double>(be(), matrix_view<double>(x.data(), {6, 2}));
+  CHECK(x == numbers(12, 0.0));
 }
 
 TEST_CASE("adamw by its definition") {

@@ -261,7 +261,7 @@ class trainable_gmsa {
     matrix d;
     if (backward) {
       d = memory_.template take<T>({decoder_rows.n, d_});
-      zero(d);
+      ops::clear<B, T>(*be_, d);
     }
     const double sum = head_->loss(read.hidden, d, targets, {}, memory_);
     if (!backward) return sum;
@@ -315,12 +315,6 @@ class trainable_gmsa {
     if (memory_.bytes() >= need + most) return;
     memory_ = {};
     memory_ = workspace<B>(*be_, need + most);
-  }
-
-  void zero(matrix m) {
-    const tensor_view<const T, 3, space> left(m.data(), {1, m.extent(0), 0});
-    const tensor_view<const T, 3, space> right(m.data(), {1, 0, m.extent(1)});
-    ops::matmul<B, T>(*be_, {m.data(), {1, m.extent(0), m.extent(1)}}, left, right);
   }
 
   B* be_;

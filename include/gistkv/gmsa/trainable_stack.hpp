@@ -86,7 +86,7 @@ class trainable_stack {
                 const train::lora_rows<space>& lora, workspace<B>& memory) {
     const typename workspace<B>::scope scope(memory);
     const matrix d_x = kept.hidden;  // It is not needed any more.
-    zero(d_x);
+    ops::clear<B, T>(*be_, d_x);
     vector_view<T, space> d_norm;
     if (trained_norm_ != nullptr) d_norm = trained_norm_->flat(trained_norm_->gradient);
     ops::norm_backward<B, T>(*be_, d_x, d_norm, d, kept.x, norm(),
@@ -121,11 +121,6 @@ class trainable_stack {
             frequencies_.view({frequencies_.size()}),
             negated_.view({negated_.size()}),
             {rope_magnitude(config_.rope)}};
-  }
-  void zero(matrix m) {
-    const tensor_view<const T, 3, space> left(m.data(), {1, m.extent(0), 0});
-    const tensor_view<const T, 3, space> right(m.data(), {1, 0, m.extent(1)});
-    ops::matmul<B, T>(*be_, {m.data(), {1, m.extent(0), m.extent(1)}}, left, right);
   }
 
   B* be_;

@@ -2,16 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <span>
 #include <string>
-#include <vector>
 
 #include <gistkv/core/error.hpp>
 #include <gistkv/core/training_backend.hpp>
 #include <gistkv/ops/backward.hpp>
+#include <gistkv/ops/clear.hpp>
 
 /// What the optimiser does to all tensors of a model, in one call: a backend's own, or one tensor
 /// after the other. Tensors must not overlap; those without elements change nothing.
@@ -72,23 +71,6 @@ double squared_norm_many(B& be, std::span<const trained_tensor<T>> tensors) {
                                 vector_view<const accumulate_t<T>, space_of<B>>(t.gradient, {t.n}));
     }
     return sum;
-  }
-}
-
-/// x <- 0; by uploads where the backend has no `clear` of bytes.
-template <Storage B, class T>
-void clear(B& be, vector_view<T, space_of<B>> x) {
-  expect_contiguous_rows("clear", "x", x);
-  if (x.empty()) return;
-  const auto n = static_cast<std::size_t>(x.extent(0));
-  if constexpr (requires { be.clear(x.data(), n * sizeof(T)); }) {
-    be.clear(x.data(), n * sizeof(T));
-  } else {
-    constexpr std::size_t piece = 1 << 16;
-    const std::vector<T> zeros(std::min(piece, n), T(0));
-    for (std::size_t begin = 0; begin < n; begin += piece) {
-      be.upload(x.data() + begin, zeros.data(), std::min(piece, n - begin) * sizeof(T));
-    }
   }
 }
 

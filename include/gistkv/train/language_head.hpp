@@ -82,7 +82,7 @@ class language_head {
 
   std::size_t workspace_size(bool teacher) const {
     const auto bytes = [](index_t n) { return workspace<B>::template bytes_for<T>(n); };
-    return (teacher ? 2 : 1) * bytes(piece * width()) + 4 * bytes(piece * d_) +
+    return (teacher ? 2 : 1) * bytes(piece * row_stride()) + 4 * bytes(piece * d_) +
            workspace<B>::template bytes_for<number>(piece) +
            3 * workspace<B>::template bytes_for<std::int32_t>(piece);
   }
@@ -110,6 +110,12 @@ class language_head {
 
  private:
   using number = accumulate_t<T>;
+  /// Of logits: every row begins where a cache line does, whatever the number of gists, as products
+  /// and losses like it that move many bytes at a time.
+  index_t row_stride() const { return (width() + 63) / 64 * 64; }
+  matrix take_logits(index_t n, workspace<B>& scratch) const {
+    return scratch.template take<T>({n, row_stride()}).slice(1, 0, width());
+  }
   /// Rows whose logits exist at a time: few, to stay in the caches of a CPU, or as many as a
   /// backend says it needs to be busy.
   static constexpr index_t piece = [] {
@@ -154,7 +160,7 @@ class language_head {
     const auto rows = uploaded(part(targets.rows), scratch);
     const matrix x = scratch.template take<T>({count, d_});
     ops::gather_rows<B, T>(*be_, x, hidden, rows);
-    const matrix logits = scratch.template take<T>({count, width()});
+    const matrix logits = take_logits(count, scratch);
     const matrix base = logits.slice(1, 0, n_vocab_);
     base_logits(base, x);
     const matrix of_gists = logits.slice(1, n_vocab_, width() - n_vocab_);
@@ -193,7 +199,7 @@ class language_head {
   matrix teach(std::span<const std::int32_t> rows, const_matrix hidden, workspace<B>& scratch) {
     const matrix x = scratch.template take<T>({static_cast<index_t>(rows.size()), d_});
     ops::gather_rows<B, T>(*be_, x, hidden, uploaded(rows, scratch));
-    const matrix p = scratch.template take<T>({x.extent(0), width()});
+    const matrix p = take_logits(x.extent(0), scratch);
     base_logits(p.slice(1, 0, n_vocab_), x);
     ops::masked_softmax<B, T>(*be_, one(p), detail::first_columns{n_vocab_}, {});
     return p;

@@ -18,6 +18,7 @@
 #include <gistkv/ops/add.hpp>
 #include <gistkv/ops/attention.hpp>
 #include <gistkv/ops/attention_backward.hpp>
+#include <gistkv/ops/clear.hpp>
 #include <gistkv/ops/norm.hpp>
 #include <gistkv/ops/rope.hpp>
 #include <gistkv/ops/rows.hpp>
@@ -225,17 +226,9 @@ class trainable_block {
       be_->copy(to.data(), from.data(), static_cast<std::size_t>(to.size()) * sizeof(T));
       return;
     }
-    zero(to);
+    ops::clear<B, T>(*be_, to);
     ops::add<B, T>(*be_, to, to, from);
   }
-  /// The empty product.
-  void zero(matrix m) {
-    const tensor_view<const T, 3, space> left(m.data(), {1, m.extent(0), 0});
-    const tensor_view<const T, 3, space> right(m.data(), {1, 0, m.extent(1)});
-    const tensor to(m.data(), {1, m.extent(0), m.extent(1)}, {0, m.stride(0), m.stride(1)});
-    if (!m.empty()) ops::matmul<B, T>(*be_, to, left, right);
-  }
-
   /// Each head by itself (Qwen3); heads lie head_dim apart, so each is a strided matrix.
   void norm_heads(tensor x, const norm_weight& w) {
     if (w.empty()) return;
@@ -252,7 +245,7 @@ class trainable_block {
     const typename workspace<B>::scope scope(scratch);
     const matrix dx = scratch.template take<T>({d.extent(0), d.extent(2)});
     for (index_t h = 0; h < d.extent(1); ++h) {
-      zero(dx);
+      ops::clear<B, T>(*be_, dx);
       ops::norm_backward<B, T>(*be_, dx, w.gradient(), head_matrix(d, h), head_matrix(unnormed, h),
                                w.view(), norm());
       copy(head_matrix(d, h), dx);
@@ -325,7 +318,8 @@ class trainable_block {
     const typename workspace<B>::scope scope(scratch);
     const index_t n = d.extent(0);
     const matrix d_qkv = scratch.template take<T>({n, qkv_.rows()});
-    zero(d_qkv.slice(1, query_width(), 2 * key_width()));
+    // Only keys and values are added to, but all of it lies side by side.
+    ops::clear<B, T>(*be_, d_qkv);
     {
       const typename workspace<B>::scope inner(scratch);
       const matrix d_o = scratch.template take<T>({n, query_width()});
@@ -353,7 +347,7 @@ class trainable_block {
                        workspace<B>& scratch) {
     const matrix anchors = gathered_anchors(a.qkv, b, scratch);
     const matrix d_anchors = scratch.template take<T>({b.anchors.size(), 2 * key_width()});
-    zero(d_anchors);
+    ops::clear<B, T>(*be_, d_anchors);
     std::vector<attention_derivative<T, space>> calls;
     for (const auto& p : b.parts) {
       const auto rows = [&p](auto x) { return x.rows(p.begin, p.count); };

@@ -137,7 +137,7 @@ class trainable_linear {
   /// Bytes of scratch for n rows.
   std::size_t workspace_size(index_t n) const {
     return total_rank_ == 0 ? 0
-                            : 2 * workspace<B>::template bytes_for<T>(n * cols_) +
+                            : 3 * workspace<B>::template bytes_for<T>(n * cols_) +
                                   workspace<B>::template bytes_for<T>(n * rows_) +
                                   workspace<B>::template bytes_for<T>(n * total_rank_);
   }
@@ -163,18 +163,16 @@ class trainable_linear {
     const const_matrix read = lora_input(x, on, scratch);
     ops::matmul<B, T>(*be_, one(down), one(read), one(const_matrix(a_->matrix())),
                       {.transpose_b = true});
-    const index_t m = read.extent(0);
-    const matrix to = on.all ? o : scratch.template take<T>({m, rows_});
+    // No row is named twice: what is taken out may be put back.
+    const matrix to = on.all ? o : scratch.template take<T>({read.extent(0), rows_});
+    if (!on.all) ops::gather_rows<B, T>(*be_, to, o, on.rows);
     for (const part& p : parts_) {
-      const matrix columns = to.slice(1, p.begin, p.rows);
-      if (p.rank == 0) {
-        if (!on.all) zero(columns);
-        continue;
-      }
-      ops::matmul<B, T>(*be_, one(columns), one(const_matrix(down.slice(1, p.rank_begin, p.rank))),
-                        one(const_matrix(p.b->matrix())), {.accumulate = on.all, .alpha = scale_});
+      if (p.rank == 0) continue;
+      ops::matmul<B, T>(*be_, one(to.slice(1, p.begin, p.rows)),
+                        one(const_matrix(down.slice(1, p.rank_begin, p.rank))),
+                        one(const_matrix(p.b->matrix())), {.accumulate = true, .alpha = scale_});
     }
-    if (!on.all) ops::scatter_add_rows<B, T>(*be_, o, to, on.rows);
+    if (!on.all) ops::scatter_rows<B, T>(*be_, o, to, on.rows);
   }
 
   /// dx = dy W, and the gradients of what is trained.
@@ -216,20 +214,19 @@ class trainable_linear {
     }
     ops::accumulate_products<B, T>(*be_, a_->gradient_matrix(), d_down, read);
     const bool drop = on.drop && dropout_ > 0.0;
-    if (on.all && !drop) {
-      ops::matmul<B, T>(*be_, one(dx), one(const_matrix(d_down)), one(const_matrix(a_->matrix())),
-                        {.accumulate = true});
-      return;
-    }
-    const matrix d_read = scratch.template take<T>({m, cols_});
-    ops::matmul<B, T>(*be_, one(d_read), one(const_matrix(d_down)),
-                      one(const_matrix(a_->matrix())));
-    if (drop) ops::dropout<B, T>(*be_, d_read, d_read, {dropout_, seed(on)});
-    if (on.all) {
-      ops::add<B, T>(*be_, dx, dx, d_read);
+    const matrix to = on.all ? dx : scratch.template take<T>({m, cols_});
+    if (!on.all) ops::gather_rows<B, T>(*be_, to, dx, on.rows);
+    if (drop) {
+      const matrix d_read = scratch.template take<T>({m, cols_});
+      ops::matmul<B, T>(*be_, one(d_read), one(const_matrix(d_down)),
+                        one(const_matrix(a_->matrix())));
+      ops::dropout<B, T>(*be_, d_read, d_read, {dropout_, seed(on)});
+      ops::add<B, T>(*be_, to, to, d_read);
     } else {
-      ops::scatter_add_rows<B, T>(*be_, dx, d_read, on.rows);
+      ops::matmul<B, T>(*be_, one(to), one(const_matrix(d_down)), one(const_matrix(a_->matrix())),
+                        {.accumulate = true});
     }
+    if (!on.all) ops::scatter_rows<B, T>(*be_, dx, to, on.rows);
   }
 
   /// Appends the factors of LoRA, those of layer `layer`.
@@ -296,12 +293,6 @@ class trainable_linear {
   }
   static tensor_view<const T, 3, space> one(const_matrix m) {
     return {m.data(), {1, m.extent(0), m.extent(1)}, {0, m.stride(0), m.stride(1)}};
-  }
-  /// The empty product.
-  void zero(matrix m) {
-    const tensor_view<const T, 3, space> left(m.data(), {1, m.extent(0), 0});
-    const tensor_view<const T, 3, space> right(m.data(), {1, 0, m.extent(1)});
-    ops::matmul<B, T>(*be_, one(m), left, right);
   }
   std::uint64_t seed(const lora_rows<space>& on) const {
     return splitmix64(on.seed) + splitmix64(stream_);

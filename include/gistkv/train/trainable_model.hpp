@@ -193,11 +193,6 @@ class trainable_model {
     const auto& b = trained_norm_ != nullptr ? trained_norm_->value : final_norm_;
     return b.view({b.size()});
   }
-  void zero(matrix m) {
-    const tensor_view<const T, 3, space> left(m.data(), {1, m.extent(0), 0});
-    const tensor_view<const T, 3, space> right(m.data(), {1, 0, m.extent(1)});
-    ops::matmul<B, T>(*be_, {m.data(), {1, m.extent(0), m.extent(1)}}, left, right);
-  }
   void copy(matrix to, matrix from) {
     be_->copy(to.data(), from.data(), static_cast<std::size_t>(to.size()) * sizeof(T));
   }
@@ -284,13 +279,13 @@ class trainable_model {
     matrix d_hidden;
     if (backward) {
       d_hidden = memory_.template take<T>({b.n, config_.d_model});
-      zero(d_hidden);
+      ops::clear<B, T>(*be_, d_hidden);
     }
     const double loss = head_->loss(hidden, d_hidden, targets, taught, memory_);
     if (!backward) return loss;
 
     const matrix d = memory_.template take<T>({b.n, config_.d_model});
-    zero(d);
+    ops::clear<B, T>(*be_, d);
     vector_view<accumulate_t<T>, space> d_norm;
     if (trained_norm_ != nullptr) d_norm = trained_norm_->flat(trained_norm_->gradient);
     ops::norm_backward<B, T>(*be_, d, d_norm, d_hidden, x, final_norm(),

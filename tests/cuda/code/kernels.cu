@@ -27,6 +27,10 @@ void take_backward_addresses(const void** out) {
   out[0] = reinterpret_cast<const void*>(&backward_queries_kernel<bf16, HeadDim>);
   out[1] = reinterpret_cast<const void*>(&backward_keys_kernel<bf16, HeadDim>);
 }
+void take_row_addresses(const void** out) {
+  out[0] = reinterpret_cast<const void*>(&for_rows<cross_entropy_work<bf16>>);
+  out[1] = reinterpret_cast<const void*>(&for_warps<activation_backward_work<bf16>>);
+}
 template void take_backward_addresses<64>(const void**);
 template void take_addresses<bf16>(const void**);
 template void take_addresses<f16>(const void**);

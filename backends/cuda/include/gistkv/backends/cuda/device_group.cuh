@@ -102,6 +102,19 @@ class device_group {
     f(2, words.z);
     f(3, words.w);
   }
+  /// 16 bytes that this kernel may write too.
+  template <class T>
+  __device__ static void load_vector(const T* from, std::uint32_t (&words)[4]) {
+    const uint4 x = *reinterpret_cast<const uint4*>(from);
+    words[0] = x.x;
+    words[1] = x.y;
+    words[2] = x.z;
+    words[3] = x.w;
+  }
+  template <class T>
+  __device__ static void store_vector(T* to, const std::uint32_t (&words)[4]) {
+    *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+  }
   template <class T>
   __device__ static void store_pair(T* to, std::uint32_t pair) {
     *reinterpret_cast<std::uint32_t*>(to) = pair;

@@ -40,6 +40,13 @@ __global__ void __launch_bounds__(training_warps * 32)
   if (item < n) work(w, item);
 }
 
+/// Work of the warps of a block together.
+template <class F>
+__global__ void __launch_bounds__(loss_warps * 32) for_rows(const __grid_constant__ F work) {
+  device_group<32> w(training_shared);
+  work(w, static_cast<index_t>(blockIdx.x));
+}
+
 /// Work of one thread each.
 template <class F>
 __global__ void __launch_bounds__(row_threads)
@@ -139,13 +146,11 @@ struct activation_backward_work {
   strided_rows<const T> dy, gate, up;
   index_t d;
   activation_kind kind;
-  __device__ void operator()(index_t at) const {
-    const index_t i = at / d, j = at % d;
-    const value_and_slope a = activated(to_float(gate(i)[j]), kind);
-    const float h = to_float(dy(i)[j]);
-    const float factor = up.data == nullptr ? 1.0F : to_float(up(i)[j]);
-    if (up.data != nullptr) d_up(i)[j] = from_float<T>(h * a.value);
-    d_gate(i)[j] = from_float<T>(h * a.slope * factor);
+  template <class W>
+  __device__ void operator()(W& w, index_t i) const {
+    const bool gated = up.data != nullptr;
+    activation_backward_row<T>(w, d_gate(i), gated ? d_up(i) : nullptr, dy(i), gate(i),
+                               gated ? up(i) : nullptr, d, kind);
   }
 };
 
@@ -173,7 +178,7 @@ struct cross_entropy_work {
   float mix;
   template <class W>
   __device__ void operator()(W& w, index_t i) const {
-    cross_entropy_row<T>(w, x(i), losses + i * loss_step, n, targets[i * target_step],
+    cross_entropy_row<T>(w, loss_warps, x(i), losses + i * loss_step, n, targets[i * target_step],
                          weights[i * weight_step], teacher.data == nullptr ? nullptr : teacher(i),
                          mix);
   }
@@ -350,11 +355,11 @@ class training {
                            matrix_view<const T, device_space> dy,
                            matrix_view<const T, device_space> gate,
                            matrix_view<const T, device_space> up, activation_kind kind) {
-    elements(d_gate.size(),
-             activation_backward_work<T>{
-                 strided(d_gate), up.empty() ? strided_rows<T>{} : strided(d_up), strided(dy),
-                 strided(gate), up.empty() ? strided_rows<const T>{} : strided(up),
-                 d_gate.extent(1), kind});
+    warps(d_gate.extent(0), 0,
+          activation_backward_work<T>{
+              strided(d_gate), up.empty() ? strided_rows<T>{} : strided(d_up), strided(dy),
+              strided(gate), up.empty() ? strided_rows<const T>{} : strided(up), d_gate.extent(1),
+              kind});
   }
 
   void softmax_backward(tensor_view<T, 3, device_space> d, tensor_view<const T, 3, device_space> p,
@@ -369,11 +374,19 @@ class training {
                      vector_view<const std::int32_t, device_space> targets,
                      vector_view<const float, device_space> weights,
                      matrix_view<const T, device_space> teacher, double mix) {
-    warps(logits.extent(0), 0,
-          cross_entropy_work<T>{strided(logits), losses.data(), targets.data(), weights.data(),
-                                teacher.empty() ? strided_rows<const T>{} : strided(teacher),
-                                losses.stride(0), targets.stride(0), weights.stride(0),
-                                logits.extent(1), static_cast<float>(mix)});
+    const cross_entropy_work<T> work{strided(logits),
+                                     losses.data(),
+                                     targets.data(),
+                                     weights.data(),
+                                     teacher.empty() ? strided_rows<const T>{} : strided(teacher),
+                                     losses.stride(0),
+                                     targets.stride(0),
+                                     weights.stride(0),
+                                     logits.extent(1),
+                                     static_cast<float>(mix)};
+    for_rows<<<static_cast<unsigned int>(logits.extent(0)), loss_warps * 32, loss_shared_bytes,
+               stream()>>>(work);
+    check_launch("for_rows");
   }
 
   template <class O>

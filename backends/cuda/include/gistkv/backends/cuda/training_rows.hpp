@@ -2,7 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <bit>
 #include <cmath>
+#include <concepts>
+#include <cstddef>
 #include <cstdint>
 
 #include <gistkv/backends/cuda/attention_plan.hpp>
@@ -84,6 +87,92 @@ struct dropout_rule {
   }
 };
 
+/// Elements of T in 16 bytes.
+template <class T>
+inline constexpr int vector_width = 16 / static_cast<int>(sizeof(T));
+
+template <class T>
+GISTKV_HD bool begins_vector(const T* at) {
+  return reinterpret_cast<std::uintptr_t>(at) % 16 == 0;
+}
+/// Element e, which the compiler knows, of 16 bytes.
+template <class T, class W>
+GISTKV_HD float element_of(const std::uint32_t (&words)[4], int e) {
+  if constexpr (std::same_as<T, float>) {
+    return std::bit_cast<float>(words[e]);
+  } else {
+    T x;
+    x.bits = static_cast<std::uint16_t>(words[e / 2] >> (16 * (e % 2)));
+    return W::to_float(x);
+  }
+}
+
+/// Some consecutive elements of a row in registers, at most a vector: in one load and one store
+/// where they are aligned, else one by one.
+template <class T>
+struct row_piece {
+  static constexpr int width = vector_width<T>;
+  float x[static_cast<std::size_t>(width)];
+
+  template <class W>
+  GISTKV_HD void load(W&, const T* from, int count, bool aligned) {
+    if (aligned && count == width) {
+      std::uint32_t words[4];
+      W::load_vector(from, words);
+      for (int e = 0; e < width; ++e) x[e] = element_of<T, W>(words, e);
+    } else {
+      for (int e = 0; e < width; ++e) {
+        if (e < count) x[e] = W::to_float(from[e]);
+      }
+    }
+  }
+  template <class W>
+  GISTKV_HD void store(W&, T* to, int count, bool aligned) const {
+    if (aligned && count == width) {
+      std::uint32_t words[4];
+      for (int i = 0; i < 4; ++i) {
+        if constexpr (std::same_as<T, float>) {
+          words[i] = std::bit_cast<std::uint32_t>(x[i]);
+        } else {
+          words[i] = W::template pack<T>(x[2 * i], x[2 * i + 1]);
+        }
+      }
+      W::store_vector(to, words);
+    } else {
+      for (int e = 0; e < width; ++e) {
+        if (e < count) W::store(to + e, x[e]);
+      }
+    }
+  }
+};
+
+/// ops::activation_backward of one row; results may take the place of arguments.
+/// @param up  null, and d_up too, where there is no factor
+template <class T, class W>
+GISTKV_HD void activation_backward_row(W& w, T* d_gate, T* d_up, const T* dy, const T* gate,
+                                       const T* up, index_t d, activation_kind kind) {
+  constexpr int width = vector_width<T>;
+  const bool aligned = begins_vector(d_gate) && begins_vector(dy) && begins_vector(gate) &&
+                       begins_vector(d_up) && begins_vector(up);
+  w.each([&](int lane) {
+    for (index_t j = index_t{lane} * width; j < d; j += 32 * width) {
+      const auto count = static_cast<int>(least<index_t>(width, d - j));
+      row_piece<T> h, x, factor;
+      h.load(w, dy + j, count, aligned);
+      x.load(w, gate + j, count, aligned);
+      if (up != nullptr) factor.load(w, up + j, count, aligned);
+      for (int e = 0; e < width; ++e) {
+        if (e >= count) continue;
+        const value_and_slope a = activated(x.x[e], kind);
+        x.x[e] = h.x[e] * a.slope * (up != nullptr ? factor.x[e] : 1.0F);
+        factor.x[e] = h.x[e] * a.value;
+      }
+      x.store(w, d_gate + j, count, aligned);
+      if (up != nullptr) factor.store(w, d_up + j, count, aligned);
+    }
+  });
+}
+
 /// Sum over the lanes of a value that f(lane) gives, known to all of them.
 template <class W, class F>
 GISTKV_HD void warp_total(W& w, typename W::template registers<float, 1>& sum, F&& f) {
@@ -157,48 +246,102 @@ GISTKV_HD void softmax_backward_row(W& w, T* d, const T* p, index_t n, float alp
   });
 }
 
-/// ops::cross_entropy of one row.
+/// Warps of a block that has a row of logits: so many that the rows under way stay in a GPU's L2
+/// cache, from the pass that adds up to the one that writes.
+inline constexpr int loss_warps = 16;
+/// Of some of a row's logits x, with the teacher's q: the greatest, the sum of e^(x - greatest),
+/// and the sums of q and of q (log q - (x - x[target])).
+struct loss_sums {
+  float top, sum, share, taught;
+};
+inline constexpr std::uint32_t loss_shared_bytes = loss_warps * sizeof(loss_sums);
+
+/// ops::cross_entropy of one row, by a block of `n_warps` warps.
 template <class T, class W>
-GISTKV_HD void cross_entropy_row(W& w, T* x, float* loss, index_t n, std::int32_t target,
-                                 float weight, const T* teacher, float mix) {
-  typename W::template registers<float, 1> top, sum, taught, at_target;
+GISTKV_HD void cross_entropy_row(W& w, int n_warps, T* x, float* loss, index_t n,
+                                 std::int32_t target, float weight, const T* teacher, float mix) {
+  constexpr int width = vector_width<T>;
+  const bool aligned = begins_vector(x) && begins_vector(teacher);
+  const bool with_teacher = teacher != nullptr;
+  const float at_target = W::to_float(x[target]);
+  const auto first = [&](int lane) { return index_t{w.index() * 32 + lane} * width; };
+  const index_t step = index_t{n_warps} * 32 * width;
+
+  typename W::template registers<float, 1> top, sum, share, taught, greatest_of_warp;
   w.each([&](int lane) {
-    top(lane, 0) = W::minus_infinity();
-    at_target(lane, 0) = W::to_float(x[target]);
-    for (index_t j = lane; j < n; j += 32) top(lane, 0) = greatest(top(lane, 0), W::to_float(x[j]));
-  });
-  w.warp_max(top);
-  // Four sums a lane: fewer terms each, and loads that do not wait for one another.
-  warp_total(w, sum, [&](int lane) {
-    float part[4] = {};
-    for (index_t j = lane; j < n; j += 128) {
-      for (int i = 0; i < 4; ++i) {
-        if (j + 32 * i < n) part[i] += expf(W::to_float(x[j + 32 * i]) - top(lane, 0));
+    loss_sums own{W::minus_infinity(), 0.0F, 0.0F, 0.0F};
+    for (index_t j = first(lane); j < n; j += step) {
+      const auto count = static_cast<int>(least<index_t>(width, n - j));
+      row_piece<T> logits, q;
+      logits.load(w, x + j, count, aligned);
+      if (with_teacher) q.load(w, teacher + j, count, aligned);
+      float best = own.top;
+      for (int e = 0; e < width; ++e) {
+        if (e < count) best = greatest(best, logits.x[e]);
+      }
+      if (best > own.top) own.sum *= expf(own.top - best);
+      own.top = best;
+      for (int e = 0; e < width; ++e) {
+        // Of infinities alone nothing is added: -inf - -inf is no number.
+        if (e < count && logits.x[e] > W::minus_infinity()) own.sum += expf(logits.x[e] - best);
+        if (with_teacher && e < count && q.x[e] > 0.0F) {
+          own.share += q.x[e];
+          own.taught += q.x[e] * (logf(q.x[e]) - (logits.x[e] - at_target));
+        }
       }
     }
-    return (part[0] + part[1]) + (part[2] + part[3]);
+    top(lane, 0) = greatest_of_warp(lane, 0) = own.top;
+    sum(lane, 0) = own.sum;
+    share(lane, 0) = own.share;
+    taught(lane, 0) = own.taught;
   });
-  warp_total(w, taught, [&](int lane) {
-    float total = 0.0F;  // Of q log q - q (x - top).
-    for (index_t j = lane; teacher != nullptr && j < n; j += 32) {
-      const float q = W::to_float(teacher[j]);
-      if (q > 0.0F) total += q * (logf(q) - (W::to_float(x[j]) - top(lane, 0)));
-    }
-    return total;
-  });
+  w.warp_max(greatest_of_warp);
   w.each([&](int lane) {
-    const float lse = logf(sum(lane, 0));
-    const float factor = weight / sum(lane, 0);
-    const float share = teacher == nullptr ? 0.0F : mix;
-    if (lane == 0) {
-      *loss = (1.0F - share) * weight * (lse - (at_target(lane, 0) - top(lane, 0))) +
-              share * weight * (taught(lane, 0) + lse);
+    if (top(lane, 0) > W::minus_infinity()) {
+      sum(lane, 0) *= expf(top(lane, 0) - greatest_of_warp(lane, 0));
     }
-    for (index_t j = lane; j < n; j += 32) {
-      float slope = factor * expf(W::to_float(x[j]) - top(lane, 0));
-      if (teacher != nullptr) slope -= share * weight * W::to_float(teacher[j]);
-      if (j == target) slope -= (1.0F - share) * weight;
-      W::store(x + j, slope);
+  });
+  w.warp_sum(sum);
+  w.warp_sum(share);
+  w.warp_sum(taught);
+  auto* of_warps = w.template shared<loss_sums>(0);
+  w.each([&](int lane) {
+    if (lane == 0) {
+      of_warps[w.index()] = {greatest_of_warp(lane, 0), sum(lane, 0), share(lane, 0),
+                             taught(lane, 0)};
+    }
+  });
+  w.sync_block();  // Also behind all reading of x[target].
+  w.each([&](int lane) {
+    loss_sums all{W::minus_infinity(), 0.0F, 0.0F, 0.0F};
+    for (int i = 0; i < n_warps; ++i) all.top = greatest(all.top, of_warps[i].top);
+    for (int i = 0; i < n_warps; ++i) {
+      const loss_sums& part = of_warps[i];
+      if (part.top > W::minus_infinity()) all.sum += part.sum * expf(part.top - all.top);
+      all.share += part.share;
+      all.taught += part.taught;
+    }
+    const float lse = logf(all.sum);  // Less the greatest.
+    const float factor = weight / all.sum;
+    const float of_teacher = with_teacher ? mix : 0.0F;
+    if (w.index() == 0 && lane == 0) {
+      const float distance = all.top - at_target;
+      *loss = (1.0F - of_teacher) * weight * (lse + distance) +
+              of_teacher * weight * (all.taught + all.share * distance + lse);
+    }
+    for (index_t j = first(lane); j < n; j += step) {
+      const auto count = static_cast<int>(least<index_t>(width, n - j));
+      row_piece<T> logits, q;
+      logits.load(w, x + j, count, aligned);
+      if (with_teacher) q.load(w, teacher + j, count, aligned);
+      for (int e = 0; e < width; ++e) {
+        if (e >= count) continue;
+        float slope = factor * expf(logits.x[e] - all.top);
+        if (with_teacher) slope -= of_teacher * weight * q.x[e];
+        if (j + e == target) slope -= (1.0F - of_teacher) * weight;
+        logits.x[e] = slope;
+      }
+      logits.store(w, x + j, count, aligned);
     }
   });
 }
@@ -207,7 +350,8 @@ GISTKV_HD void cross_entropy_row(W& w, T* x, float* loss, index_t n, std::int32_
 inline constexpr int scatter_columns = 64;
 
 /// ops::scatter_add_rows, the columns from `column` on of the destination of row `i`, if `i` is the
-/// first row that goes there: then all that do are added, in order.
+/// first row that goes there: then all that do are added, in order. The warp looks for them 32 at a
+/// time.
 template <class O, class T, class W>
 GISTKV_HD void scatter_add_piece(W& w, O* o, index_t o_row, const T* x, index_t x_row,
                                  const std::int32_t* rows, index_t row_step, int n, index_t d,
@@ -228,19 +372,31 @@ GISTKV_HD void scatter_add_piece(W& w, O* o, index_t o_row, const T* x, index_t 
     }
   });
   if (w.least_of(first, &position::row) < i) return;
+  constexpr int per_lane = scatter_columns / 32;
+  typename W::template registers<float, per_lane> sum;
   w.each([&](int lane) {
-    constexpr int per_lane = scatter_columns / 32;
-    float sum[per_lane] = {};
-    for (int j = i; j < n; ++j) {
-      if (rows[j * row_step] != to) continue;
-      for (int c = 0; c < per_lane; ++c) {
-        const index_t at = column + lane + 32 * c;
-        if (at < d) sum[c] += W::to_float(x[j * x_row + at]);
-      }
+    for (int c = 0; c < per_lane; ++c) sum(lane, c) = 0.0F;
+  });
+  for (int begin = i; begin < n; begin += 32) {
+    typename W::template registers<position, 1> found;
+    w.each([&](int lane) {
+      const int j = begin + lane;
+      found(lane, 0).row = j < n && rows[j * row_step] == to ? j : n;
+    });
+    for (int j = w.least_of(found, &position::row); j < n; j = w.least_of(found, &position::row)) {
+      w.each([&](int lane) {
+        if (found(lane, 0).row == j) found(lane, 0).row = n;
+        for (int c = 0; c < per_lane; ++c) {
+          const index_t at = column + lane + 32 * c;
+          if (at < d) sum(lane, c) += W::to_float(x[j * x_row + at]);
+        }
+      });
     }
+  }
+  w.each([&](int lane) {
     for (int c = 0; c < per_lane; ++c) {
       const index_t at = column + lane + 32 * c;
-      if (at < d) W::store(o + to * o_row + at, W::to_float(o[to * o_row + at]) + sum[c]);
+      if (at < d) W::store(o + to * o_row + at, W::to_float(o[to * o_row + at]) + sum(lane, c));
     }
   });
 }
