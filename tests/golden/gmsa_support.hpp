@@ -85,23 +85,20 @@ inline std::vector<float> golden_rule(std::uint64_t t, std::size_t n, double sca
 /// The parts of the goldens on a model: 8 layers with LoRA of rank 128, one alignment layer.
 inline gmsa::host_parts golden_parts(const model::host_model& m) {
   gmsa::host_parts parts = gmsa::untrained_parts(m);
-  auto memory = std::make_shared<std::vector<std::vector<float>>>();
-  parts.encoder_lora.resize(parts.encoder.blocks.size());
   std::uint64_t t = 0;
   constexpr index_t rank = 128;
-  const auto matrix = [&](index_t rows, index_t cols) {
-    memory->push_back(golden_rule(t++, static_cast<std::size_t>(rows * cols), 0.02));
-    return host_matrix{"lora", weight_type::f32, rows, cols,
-                       std::as_bytes(std::span<const float>(memory->back()))};
+  const auto numbers = [&t](index_t n) {
+    return golden_rule(t++, static_cast<std::size_t>(n), 0.02);
   };
-  for (std::size_t i = 0; i < parts.encoder_lora.size(); ++i) {
-    for (const auto& [name, map, lora] :
-         model::paired_maps(parts.encoder.blocks[i], parts.encoder_lora[i])) {
-      *lora = {matrix(rank, map->weight.cols), matrix(map->weight.rows, rank), 0.25};
+  for (std::size_t i = 0; i < parts.encoder.blocks.size(); ++i) {
+    for (const auto& [target, name, map] : model::linear_maps(parts.encoder.blocks[i])) {
+      const index_t rows = map->weight.rows;
+      const index_t cols = map->weight.cols;
+      parts.encoder_lora.push_back({static_cast<index_t>(i), std::string(target), rank, rows, cols,
+                                    numbers(rank * cols), numbers(rows * rank)});
     }
   }
   parts.lora_alpha = 32;
-  parts.encoder.storage.push_back(memory);
   return parts;
 }
 
@@ -133,7 +130,7 @@ inline std::vector<token_t> input_tokens(const nlohmann::json& c) {
   return tokens;
 }
 
-/// Greedy continuations of a case, with and without a penalty.
+/// Greedy continuations of a case, with and without a penalty, step by step.
 /// @return how many steps were compared
 template <class B>
 index_t check_greedy_runs(const model::transformer<B>& m, const model::soft_prompt& soft,

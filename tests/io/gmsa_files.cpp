@@ -54,11 +54,15 @@ gmsa::host_parts random_parts(const test::random_model_options& o, index_t n_ali
   };
   constexpr index_t rank = 3;
   parts.lora_alpha = 6;
-  parts.encoder_lora.resize(2);
-  for (std::size_t i = 0; i < 2; ++i) {
-    for (const auto& [name, map, lora] :
-         model::paired_maps(parts.encoder.blocks[i], parts.encoder_lora[i])) {
-      *lora = {matrix(rank, map->weight.cols), matrix(map->weight.rows, rank), 2.0};
+  for (index_t i = 0; i < 2; ++i) {
+    for (const auto& [target, name, map] :
+         model::linear_maps(parts.encoder.blocks[static_cast<std::size_t>(i)])) {
+      const index_t rows = map->weight.rows;
+      const index_t cols = map->weight.cols;
+      model::low_rank f{i, std::string(target), rank, rows, cols, {}, {}};
+      for (index_t j = 0; j < rank * cols; ++j) f.a.push_back(static_cast<float>(random.normal()));
+      for (index_t j = 0; j < rank * rows; ++j) f.b.push_back(static_cast<float>(random.normal()));
+      parts.encoder_lora.push_back(std::move(f));
     }
   }
   parts.linear = {matrix(o.d_model, o.d_model), matrix(1, o.d_model)};
@@ -75,10 +79,9 @@ void same(const host_matrix& a, const host_matrix& b) {
 }
 void same(const model::host_model& a, const model::host_model& b) {
   REQUIRE(a.blocks.size() == b.blocks.size());
-  const model::block_lora none;
   for (std::size_t i = 0; i < a.blocks.size(); ++i) {
-    const auto left = model::paired_maps(a.blocks[i], none);
-    const auto right = model::paired_maps(b.blocks[i], none);
+    const auto left = model::linear_maps(a.blocks[i]);
+    const auto right = model::linear_maps(b.blocks[i]);
     for (std::size_t j = 0; j < left.size(); ++j) {
       same(left[j].map->weight, right[j].map->weight);
       same(left[j].map->bias, right[j].map->bias);
@@ -95,13 +98,12 @@ void same_compressor(const gmsa::host_parts& a, const gmsa::host_parts& b) {
   REQUIRE(a.encoder_lora.size() == b.encoder_lora.size());
   CHECK(a.lora_alpha == b.lora_alpha);
   for (std::size_t i = 0; i < a.encoder_lora.size(); ++i) {
-    const auto left = model::paired_maps(a.encoder.blocks[i], a.encoder_lora[i]);
-    const auto right = model::paired_maps(b.encoder.blocks[i], b.encoder_lora[i]);
-    for (std::size_t j = 0; j < left.size(); ++j) {
-      same(left[j].lora->a, right[j].lora->a);
-      same(left[j].lora->b, right[j].lora->b);
-      CHECK(left[j].lora->scale == right[j].lora->scale);
-    }
+    const model::low_rank& left = a.encoder_lora[i];
+    const model::low_rank& right = b.encoder_lora[i];
+    CHECK(left.layer == right.layer);
+    CHECK(left.target == right.target);
+    CHECK(left.a == right.a);
+    CHECK(left.b == right.b);
   }
 }
 
@@ -395,12 +397,13 @@ TEST_CASE("every fault of an adapter is named") {
   names(write(wrong), "the table of the decoder");
   wrong = adapter;
   wrong.parts.encoder_lora.pop_back();
-  names(write(wrong), "LoRA for 1 of 2 encoder layers");
+  names(write(wrong), "there is none of layer 1 down");
 }
 
 TEST_CASE("LoRA adds scale B A, and its extents are checked") {
   auto parts = random_parts(model_options(false, false, true));
-  const auto& lora = parts.encoder_lora[1].down;
+  const model::low_rank& lora = parts.encoder_lora.back();
+  REQUIRE(lora.target == "down");
   const auto& w = parts.encoder.blocks[1].down.weight;
   const auto merged = gmsa::compressor_of(parts);
   const auto& sum = merged.encoder.blocks[1].down.weight;
@@ -408,8 +411,9 @@ TEST_CASE("LoRA adds scale B A, and its extents are checked") {
   for (index_t i = 0; i < w.rows; ++i) {
     for (index_t j = 0; j < w.cols; ++j) {
       double want = test::element(w, i, j);
-      for (index_t k = 0; k < lora.a.rows; ++k) {
-        want += lora.scale * test::element(lora.b, i, k) * test::element(lora.a, k, j);
+      for (index_t k = 0; k < lora.rank; ++k) {
+        want += parts.lora_alpha / static_cast<double>(lora.rank) *
+                test::element(lora.b_matrix(), i, k) * test::element(lora.a_matrix(), k, j);
       }
       worst = std::max(worst, std::abs(want - test::element(sum, i, j)));
     }
@@ -417,12 +421,18 @@ TEST_CASE("LoRA adds scale B A, and its extents are checked") {
   CHECK(worst <= 1e-5);
   CHECK(!std::ranges::equal(sum.data, w.data));
   auto wrong = parts;
-  std::swap(wrong.encoder_lora[0].down, wrong.encoder_lora[0].up);
+  wrong.encoder_lora.back().target = "up";
   names(error_of([&] { gmsa::compressor_of(wrong); }),
-        "lora: A is [3, 20] and B is [12, 3], expected [r, 12] and [20, r] for 'up'");
+        "LoRA of layer 1 up is [12, 20] of rank 3 with 60 and 36 numbers, expected [20, 12]");
   wrong = parts;
-  wrong.encoder_lora.resize(3);
-  names(error_of([&] { gmsa::compressor_of(wrong); }), "for 3 blocks, the model has 2");
+  wrong.encoder_lora[3].b.pop_back();
+  CHECK_THROWS_AS(gmsa::compressor_of(wrong), shape_error);
+  wrong = parts;
+  wrong.encoder_lora.front().layer = 2;
+  names(error_of([&] { gmsa::compressor_of(wrong); }), "for layer 2 of 2");
+  wrong = parts;
+  wrong.encoder_lora.front().target = "side";
+  names(error_of([&] { gmsa::compressor_of(wrong); }), "target 'side' is none of a block");
   CHECK_THROWS_AS(gmsa::untrained_parts(parts.decoder, {8, 1}), argument_error);
   CHECK_THROWS_AS(gmsa::first_layers(parts.decoder, 0), argument_error);
 }

@@ -90,13 +90,13 @@ class trainable_gmsa {
     }
     decoder_.emplace(set_, decoder, "decoder.", !restoring, options.stage == stage::decoder,
                      nullptr);
-    if (restoring && !parts.encoder_lora.empty()) encoder_->load(factors_of(parts.encoder_lora));
+    if (restoring) encoder_->load(parts.encoder_lora);
     for (std::size_t i = 0; i < set_.size(); ++i) set_[i].trained = trains(set_[i].name);
   }
 
   const model::model_config& config() const { return config_; }
   const training_options& options() const { return options_; }
-  /// Those that the stage does not train have a gradient too, where a block is trained as a whole.
+  /// Where a block is trained in part, its other weights are here too, but not trained.
   train::parameter_set<B, T>& parameters() { return set_; }
 
   /// Sum over the labels of scale times the loss of each; gradients are added to those there are.
@@ -132,21 +132,6 @@ class trainable_gmsa {
     const std::vector<float> values = train::floats_of(source);
     const std::vector<T> converted(values.begin(), values.end());
     return buffer<T, B>(*be_, std::span<const T>(converted));
-  }
-
-  static std::vector<model::low_rank> factors_of(const std::vector<model::block_lora>& loras) {
-    constexpr const char* targets[] = {"query", "key", "value", "output", "gate", "up", "down"};
-    std::vector<model::low_rank> factors;
-    for (std::size_t l = 0; l < loras.size(); ++l) {
-      const model::block_lora& b = loras[l];
-      std::size_t i = 0;
-      for (const model::host_lora* x :
-           {&b.query, &b.key, &b.value, &b.output, &b.gate, &b.up, &b.down}) {
-        factors.push_back({static_cast<index_t>(l), targets[i++], x->a.rows, x->b.rows, x->a.cols,
-                           train::floats_of(x->a), train::floats_of(x->b)});
-      }
-    }
-    return factors;
   }
 
   /// Rows of tokens, none of them a target.

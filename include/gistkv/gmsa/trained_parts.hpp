@@ -29,18 +29,7 @@ host_parts trained_parts(trainable_gmsa<B, T>& m, const host_parts& start) {
   };
   if (m.options().stage == stage::restoring) {
     parts.lora_alpha = m.options().lora.alpha;
-    parts.encoder_lora.assign(parts.encoder.blocks.size(), {});
-    for (const model::low_rank& f : m.lora()) {
-      model::block_lora& b = parts.encoder_lora[static_cast<std::size_t>(f.layer)];
-      const std::pair<const char*, model::host_lora*> maps[] = {
-          {"query", &b.query}, {"key", &b.key}, {"value", &b.value}, {"output", &b.output},
-          {"gate", &b.gate},   {"up", &b.up},   {"down", &b.down}};
-      for (const auto& [name, lora] : maps) {
-        if (f.target != name) continue;
-        *lora = {keep(f.a, f.rank, f.cols, "lora_A"), keep(f.b, f.rows, f.rank, "lora_B"),
-                 parts.lora_alpha / static_cast<double>(f.rank)};
-      }
-    }
+    parts.encoder_lora = m.lora();
   }
   // Maps of one input lie in one parameter, one below the other.
   const auto take_block = [&](model::host_block& block, const std::string& before,

@@ -36,18 +36,18 @@ struct host_compressor {
 struct host_parts {
   model::host_model decoder;
   model::host_model encoder;
-  std::vector<model::block_lora> encoder_lora;  ///< One a layer of the encoder, or none.
-  double lora_alpha = 0;                        ///< Of these; scale = alpha / rank.
+  std::vector<model::low_rank> encoder_lora;  ///< Of all maps of the encoder, or none.
+  double lora_alpha = 0;                      ///< Of these.
   model::host_model alignment;
   model::host_linear linear;  ///< Used where the alignment has no layers.
   gmsa::merging merging = gmsa::merging::mean;
   host_matrix slots;  ///< As in a compressor.
 };
 
-/// Merges LoRA into the encoder. @throws shape_error as model::merge_lora.
+/// Merges LoRA into the encoder. @throws as model::merge_lora.
 inline host_compressor compressor_of(const host_parts& parts) {
   host_compressor c{parts.encoder, parts.alignment, parts.linear, parts.merging, parts.slots};
-  if (!parts.encoder_lora.empty()) model::merge_lora(c.encoder, parts.encoder_lora);
+  model::merge_lora(c.encoder, parts.encoder_lora, parts.lora_alpha);
   return c;
 }
 
@@ -131,9 +131,8 @@ inline void randomise_alignment(host_parts& parts, std::uint64_t seed) {
     m.type = weight_type::f32;
     m.data = std::as_bytes(std::span<const float>(values));
   };
-  const model::block_lora none;
   for (model::host_block& b : parts.alignment.blocks) {
-    for (const auto& [name, map, lora] : model::paired_maps(b, none)) fill(map->weight, true);
+    for (const auto& m : model::linear_maps(b)) fill(m.map->weight, true);
     for (host_matrix* norm :
          {&b.attention_norm, &b.feed_forward_norm, &b.query_norm, &b.key_norm}) {
       fill(*norm, false);

@@ -15,8 +15,10 @@
 
 #include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/error.hpp>
+#include <gistkv/io/low_rank_file.hpp>
 #include <gistkv/io/safetensors.hpp>
 #include <gistkv/io/safetensors_writer.hpp>
+#include <gistkv/io/tensor_list.hpp>
 #include <gistkv/mask/sentence.hpp>
 #include <gistkv/model/adapter.hpp>
 #include <gistkv/model/config.hpp>
@@ -52,31 +54,16 @@ inline std::array<adapter_target, 7> adapter_targets(const model::model_config& 
 /// @throws as write_safetensors.
 inline void write_adapter(const std::filesystem::path& path, const model::adapter& a,
                           index_t d_model, string_map metadata, bool narrow) {
-  std::vector<safetensors_tensor> tensors;
-  std::vector<std::vector<bf16>> narrowed;
-  narrowed.reserve(2 + 2 * a.factors.size());
-  const auto add = [&](std::string name, index_t rows, index_t cols,
-                       const std::vector<float>& values) {
-    if (narrow) {
-      auto& copy = narrowed.emplace_back();
-      for (const float x : values) copy.push_back(bf16(x));
-      tensors.push_back({std::move(name),
-                         safetensors_type::bf16,
-                         {rows, cols},
-                         std::as_bytes(std::span<const bf16>(copy))});
-    } else {
-      tensors.push_back({std::move(name),
-                         safetensors_type::f32,
-                         {rows, cols},
-                         std::as_bytes(std::span<const float>(values))});
-    }
+  tensor_list list(narrow ? weight_type::bf16 : weight_type::f32);
+  const auto add = [&](const char* name, const std::vector<float>& values) {
+    list.add(name, {name, weight_type::f32, a.gists.n_gist, d_model,
+                    std::as_bytes(std::span<const float>(values))});
   };
-  add("gist.input", a.gists.n_gist, d_model, a.gists.input);
-  if (!a.gists.head.empty()) add("gist.head", a.gists.n_gist, d_model, a.gists.head);
+  add("gist.input", a.gists.input);
+  if (!a.gists.head.empty()) add("gist.head", a.gists.head);
   for (const model::low_rank& f : a.factors) {
     const std::string name = "blocks." + std::to_string(f.layer) + "." + f.target;
-    add(name + ".lora_a", f.rank, f.cols, f.a);
-    add(name + ".lora_b", f.rows, f.rank, f.b);
+    add_low_rank(list, f, name + ".lora_a", name + ".lora_b");
   }
   metadata["format"] = "gistkv-adapter";
   metadata["n_gist"] = std::to_string(a.gists.n_gist);
@@ -86,23 +73,10 @@ inline void write_adapter(const std::filesystem::path& path, const model::adapte
     metadata["alpha"] = std::string(text.data(), end.ptr);
     metadata["lora_rows"] = a.gist_rows_only ? "gists" : "all";
   }
-  write_safetensors(path, tensors, metadata);
+  write_safetensors(path, list.tensors(), metadata);
 }
 
 namespace detail {
-
-inline std::vector<float> adapter_values(const safetensors_tensor& tensor, const std::string& file,
-                                         index_t rows, index_t cols) {
-  if (tensor.extents != std::vector<index_t>{rows, cols}) {
-    throw format_error(file + ": tensor " + quote(tensor.name) + " has shape " +
-                       extents_text(tensor.extents) + ", expected [" + std::to_string(rows) + ", " +
-                       std::to_string(cols) + "]");
-  }
-  const stored_tensor stored = as_weight(tensor, file);
-  std::vector<float> values(static_cast<std::size_t>(rows * cols));
-  dequantize(stored.type, stored.data.data(), rows * cols, values.data());
-  return values;
-}
 
 inline const std::string& adapter_fact(const safetensors_file& file, std::string_view key) {
   const auto found = file.metadata().find(key);
@@ -161,12 +135,14 @@ inline model::adapter read_adapter(const safetensors_file& file,
                                    const model::model_config& config) {
   model::adapter a;
   a.gists.n_gist = adapter_gists(file);
-  a.gists.input = detail::adapter_values(file.tensor("gist.input"), file.name(), a.gists.n_gist,
-                                         config.d_model);
+  const auto gists = [&](const safetensors_tensor& t) {
+    return stored_values(as_weight(t, file.name()), a.gists.n_gist, config.d_model, file.name());
+  };
+  a.gists.input = gists(file.tensor("gist.input"));
   std::size_t n_known = 1;
   if (const auto* head = file.find_tensor("gist.head")) {
     ++n_known;
-    a.gists.head = detail::adapter_values(*head, file.name(), a.gists.n_gist, config.d_model);
+    a.gists.head = gists(*head);
   }
   for (index_t layer = 0; layer < config.n_layers; ++layer) {
     for (const adapter_target& t : adapter_targets(config)) {
@@ -174,17 +150,9 @@ inline model::adapter read_adapter(const safetensors_file& file,
       const auto* down = file.find_tensor(name + ".lora_a");
       const auto* up = file.find_tensor(name + ".lora_b");
       if (down == nullptr && up == nullptr) continue;
-      const safetensors_tensor& first = file.tensor(name + ".lora_a");
-      const safetensors_tensor& second = file.tensor(name + ".lora_b");
-      if (first.extents.size() != 2 || first.extents[0] < 1) {
-        throw format_error(file.name() + ": tensor " + quote(first.name) + " has shape " +
-                           extents_text(first.extents) + ", expected [rank, " +
-                           std::to_string(t.cols) + "]");
-      }
-      const index_t rank = first.extents[0];
-      a.factors.push_back({layer, std::string(t.name), rank, t.rows, t.cols,
-                           detail::adapter_values(first, file.name(), rank, t.cols),
-                           detail::adapter_values(second, file.name(), t.rows, rank)});
+      a.factors.push_back(read_low_rank(as_weight(file.tensor(name + ".lora_a"), file.name()),
+                                        as_weight(file.tensor(name + ".lora_b"), file.name()),
+                                        layer, t.name, t.rows, t.cols, file.name()));
       n_known += 2;
     }
   }

@@ -20,6 +20,7 @@
 #include <gistkv/io/gmsa_checkpoint.hpp>
 #include <gistkv/io/gmsa_checkpoint_writer.hpp>
 #include <gistkv/io/gmsa_layout.hpp>
+#include <gistkv/io/low_rank_file.hpp>
 #include <gistkv/io/safetensors.hpp>
 
 /// What training changed, and no more: a safetensors file beside the base model.
@@ -82,6 +83,8 @@ inline void add_block_names(std::vector<named_extents>& all, const std::string& 
   norm(hugging_face_names.feed_forward_norm, c.d_model);
 }
 
+inline lora_names adapter_lora_names() { return {"encoder.layers.", ".lora_A", ".lora_B"}; }
+
 inline std::string merging_name(const gmsa::host_parts& parts) {
   if (!parts.slots.empty()) return "slots";
   return parts.merging == gmsa::merging::last ? "last" : "mean";
@@ -124,7 +127,6 @@ inline void expect_base(const model::host_model& part, const model::host_model& 
   expect(missing_or_same(part.token_embedding, base.token_embedding), "the table");
   expect(missing_or_same(part.head.weight, base.head.weight), "the head");
   expect(same_matrix(part.final_norm, base.final_norm), "the final norm");
-  const model::block_lora none;
   for (std::size_t i = 0; i < part.blocks.size(); ++i) {
     const model::host_block& a = part.blocks[i];
     const model::host_block& b = base.blocks[i];
@@ -133,13 +135,13 @@ inline void expect_base(const model::host_model& part, const model::host_model& 
                same_matrix(a.feed_forward_norm, b.feed_forward_norm) &&
                same_matrix(a.query_norm, b.query_norm) && same_matrix(a.key_norm, b.key_norm),
            "a norm" + layer);
-    const auto found = model::paired_maps(a, none);
-    const auto want = model::paired_maps(b, none);
+    const auto found = model::linear_maps(a);
+    const auto want = model::linear_maps(b);
     for (std::size_t j = 0; j < found.size(); ++j) {
       expect(same_matrix(found[j].map->bias, want[j].map->bias),
-             std::string(found[j].name) + ".bias" + layer);
+             std::string(found[j].hugging_face) + ".bias" + layer);
       expect(maps_may_differ || same_matrix(found[j].map->weight, want[j].map->weight),
-             std::string(found[j].name) + layer);
+             std::string(found[j].hugging_face) + layer);
     }
   }
 }
@@ -158,21 +160,11 @@ inline bool is_gmsa_adapter(const safetensors_file& file) {
 inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_adapter& adapter,
                                const model::host_model& base, weight_type type) {
   const gmsa::host_parts& parts = adapter.parts;
-  if (!parts.encoder_lora.empty() && parts.encoder_lora.size() != parts.encoder.blocks.size()) {
-    throw argument_error("gmsa adapter: LoRA for " + std::to_string(parts.encoder_lora.size()) +
-                         " of " + std::to_string(parts.encoder.blocks.size()) +
-                         " encoder layers, expected all or none");
-  }
   detail::expect_base(parts.encoder, base, "encoder", false);
   detail::expect_base(parts.decoder, base, "decoder", true);
   tensor_list list(type);
-  for (std::size_t i = 0; i < parts.encoder_lora.size(); ++i) {
-    for (const auto& [name, map, lora] :
-         model::paired_maps(parts.encoder.blocks[i], parts.encoder_lora[i])) {
-      const std::string before = detail::layer_name("encoder", i) + std::string(name);
-      list.add(before + ".lora_A", lora->a);
-      list.add(before + ".lora_B", lora->b);
-    }
+  if (!parts.encoder_lora.empty()) {
+    add_lora(list, parts.encoder_lora, parts.encoder, detail::adapter_lora_names());
   }
   if (!parts.slots.empty()) list.add("encoder.slots", parts.slots);
   for (std::size_t i = 0; i < parts.alignment.blocks.size(); ++i) {
@@ -188,14 +180,13 @@ inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_ada
     list.add_vector("alignment.norm.weight", parts.alignment.final_norm);
   }
   for (std::size_t i = 0; i < base.blocks.size(); ++i) {
-    const model::block_lora none;
-    const auto old = model::paired_maps(base.blocks[i], none);
-    const auto now = model::paired_maps(parts.decoder.blocks[i], none);
+    const auto old = model::linear_maps(base.blocks[i]);
+    const auto now = model::linear_maps(parts.decoder.blocks[i]);
     for (std::size_t j = 0; j < now.size(); ++j) {
       const host_matrix& m = now[j].map->weight;
       const host_matrix& was = old[j].map->weight;
       if (detail::same_matrix(m, was)) continue;
-      list.add(detail::layer_name("decoder", i) + std::string(now[j].name) + ".weight", m);
+      list.add(detail::layer_name("decoder", i) + std::string(now[j].hugging_face) + ".weight", m);
     }
   }
   std::string rates;
@@ -306,24 +297,17 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
   const auto take = [&](host_matrix& to, const std::string& name) {
     if (const auto* t = detail::find(tensors, name)) to = detail::as_matrix(*t);
   };
-  const model::block_lora none;
   const auto take_maps = [&](model::host_block& block, const std::string& before) {
-    for (const auto& [name, map, lora] : model::paired_maps(block, none)) {
+    for (const auto& [target, name, map] : model::linear_maps(block)) {
       take(map->weight, before + std::string(name) + ".weight");
       take(map->bias, before + std::string(name) + ".bias");
     }
   };
   take(parts.slots, "encoder.slots");
-  if (rank > 0) parts.encoder_lora.resize(parts.encoder.blocks.size());
-  parts.lora_alpha = rank > 0 ? alpha : 0;
-  for (std::size_t i = 0; i < parts.encoder_lora.size(); ++i) {
-    for (const auto& [name, map, lora] :
-         model::paired_maps(parts.encoder.blocks[i], parts.encoder_lora[i])) {
-      const std::string before = detail::layer_name("encoder", i) + std::string(name);
-      take(lora->a, before + ".lora_A");
-      take(lora->b, before + ".lora_B");
-      lora->scale = alpha / static_cast<double>(rank);
-    }
+  if (rank > 0) {
+    parts.encoder_lora =
+        read_lora(tensors, parts.encoder, detail::adapter_lora_names(), file.name());
+    parts.lora_alpha = alpha;
   }
   for (std::size_t i = 0; i < parts.alignment.blocks.size(); ++i) {
     const std::string before = detail::layer_name("alignment", i);

@@ -19,6 +19,7 @@
 #include <gistkv/gmsa/weights.hpp>
 #include <gistkv/io/byte_reader.hpp>
 #include <gistkv/io/gmsa_layout.hpp>
+#include <gistkv/io/low_rank_file.hpp>
 #include <gistkv/io/model_assembler.hpp>
 #include <gistkv/io/safetensors_set.hpp>
 #include <gistkv/io/stored_tensor.hpp>
@@ -77,13 +78,6 @@ inline void expect_finite(std::span<const stored_tensor> tensors, const std::str
   }
 }
 
-inline const stored_tensor* find(std::span<const stored_tensor> tensors, std::string_view name) {
-  for (const stored_tensor& t : tensors) {
-    if (t.name == name) return &t;
-  }
-  return nullptr;
-}
-
 inline host_matrix as_matrix(const stored_tensor& t) {
   return {t.name, t.type, t.extents.size() == 1 ? 1 : t.extents.front(), t.extents.back(), t.data};
 }
@@ -109,23 +103,6 @@ inline model::host_model take_model(std::span<const stored_tensor> tensors, std:
   config.n_layers = n_layers;
   model_assembler assembler(std::move(part), file + ": " + std::string(prefix));
   return assembler.assemble(std::move(config), hugging_face_names, layout.rules);
-}
-
-inline std::vector<model::block_lora> take_lora(std::span<const stored_tensor> tensors,
-                                                const gmsa_layout& layout,
-                                                model::host_model& encoder, double alpha) {
-  std::vector<model::block_lora> loras(encoder.blocks.size());
-  for (std::size_t i = 0; i < loras.size(); ++i) {
-    for (const auto& [name, map, lora] : model::paired_maps(encoder.blocks[i], loras[i])) {
-      const std::string before = std::string(gmsa_names::encoder) +
-                                 std::string(hugging_face_names.block_prefix) + std::to_string(i) +
-                                 "." + std::string(name);
-      *lora = {as_matrix(*find(tensors, before + std::string(gmsa_names::lora_a))),
-               as_matrix(*find(tensors, before + std::string(gmsa_names::lora_b))),
-               alpha / static_cast<double>(layout.lora_rank)};
-    }
-  }
-  return loras;
 }
 
 }  // namespace detail
@@ -199,7 +176,7 @@ inline gmsa::host_parts load_gmsa_checkpoint(const std::filesystem::path& path,
   };
   parts.decoder = part(gmsa_names::decoder, layout.config.n_layers);
   parts.encoder = part(gmsa_names::encoder, layout.encoder_layers);
-  parts.encoder_lora = detail::take_lora(tensors, layout, parts.encoder, lora_alpha);
+  parts.encoder_lora = read_lora(tensors, parts.encoder, gmsa_lora_names(), file);
   parts.lora_alpha = lora_alpha;
   if (layout.alignment_layers > 0) {
     parts.alignment = part(gmsa_names::alignment, layout.alignment_layers);

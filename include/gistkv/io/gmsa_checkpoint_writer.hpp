@@ -42,11 +42,6 @@ inline void add_model(tensor_list& list, std::string_view prefix, const model::h
 /// layout cannot hold, and another type than f32, bf16 or f16; file_error.
 inline void write_gmsa_checkpoint(const std::filesystem::path& path, const gmsa::host_parts& parts,
                                   weight_type type) {
-  if (parts.encoder_lora.size() != parts.encoder.blocks.size()) {
-    throw argument_error("gmsa checkpoint: LoRA for " + std::to_string(parts.encoder_lora.size()) +
-                         " of " + std::to_string(parts.encoder.blocks.size()) +
-                         " encoder layers, expected all");
-  }
   if (!parts.slots.empty() || parts.merging != gmsa::merging::mean) {
     throw argument_error(
         "gmsa checkpoint: rows are compressed into their last or into slots, which only an adapter "
@@ -63,16 +58,7 @@ inline void write_gmsa_checkpoint(const std::filesystem::path& path, const gmsa:
                       stored);
   };
   add(gmsa_names::encoder, parts.encoder, gmsa_names::base);
-  for (std::size_t i = 0; i < parts.encoder_lora.size(); ++i) {
-    const std::string before = std::string(gmsa_names::encoder) +
-                               std::string(hugging_face_names.block_prefix) + std::to_string(i) +
-                               ".";
-    for (const auto& [name, map, lora] :
-         model::paired_maps(parts.encoder.blocks[i], parts.encoder_lora[i])) {
-      list.add(before + std::string(name) + std::string(gmsa_names::lora_a), lora->a);
-      list.add(before + std::string(name) + std::string(gmsa_names::lora_b), lora->b);
-    }
-  }
+  add_lora(list, parts.encoder_lora, parts.encoder, gmsa_lora_names());
   add(gmsa_names::decoder, decoder, {});
   if (!parts.alignment.blocks.empty()) add(gmsa_names::alignment, parts.alignment, {});
   const index_t d = decoder.config.d_model;

@@ -14,6 +14,7 @@
 #include <gistkv/core/error.hpp>
 #include <gistkv/core/types.hpp>
 #include <gistkv/io/byte_reader.hpp>
+#include <gistkv/io/low_rank_file.hpp>
 #include <gistkv/io/model_assembler.hpp>
 #include <gistkv/io/stored_tensor.hpp>
 #include <gistkv/model/config.hpp>
@@ -46,6 +47,12 @@ inline constexpr std::string_view lora_a = ".lora_A.default.weight";
 inline constexpr std::string_view lora_b = ".lora_B.default.weight";
 
 }  // namespace gmsa_names
+
+/// Where LoRA of the encoder lies.
+inline lora_names gmsa_lora_names() {
+  return {std::string(gmsa_names::encoder) + std::string(hugging_face_names.block_prefix),
+          gmsa_names::lora_a, gmsa_names::lora_b};
+}
 
 /// A linear map of a block: its Hugging Face name, extents, and whether a bias stands beside it.
 struct block_map {

@@ -76,8 +76,7 @@ class tensor_list {
 /// Adds a block with Hugging Face names behind `before`; maps keep their plain name + `stored`.
 inline void add_block(tensor_list& list, const std::string& before, const model::host_block& b,
                       std::string_view stored = {}) {
-  const model::block_lora none;
-  for (const auto& [name, map, lora] : model::paired_maps(b, none)) {
+  for (const auto& [target, name, map] : model::linear_maps(b)) {
     const std::string full = before + std::string(name) + std::string(stored);
     list.add(full + ".weight", map->weight);
     list.add_vector(full + ".bias", map->bias);

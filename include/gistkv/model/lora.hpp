@@ -20,91 +20,108 @@
 
 namespace gistkv::model {
 
-/// A low-rank addition to a linear map (Hu et al. 2021, arXiv 2106.09685): W + scale B A, with
-/// scale = alpha / rank. Nothing is added where `a` is empty.
-struct host_lora {
-  host_matrix a;  ///< [rank, in]
-  host_matrix b;  ///< [out, rank]
-  double scale = 1.0;
+/// A low-rank change of a linear map (Hu et al. 2021, arXiv 2106.09685): W becomes
+/// W + (alpha / rank) B A.
+struct low_rank {
+  index_t layer = 0;
+  std::string target;  ///< query, key, value, output, gate, up or down
+  index_t rank = 0;
+  index_t rows = 0;      ///< Outputs of W.
+  index_t cols = 0;      ///< Inputs of W.
+  std::vector<float> a;  ///< [rank, cols]
+  std::vector<float> b;  ///< [rows, rank]
+
+  /// The factors as matrices that lie here.
+  host_matrix a_matrix() const {
+    return {target + " A", weight_type::f32, rank, cols, std::as_bytes(std::span<const float>(a))};
+  }
+  host_matrix b_matrix() const {
+    return {target + " B", weight_type::f32, rows, rank, std::as_bytes(std::span<const float>(b))};
+  }
 };
 
-struct block_lora {
-  host_lora query;
-  host_lora key;
-  host_lora value;
-  host_lora output;
-  host_lora gate;
-  host_lora up;
-  host_lora down;
-};
-
-/// The linear maps of a block and what is added to them, with the names of Hugging Face. Lora is
-/// block_lora or whatever else has its seven members; either may be const.
-template <class Block, class Lora>
-auto paired_maps(Block& block, Lora& lora) {
+/// The linear maps of a block, which may be const, with the names that low_rank and Hugging Face
+/// have for them.
+template <class Block>
+auto linear_maps(Block& block) {
   using linear = std::remove_reference_t<decltype((block.query))>;
-  using added = std::remove_reference_t<decltype((lora.query))>;
-  struct pair {
-    std::string_view name;
+  struct named_map {
+    std::string_view target;
+    std::string_view hugging_face;
     linear* map;
-    added* lora;
   };
-  return std::array<pair, 7>{{{"self_attn.q_proj", &block.query, &lora.query},
-                              {"self_attn.k_proj", &block.key, &lora.key},
-                              {"self_attn.v_proj", &block.value, &lora.value},
-                              {"self_attn.o_proj", &block.output, &lora.output},
-                              {"mlp.gate_proj", &block.gate, &lora.gate},
-                              {"mlp.up_proj", &block.up, &lora.up},
-                              {"mlp.down_proj", &block.down, &lora.down}}};
+  return std::array<named_map, 7>{{{"query", "self_attn.q_proj", &block.query},
+                                   {"key", "self_attn.k_proj", &block.key},
+                                   {"value", "self_attn.v_proj", &block.value},
+                                   {"output", "self_attn.o_proj", &block.output},
+                                   {"gate", "mlp.gate_proj", &block.gate},
+                                   {"up", "mlp.up_proj", &block.up},
+                                   {"down", "mlp.down_proj", &block.down}}};
 }
 
-/// W + scale B A in float32, row by row.
-/// @throws shape_error naming the matrix whose extents do not fit.
-inline std::vector<float> merged(const host_matrix& w, const host_lora& lora) {
-  const index_t rank = lora.a.rows;
-  if (lora.a.cols != w.cols || lora.b.rows != w.rows || lora.b.cols != rank) {
-    throw shape_error("lora: A is [" + std::to_string(rank) + ", " + std::to_string(lora.a.cols) +
-                      "] and B is [" + std::to_string(lora.b.rows) + ", " +
-                      std::to_string(lora.b.cols) + "], expected [r, " + std::to_string(w.cols) +
-                      "] and [" + std::to_string(w.rows) + ", r] for '" + w.name + "'");
+/// The map of a model that a change is of. @throws argument_error for a layer or a target that the
+/// model does not have; shape_error unless the change fits the map.
+template <class Model>
+auto& changed_map(Model& m, const low_rank& f) {
+  if (f.layer < 0 || f.layer >= static_cast<index_t>(m.blocks.size())) {
+    throw argument_error("LoRA: for layer " + std::to_string(f.layer) + " of " +
+                         std::to_string(m.blocks.size()));
   }
-  const auto width = static_cast<std::size_t>(w.cols);
-  std::vector<float> a(static_cast<std::size_t>(rank) * width);
-  for (index_t k = 0; k < rank; ++k) dequantize_row(lora.a, k, a.data() + k * w.cols);
-  std::vector<float> b(static_cast<std::size_t>(rank));
-  std::vector<float> added(width);
-  std::vector<float> sum(static_cast<std::size_t>(w.rows) * width);
-  for (index_t i = 0; i < w.rows; ++i) {
-    dequantize_row(lora.b, i, b.data());
-    added.assign(width, 0.0F);
-    for (std::size_t k = 0; k < b.size(); ++k) {
-      const float* row = a.data() + k * width;
-      for (std::size_t j = 0; j < width; ++j) added[j] += b[k] * row[j];
+  for (const auto& [target, name, map] : linear_maps(m.blocks[static_cast<std::size_t>(f.layer)])) {
+    if (target != f.target) continue;
+    const host_matrix& w = map->weight;
+    if (f.rows == w.rows && f.cols == w.cols && f.rank > 0 &&
+        f.a.size() == static_cast<std::size_t>(f.rank * f.cols) &&
+        f.b.size() == static_cast<std::size_t>(f.rows * f.rank)) {
+      return *map;
     }
-    float* out = sum.data() + i * w.cols;
-    dequantize_row(w, i, out);
-    for (std::size_t j = 0; j < width; ++j) out[j] += static_cast<float>(lora.scale) * added[j];
+    throw shape_error("LoRA of layer " + std::to_string(f.layer) + " " + f.target + " is [" +
+                      std::to_string(f.rows) + ", " + std::to_string(f.cols) + "] of rank " +
+                      std::to_string(f.rank) + " with " + std::to_string(f.a.size()) + " and " +
+                      std::to_string(f.b.size()) + " numbers, expected [" + std::to_string(w.rows) +
+                      ", " + std::to_string(w.cols) + "]");
   }
-  return sum;
+  throw argument_error("LoRA: target '" + f.target + "' is none of a block");
 }
 
-/// Adds LoRA to the first blocks of a model; the sums lie in memory that the model keeps.
-/// @throws shape_error as above, and for more additions than blocks.
-inline void merge_lora(host_model& m, std::span<const block_lora> loras) {
-  if (loras.size() > m.blocks.size()) {
-    throw shape_error("lora: for " + std::to_string(loras.size()) + " blocks, the model has " +
-                      std::to_string(m.blocks.size()));
-  }
-  auto memory = std::make_shared<std::vector<std::vector<float>>>();
-  for (std::size_t i = 0; i < loras.size(); ++i) {
-    for (const auto& [name, map, lora] : paired_maps(m.blocks[i], loras[i])) {
-      if (lora->a.empty()) continue;
-      memory->push_back(merged(map->weight, *lora));
-      map->weight.type = weight_type::f32;
-      map->weight.data = std::as_bytes(std::span<const float>(memory->back()));
+namespace detail {
+
+/// sum[r, c] += scale * sum_k B[r, k] A[k, c] for columns [begin, begin + Width).
+/// Loops of constant length, for compilers to keep the sums of a row in registers.
+template <index_t Width>
+void add_products(const low_rank& f, index_t begin, float scale, float* sum) {
+  for (index_t r = 0; r < f.rows; ++r) {
+    std::array<float, static_cast<std::size_t>(Width)> added{};
+    const float* b = f.b.data() + r * f.rank;
+    for (index_t k = 0; k < f.rank; ++k) {
+      const float* a = f.a.data() + k * f.cols + begin;
+      for (std::size_t c = 0; c < added.size(); ++c) added[c] += b[k] * a[c];
     }
+    float* out = sum + r * f.cols + begin;
+    for (std::size_t c = 0; c < added.size(); ++c) out[c] += scale * added[c];
   }
-  m.storage.push_back(std::move(memory));
+}
+
+}  // namespace detail
+
+/// Adds low-rank changes to the weights of a model, in float32; the sums lie in memory that the
+/// model keeps. @throws as changed_map.
+inline void merge_lora(host_model& m, std::span<const low_rank> factors, double alpha) {
+  for (const low_rank& f : factors) {
+    host_matrix& w = changed_map(m, f).weight;
+    const auto scale = static_cast<float>(alpha / static_cast<double>(f.rank));
+    auto sum = std::make_shared<std::vector<float>>(static_cast<std::size_t>(f.rows * f.cols));
+    for (index_t r = 0; r < f.rows; ++r) dequantize_row(w, r, sum->data() + r * f.cols);
+    constexpr index_t width = 32;
+    const index_t whole = f.cols - f.cols % width;
+    for (index_t c = 0; c < whole; c += width) {
+      detail::add_products<width>(f, c, scale, sum->data());
+    }
+    for (index_t c = whole; c < f.cols; ++c) detail::add_products<1>(f, c, scale, sum->data());
+    w.type = weight_type::f32;
+    w.data = std::as_bytes(std::span<const float>(*sum));
+    m.storage.push_back(std::move(sum));
+  }
 }
 
 }  // namespace gistkv::model

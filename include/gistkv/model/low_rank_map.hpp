@@ -8,8 +8,9 @@
 #include <vector>
 
 #include <gistkv/core/backend.hpp>
+#include <gistkv/core/host_matrix.hpp>
 #include <gistkv/core/workspace.hpp>
-#include <gistkv/model/adapter.hpp>
+#include <gistkv/model/lora.hpp>
 #include <gistkv/ops/add.hpp>
 #include <gistkv/ops/linear.hpp>
 #include <gistkv/ops/rows.hpp>
@@ -23,14 +24,13 @@ class low_rank_map {
  public:
   using space = space_of<B>;
 
-  low_rank_map(B& be, const low_rank& source, double alpha)
-      : down_(be.pack({source.target + " A", weight_type::f32, source.rank, source.cols,
-                       std::as_bytes(std::span<const float>(source.a))})) {
+  low_rank_map(B& be, const low_rank& source, double alpha) : down_(be.pack(source.a_matrix())) {
     std::vector<float> scaled = source.b;
     const auto scale = static_cast<float>(alpha / static_cast<double>(source.rank));
     for (float& x : scaled) x *= scale;
-    up_ = be.pack({source.target + " B", weight_type::f32, source.rows, source.rank,
-                   std::as_bytes(std::span<const float>(scaled))});
+    host_matrix up = source.b_matrix();
+    up.data = std::as_bytes(std::span<const float>(scaled));
+    up_ = be.pack(up);
   }
 
   /// Bytes of scratch for n rows, some of those given or all.

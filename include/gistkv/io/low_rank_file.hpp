@@ -1,0 +1,120 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <gistkv/core/dequantize.hpp>
+#include <gistkv/core/error.hpp>
+#include <gistkv/io/stored_tensor.hpp>
+#include <gistkv/io/tensor_list.hpp>
+#include <gistkv/model/lora.hpp>
+
+/// Low-rank changes as two tensors of a file each, whatever the file calls them.
+
+namespace gistkv::io {
+
+/// The numbers of a matrix. @throws format_error for other extents.
+inline std::vector<float> stored_values(const stored_tensor& t, index_t rows, index_t cols,
+                                        std::string_view file) {
+  if (t.extents != std::vector<index_t>{rows, cols}) {
+    throw format_error(std::string(file) + ": tensor " + quote(t.name) + " has shape " +
+                       extents_text(t.extents) + ", expected [" + std::to_string(rows) + ", " +
+                       std::to_string(cols) + "]");
+  }
+  std::vector<float> values(static_cast<std::size_t>(rows * cols));
+  dequantize(t.type, t.data.data(), rows * cols, values.data());
+  return values;
+}
+
+/// The change of a weight [rows, cols] by A [rank, cols] and B [rows, rank].
+/// @throws format_error for other extents.
+inline model::low_rank read_low_rank(const stored_tensor& a, const stored_tensor& b, index_t layer,
+                                     std::string_view target, index_t rows, index_t cols,
+                                     std::string_view file) {
+  if (a.extents.size() != 2 || a.extents[0] < 1) {
+    throw format_error(std::string(file) + ": tensor " + quote(a.name) + " has shape " +
+                       extents_text(a.extents) + ", expected [rank, " + std::to_string(cols) + "]");
+  }
+  const index_t rank = a.extents[0];
+  return {layer,
+          std::string(target),
+          rank,
+          rows,
+          cols,
+          stored_values(a, rank, cols, file),
+          stored_values(b, rows, rank, file)};
+}
+
+/// Lists both factors, which must stay where they are until the list is written.
+inline void add_low_rank(tensor_list& list, const model::low_rank& f, std::string a_name,
+                         std::string b_name) {
+  list.add(std::move(a_name), f.a_matrix());
+  list.add(std::move(b_name), f.b_matrix());
+}
+
+/// How a file calls the factors of all maps of a model: BLOCKS I . MAP A, with the names of Hugging
+/// Face for maps.
+struct lora_names {
+  std::string blocks;
+  std::string_view a;
+  std::string_view b;
+
+  std::string of(std::size_t layer, std::string_view map, std::string_view factor) const {
+    return blocks + std::to_string(layer) + "." + std::string(map) + std::string(factor);
+  }
+};
+
+namespace detail {
+
+inline const stored_tensor* find(std::span<const stored_tensor> tensors, std::string_view name) {
+  for (const stored_tensor& t : tensors) {
+    if (t.name == name) return &t;
+  }
+  return nullptr;
+}
+
+}  // namespace detail
+
+/// Changes of all maps of a model, whose tensors are known to be there. @throws format_error.
+inline std::vector<model::low_rank> read_lora(std::span<const stored_tensor> tensors,
+                                              const model::host_model& m, const lora_names& names,
+                                              std::string_view file) {
+  std::vector<model::low_rank> factors;
+  for (std::size_t i = 0; i < m.blocks.size(); ++i) {
+    for (const auto& [target, name, map] : model::linear_maps(m.blocks[i])) {
+      factors.push_back(read_low_rank(*detail::find(tensors, names.of(i, name, names.a)),
+                                      *detail::find(tensors, names.of(i, name, names.b)),
+                                      static_cast<index_t>(i), target, map->weight.rows,
+                                      map->weight.cols, file));
+    }
+  }
+  return factors;
+}
+
+/// Lists changes of all maps of a model. @throws argument_error naming a map that has none, and for
+/// changes of anything else.
+inline void add_lora(tensor_list& list, std::span<const model::low_rank> factors,
+                     const model::host_model& m, const lora_names& names) {
+  for (const model::low_rank& f : factors) model::changed_map(m, f);
+  for (std::size_t i = 0; i < m.blocks.size(); ++i) {
+    for (const auto& [target, name, map] : model::linear_maps(m.blocks[i])) {
+      const auto at = std::ranges::find_if(factors, [&](const model::low_rank& f) {
+        return f.layer == static_cast<index_t>(i) && f.target == target;
+      });
+      if (at == factors.end()) {
+        throw argument_error("LoRA: there is none of layer " + std::to_string(i) + " " +
+                             std::string(target) + ", expected that of all maps");
+      }
+      add_low_rank(list, *at, names.of(i, name, names.a), names.of(i, name, names.b));
+    }
+  }
+}
+
+}  // namespace gistkv::io
