@@ -36,12 +36,14 @@ double logsumexp(const T* l, index_t n) {
   return most + std::log(sum);
 }
 
-/// Calls f(position, logits, logsumexp) for all rows, some at a time: all logits would not fit.
+/// Calls f(position, logits, logsumexp) for all rows from `first` on, some at a time: all logits
+/// would not fit.
 template <class B, class T, class KV, class F>
-void for_each_row(const model::transformer<B, T, KV>& m, const buffer<T, B>& hidden, F&& f) {
+void for_each_row(const model::transformer<B, T, KV>& m, const buffer<T, B>& hidden, F&& f,
+                  index_t first = 0) {
   const index_t n = hidden.size() / m.config().d_model;
   constexpr index_t piece = 128;
-  for (index_t begin = 0; begin < n; begin += piece) {
+  for (index_t begin = first; begin < n; begin += piece) {
     const index_t count = std::min(piece, n - begin);
     const std::vector<T> logits = logits_of(m, hidden, begin, count);
     for (index_t i = 0; i < count; ++i) {

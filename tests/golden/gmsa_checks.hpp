@@ -53,15 +53,50 @@ struct gmsa_errors {
   }
 };
 
+/// Greedy continuations of a case, with and without a penalty: what a row of the decoder picks when
+/// it has read the golden tokens before. Tiny checkpoints and the official generation write theirs
+/// step by step.
+/// @return how many steps were compared
+template <class B>
+index_t check_greedy_rows(soft_reader<B>& soft, const nlohmann::json& c, token_t eos) {
+  const model::transformer<B>& m = soft.model();
+  index_t n_steps = 0;
+  if (!c.contains("greedy")) return 0;
+  for (const auto& run : c.at("greedy")) {
+    const double penalty = run.at("penalty");
+    CAPTURE(penalty);
+    const auto want = run.at("ids").get<std::vector<token_t>>();
+    const auto margins = run.at("margin").get<std::vector<double>>();
+    auto tokens = c.at("prompt_ids").get<std::vector<token_t>>();
+    tokens.insert(tokens.end(), want.begin(), want.end() - 1);
+    const auto hidden = soft.behind(tokens);
+    model::sampler greedy({.repeat_penalty = penalty});
+    const auto n_vocab = static_cast<std::size_t>(m.n_vocab());
+    const index_t first = hidden.size() / m.config().d_model - static_cast<index_t>(want.size());
+    bool ended = false;
+    const auto check_row = [&](index_t row, const float* logits, double) {
+      const auto i = static_cast<std::size_t>(row - first);
+      CAPTURE(i);
+      ended = ended || margins[i] < 5e-3;
+      if (ended) return;
+      REQUIRE(greedy({logits, n_vocab}, std::span<const token_t>(want).first(i)) == want[i]);
+      ++n_steps;
+      ended = want[i] == eos;
+    };
+    for_each_row(m, hidden, check_row, first);
+  }
+  return n_steps;
+}
+
 /// Logits, log-sum-exp and loss of one case behind its soft tokens.
 template <class B>
-void check_answer(const gmsa_world<B>& w, const model::soft_prompt& soft, const nlohmann::json& c,
+void check_answer(const gmsa_world<B>& w, soft_reader<B>& soft, const nlohmann::json& c,
                   gmsa_errors& worst) {
   const std::string name = c.at("name");
   CAPTURE(name);
   const auto labels = c.at("labels").get<std::vector<token_t>>();
   const auto n = static_cast<index_t>(labels.size());
-  const auto hidden = read_behind(w.decoder, soft, input_tokens(c));
+  const auto hidden = soft.behind(input_tokens(c));
   const index_t n_rows = hidden.size() / w.decoder.config().d_model;
   const auto top_ids = w.goldens.ints(name + ".top_ids");
   const auto top_logits = w.goldens.floats(name + ".top_logits");
@@ -69,9 +104,8 @@ void check_answer(const gmsa_world<B>& w, const model::soft_prompt& soft, const 
   const auto label_logit = w.goldens.floats(name + ".label_logit");
   constexpr index_t n_top = 32;
   double loss = 0;
-  for_each_row(w.decoder, hidden, [&](index_t row, const float* logits, double found_lse) {
+  const auto check_row = [&](index_t row, const float* logits, double found_lse) {
     const index_t i = row - (n_rows - n);
-    if (i < 0) return;
     const auto at = static_cast<std::size_t>(i);
     const auto e = compare_row(logits, found_lse, top_ids.data() + i * n_top,
                                top_logits.data() + i * n_top, n_top, static_cast<double>(lse[at]));
@@ -84,17 +118,31 @@ void check_answer(const gmsa_world<B>& w, const model::soft_prompt& soft, const 
     worst.logit = std::max(worst.logit, logit);
     worst.lse = std::max(worst.lse, e.logsumexp);
     loss += found_lse - label;
-  });
+  };
+  for_each_row(w.decoder, hidden, check_row, n_rows - n);
   const double error = std::abs(loss / static_cast<double>(n) - c.at("loss").get<double>());
   CHECK(error <= 2e-4);
   worst.loss = std::max(worst.loss, error);
-  worst.n_greedy += check_greedy_runs(w.decoder, soft, c, w.eos);
+  worst.n_greedy += check_greedy_rows(soft, c, w.eos);
   ++worst.n_cases;
 }
 
 inline void note(double& worst, double found, double limit) {
   CHECK(found <= limit);
   worst = std::max(worst, found);
+}
+
+/// Means of groups of rows.
+template <class B>
+model::soft_prompt merged_groups(const model::soft_prompt& rows, index_t rate) {
+  B& be = backend<B>();
+  const index_t d = rows.d_model;
+  const index_t n = gmsa::merged_rows(rows.size(), rate);
+  const buffer<float, B> x(be, std::span<const float>(rows.rows));
+  buffer<float, B> o(be, n * d);
+  workspace<B> scratch(be, gmsa::group_merge_workspace_size<B, float>(rate));
+  gmsa::group_merge<B, float>(be, o.view({n, d}), x.view({rows.size(), d}), rate, scratch);
+  return {d, o.to_host()};
 }
 
 /// forward.json: encoder, merging, alignment and what the decoder answers.
@@ -125,21 +173,28 @@ void check_gmsa_forward() {
       CHECK(std::abs(std::sqrt(squares) - e.at("row_norms")[i].get<double>()) <= 1e-3);
       CHECK(std::abs(sum - e.at("row_sums")[i].get<double>()) <= 1e-2);
     }
-    for (const index_t m : forward.at("merge_sizes")) {
+    // However contexts are cut into passes.
+    const auto sizes = forward.at("merge_sizes").get<std::vector<index_t>>();
+    const std::vector<std::span<const token_t>> copies(sizes.size(), tokens);
+    const auto in_pieces = c->merge(copies, sizes, {.chunk = 10}, [](index_t) {});
+    const auto soft_in_pieces = c->align(in_pieces, {.chunk = 10});
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      const index_t m = sizes[i];
       const std::string size = ".m" + std::to_string(m);
       CAPTURE(m);
-      const auto merged = c->merge({&tokens, 1}, {&m, 1}, {}, [](index_t) {});
-      note(worst.pooled,
-           largest_difference(merged[0].rows, w.goldens.floats(context + ".pooled" + size)), 3e-4);
-      const auto soft = c->align(merged).front();
+      const model::soft_prompt merged = merged_groups<B>(rows, m);
+      const auto pooled = w.goldens.floats(context + ".pooled" + size);
+      note(worst.pooled, largest_difference(merged.rows, pooled), 3e-4);
+      note(worst.pooled, largest_difference(in_pieces[i].rows, pooled), 3e-4);
+      const auto soft = c->align({&merged, 1}).front();
       note(worst.soft, largest_difference(soft.rows, w.goldens.floats(context + ".soft" + size)),
            2e-4);
-      // However the context is cut into passes.
-      CHECK(largest_difference(c->compress(tokens, m, {.chunk = 10}).rows, soft.rows) <= 2e-4);
+      CHECK(largest_difference(soft_in_pieces[i].rows, soft.rows) <= 2e-4);
+      soft_reader reader(w.decoder, soft);
       for (const auto& answer : forward.at("cases")) {
         if (answer.at("context") != context || answer.at("merge_size") != m) continue;
         CHECK(soft.size() == answer.at("memory_len").get<index_t>());
-        check_answer(w, soft, answer, worst);
+        check_answer(w, reader, answer, worst);
       }
     }
   }
@@ -236,7 +291,8 @@ void check_gmsa_edges() {
            3e-4);
       note(worst.soft, largest_difference(soft.rows, w.goldens.floats(name + ".soft")), 2e-4);
     }
-    check_answer(w, soft, c, worst);
+    soft_reader reader(w.decoder, soft);
+    check_answer(w, reader, c, worst);
   }
   CHECK(worst.n_cases > 20);
   worst.report();
@@ -313,7 +369,8 @@ void check_gmsa_batch() {
     CHECK(std::abs(sum - rows[i].at("nll_sum").get<double>()) <= 2e-4 * static_cast<double>(count));
     nll += sum;
     n_labels += count;
-    check_answer(w, soft[i], rows[i], worst);
+    soft_reader reader(w.decoder, soft[i]);
+    check_answer(w, reader, rows[i], worst);
   }
   CHECK(n_labels == batch.at("label_tokens").get<index_t>());
   note(worst.loss,

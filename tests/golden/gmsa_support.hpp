@@ -102,25 +102,44 @@ inline gmsa::host_parts golden_parts(const model::host_model& m) {
   return parts;
 }
 
-/// Hidden states behind the soft tokens and these tokens, read as a session reads them.
+/// A decoder that has read soft tokens, for any number of continuations.
 template <class B>
-buffer<float, B> read_behind(const model::transformer<B>& m, const model::soft_prompt& soft,
-                             const std::vector<token_t>& tokens) {
+class soft_reader {
+ public:
+  soft_reader(const model::transformer<B>& m, const model::soft_prompt& soft)
+      : m_(&m), n_soft_(soft.size()), cache_(m.backend(), m.cache_shape()) {
+    hidden_ = buffer<float, B>(m.backend(), n_soft_ * m.config().d_model);
+    read({&cache_, {}, soft.rows}, hidden_, 0, n_soft_);
+  }
+
+  const model::transformer<B>& model() const { return *m_; }
+  index_t n_soft() const { return n_soft_; }
+
+  /// Hidden states of the soft tokens and of the tokens behind them.
+  buffer<float, B> behind(const std::vector<token_t>& tokens) {
+    const auto n = static_cast<index_t>(tokens.size());
+    buffer<float, B> all(m_->backend(), (n_soft_ + n) * m_->config().d_model);
+    if (n_soft_ > 0) m_->backend().copy(all.data(), hidden_.data(), hidden_.bytes());
+    auto cache = cache_.fork();
+    read({&cache, tokens, {}}, all, n_soft_, n);
+    return all;
+  }
+
+ private:
   using step = model::sequence_step<B, float>;
-  const index_t d = m.config().d_model;
-  const auto n_tokens = static_cast<index_t>(tokens.size());
-  const index_t n = soft.size() + n_tokens;
-  cache::gist_cache<B, float> cache(m.backend(), m.cache_shape());
-  buffer<float, B> hidden(m.backend(), n * d);
-  const auto read = [&](const step& s, index_t begin, index_t count) {
+
+  void read(const step& s, buffer<float, B>& hidden, index_t begin, index_t count) const {
     if (count == 0) return;
-    workspace<B> scratch(m.backend(), m.workspace_size({&s, 1}));
-    m.forward({&s, 1}, hidden.view({n, d}).rows(begin, count), scratch);
-  };
-  read({&cache, {}, soft.rows}, 0, soft.size());
-  read({&cache, tokens, {}}, soft.size(), n_tokens);
-  return hidden;
-}
+    const index_t d = m_->config().d_model;
+    workspace<B> scratch(m_->backend(), m_->workspace_size({&s, 1}));
+    m_->forward({&s, 1}, hidden.view({hidden.size() / d, d}).rows(begin, count), scratch);
+  }
+
+  const model::transformer<B>* m_;
+  index_t n_soft_;
+  cache::gist_cache<B, float> cache_;
+  buffer<float, B> hidden_;
+};
 
 /// The prompt and the labels without their last, which is read and predicts nothing.
 inline std::vector<token_t> input_tokens(const nlohmann::json& c) {

@@ -68,7 +68,7 @@ TEST_CASE("GMSA: tiny official checkpoints") {
       }
       const auto labels = c.at("labels").get<std::vector<token_t>>();
       const auto n = static_cast<index_t>(labels.size());
-      const auto hidden = read_behind(decoder, soft, input_tokens(c));
+      const auto hidden = soft_reader(decoder, soft).behind(input_tokens(c));
       const auto logits =
           logits_of(decoder, hidden, hidden.size() / decoder.config().d_model - n, n);
       compare(logits, name + ".logits");

@@ -19,8 +19,15 @@ TEST_SUITE_BEGIN("golden");
 TEST_CASE("GMSA on onednn: all gradients of tiny checkpoints") {
   check_gmsa_tiny_gradients<exact>();
 }
-TEST_CASE("GMSA on onednn: gradients") { check_gmsa_gradients<exact>(); }
-TEST_CASE("GMSA on onednn: ten steps of each stage") { check_gmsa_training<exact>(); }
+TEST_CASE("GMSA on onednn: gradients and ten steps, restoring") {
+  check_gmsa_stage<exact>(gmsa::stage::restoring);
+}
+TEST_CASE("GMSA on onednn: gradients and ten steps, KEFT") {
+  check_gmsa_stage<exact>(gmsa::stage::answering);
+}
+TEST_CASE("GMSA on onednn: gradients and ten steps, all of the decoder") {
+  check_gmsa_stage<exact>(gmsa::stage::decoder);
+}
 
 TEST_SUITE_END();
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <numbers>
+#include <type_traits>
 #include <vector>
 
 #include <gistkv/core/random.hpp>
@@ -35,12 +36,21 @@ class host_training {
       for (index_t column = 0; column < n; column += n_columns) {
         const index_t columns = std::min(n_columns, n - column);
         T sums[n_rows][n_columns] = {};
-        for (index_t t = 0; t < k; ++t) {
-          const T* left = a.data() + t * a.stride(0) + first;
-          const T* right = b.data() + t * b.stride(0) + column;
-          for (index_t r = 0; r < rows; ++r) {
-            for (index_t c = 0; c < columns; ++c) sums[r][c] += left[r] * right[c];
+        const auto add = [&](auto to_row, auto to_column) {
+          for (index_t t = 0; t < k; ++t) {
+            const T* left = a.data() + t * a.stride(0) + first;
+            const T* right = b.data() + t * b.stride(0) + column;
+            for (index_t r = 0; r < to_row; ++r) {
+              for (index_t c = 0; c < to_column; ++c) sums[r][c] += left[r] * right[c];
+            }
           }
+        };
+        // Loops of constant length are vectorised.
+        if (rows == n_rows && columns == n_columns) {
+          add(std::integral_constant<index_t, n_rows>(),
+              std::integral_constant<index_t, n_columns>());
+        } else {
+          add(rows, columns);
         }
         for (index_t r = 0; r < rows; ++r) {
           T* to = o.data() + (first + r) * o.stride(0) + column;

@@ -105,8 +105,9 @@ inline void add_lora(tensor_list& list, std::span<const model::low_rank> factors
   for (const model::low_rank& f : factors) model::changed_map(m, f);
   for (std::size_t i = 0; i < m.blocks.size(); ++i) {
     for (const auto& [target, name, map] : model::linear_maps(m.blocks[i])) {
+      const std::string_view of = target;  // clang 14 captures no structured bindings.
       const auto at = std::ranges::find_if(factors, [&](const model::low_rank& f) {
-        return f.layer == static_cast<index_t>(i) && f.target == target;
+        return f.layer == static_cast<index_t>(i) && f.target == of;
       });
       if (at == factors.end()) {
         throw argument_error("LoRA: there is none of layer " + std::to_string(i) + " " +

@@ -40,7 +40,7 @@ struct parameter {
   parameter_kind kind = parameter_kind::weight;
   index_t rows = 0;
   index_t cols = 0;
-  bool trained = true;  ///< false: constant, though a block that is trained has its gradient.
+  bool trained = true;  ///< false: constant, and its gradient says nothing.
   buffer<T, B> value;
   buffer<number, B> master;  ///< Empty unless has_master.
   buffer<number, B> gradient;

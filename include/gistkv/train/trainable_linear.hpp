@@ -16,8 +16,8 @@
 #include <gistkv/core/hash.hpp>
 #include <gistkv/core/random.hpp>
 #include <gistkv/core/workspace.hpp>
-#include <gistkv/model/adapter.hpp>
 #include <gistkv/model/host_model.hpp>
+#include <gistkv/model/lora.hpp>
 #include <gistkv/ops/add.hpp>
 #include <gistkv/ops/backward.hpp>
 #include <gistkv/ops/linear.hpp>
@@ -184,11 +184,13 @@ class trainable_linear {
                 const lora_rows<space>& on, workspace<B>& scratch) {
     if (weight_ != nullptr) {
       ops::matmul<B, T>(*be_, one(dx), one(dy), one(const_matrix(weight_->matrix())));
-      ops::accumulate_products<B, T>(*be_, weight_->gradient_matrix(), dy, x);
+      if (weight_->trained) {
+        ops::accumulate_products<B, T>(*be_, weight_->gradient_matrix(), dy, x);
+      }
     } else {
       ops::linear<B, T>(*be_, dx, dy, *transposed_);
     }
-    if (trained_bias_ != nullptr) {
+    if (trained_bias_ != nullptr && trained_bias_->trained) {
       const vector_view<const T, space> one_element = unit_.view({1});
       ops::accumulate_products<B, T>(*be_, trained_bias_->gradient_matrix(),
                                      repeat_rows(one_element, dy.extent(0)), dy);
