@@ -264,7 +264,7 @@ class trainable_gmsa {
     if (alignment_) alignment_->backward(d_soft, aligned, merged_batch, plain, memory_);
     const matrix d_encoded = memory_.template take<T>({encoder_rows.n, d_});
     if (slots_ != nullptr) {
-      zero(d_encoded);
+      ops::clear<B, T>(*be_, d_encoded);
       ops::scatter_rows<B, T>(*be_, d_encoded, d_soft, slots_at.view({n_soft}));
       encoder_->backward(d_encoded, encoded, encoder_rows, lora, memory_);
       ops::gather_rows<B, T>(*be_, d_soft, d_encoded, slots_at.view({n_soft}));

@@ -28,8 +28,7 @@ struct host_compressor {
                                 ///< no layers: `linear` does, or nothing where that is empty.
   model::host_linear linear;    ///< [d_model, d_model]
   gmsa::merging merging = gmsa::merging::mean;
-  host_matrix
-      slots;  ///< [n, d_model], kept by the encoder; empty: groups are merged. See slots_for.
+  host_matrix slots;  ///< [n, d_model], kept by the encoder; empty: groups are merged (slots_for).
 };
 
 /// All of GMSA in host memory, LoRA apart from what it is added to: what checkpoints hold.
