@@ -20,6 +20,7 @@
 #include <gistkv/gmsa/sample.hpp>
 #include <gistkv/gmsa/trainable_stack.hpp>
 #include <gistkv/gmsa/weights.hpp>
+#include <gistkv/ops/clear.hpp>
 #include <gistkv/train/batch.hpp>
 #include <gistkv/train/language_head.hpp>
 #include <gistkv/train/parameters.hpp>
