@@ -101,6 +101,10 @@ def verdicts(rows, task):
     return lines
 
 
+def threads(machine):
+    return f"{machine['threads']} thread" + ("s" if machine["threads"] > 1 else "")
+
+
 def section(path):
     rows = json.loads(path.read_text())["rows"]
     if not rows:
@@ -110,7 +114,7 @@ def section(path):
     shown = [c for c in columns[task] if any(found(rows, r["method"], c[1]) for r in rows)]
     gists = "trained" if s["gist_rows"] == "trained" else "**untrained**"
     out = [f"### {path.stem}", "",
-           f"{rows[0]['n']} samples, N_g = {s['gists']}, gist rows {gists}. {m['cpu']}, {m['threads']} threads, "
+           f"{rows[0]['n']} samples, N_g = {s['gists']}, gist rows {gists}. {m['cpu']}, {threads(m)}, "
            f"backend {m['backend']}, cache {m['cache_type']}, gistkv {s['version']}.", "",
            f"    {command_of(rows)}", "",
            "| method | " + " | ".join(c[0] for c in shown) + " |", "| --- " * (len(shown) + 1) + "|"]
@@ -136,7 +140,7 @@ def types_section(name, paths):
     ppl = rows[0]["settings"]["task"] == "ppl"
     out = [f"### {name}", "",
            f"{rows[0]['n']} samples, N_g = {rows[0]['settings']['gists']}, gist rows {rows[0]['settings']['gist_rows']}. "
-           f"{m['cpu']}, {m['threads']} threads, backend {m['backend']}."]
+           f"{m['cpu']}, {threads(m)}, backend {m['backend']}."]
     if ppl:
         out[-1] += (" Bytes a text token are those held at the rated tokens over the tokens of text before "
                     "them, both on average.")

@@ -47,14 +47,19 @@ does inspect "$work/run/adapter.safetensors" --model "$model" --json
 holds inspect 'd["method"] == "gmsa" and d["metadata"]["rates"] == "4,2"'
 mv "$work/run" "$work/whole"
 
-# The same run, killed without warning in its second stage.
-kill_at 15 "$work/run/log.csv" train gmsa --config "$work/c.json" --threads 1
-does train gmsa --config "$work/c.json" --resume --threads 1 --json
-for file in adapter checkpoint; do
-  checks=$((checks + 1))
-  cmp "$work/whole/$file.safetensors" "$work/run/$file.safetensors" ||
-    wrong "$file: a run that was killed and went on gives other bytes"
-done
+# goes_on STEP FOLDER: the run, killed without warning at a step, goes on to the bytes in FOLDER.
+goes_on() {
+  kill_at "$1" "$work/run/log.csv" train gmsa --config "$work/c.json" --threads 1
+  does train gmsa --config "$work/c.json" --resume --threads 1 --json
+  for file in adapter checkpoint; do
+    checks=$((checks + 1))
+    cmp "$2/$file.safetensors" "$work/run/$file.safetensors" ||
+      wrong "$file: a run that was killed at $1 and went on gives other bytes than $2"
+  done
+}
+
+# The same run, killed in its second stage.
+goes_on 15 "$work/whole"
 steps() { sed 1d "$1" | cut -d, -f1-7; }
 [ "$(steps "$work/whole/log.csv")" = "$(steps "$work/run/log.csv")" ] ||
   wrong "log.csv differs: $(steps "$work/run/log.csv")"
@@ -93,15 +98,9 @@ for part in '"merging": "last",' '"alignment": "none",' '"alignment": "random",'
     "exact_prefix"} and all(0 <= r["value"] <= 1 for r in d["rows"])'
 done
 
-# With slots: killed without warning, it goes on to the same bytes, and stands under all verbs.
+# With slots: killed, it goes on to the same bytes, and stands under all verbs.
 mv "$work/run" "$work/slots"
-kill_at 6 "$work/run/log.csv" train gmsa --config "$work/c.json" --threads 1
-does train gmsa --config "$work/c.json" --resume --threads 1 --json
-for file in adapter checkpoint; do
-  checks=$((checks + 1))
-  cmp "$work/slots/$file.safetensors" "$work/run/$file.safetensors" ||
-    wrong "$file: a run with slots that was killed and went on gives other bytes"
-done
+goes_on 6 "$work/slots"
 slots=$work/slots/adapter.safetensors
 does inspect "$slots" --model "$model" --json
 holds 'slots of the file' 'd["metadata"]["merging"] == "slots"'

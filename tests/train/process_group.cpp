@@ -52,6 +52,13 @@ static_assert(train::DeviceGroup<counting_device_group, reference, double>);
 static_assert(!train::DeviceGroup<counting_group, reference, double>);
 static_assert(!train::ProcessGroup<counting_device_group, double>);
 
+void add_three(parameters& set) {
+  for (const index_t rows : {2, 1, 4}) {
+    const std::vector<float> values(static_cast<std::size_t>(rows * 3), 0.5F);
+    set.add("p" + std::to_string(rows), train::parameter_kind::lora, rows, 3, values);
+  }
+}
+
 void fill(parameters& set) {
   double next = 0;
   for (std::size_t i = 0; i < set.size(); ++i) {
@@ -62,10 +69,7 @@ void fill(parameters& set) {
 TEST_CASE("sum_gradients: every element once, whatever the buckets") {
   reference be(1);
   parameters set(be);
-  for (const index_t rows : {2, 1, 4}) {
-    const std::vector<float> values(static_cast<std::size_t>(rows * 3), 0.5F);
-    set.add("p" + std::to_string(rows), train::parameter_kind::lora, rows, 3, values);
-  }
+  add_three(set);
   REQUIRE(set.n_elements() == 21);
   for (const index_t bucket : {1, 2, 7, 20, 21, 1000}) {
     CAPTURE(bucket);
@@ -101,10 +105,7 @@ TEST_CASE("sum_gradients: one process sends nothing, and a bucket holds somethin
 TEST_CASE("sum_gradients where they lie: what is trained, once, in one call") {
   reference be(1);
   parameters set(be);
-  for (const index_t rows : {2, 1, 4}) {
-    const std::vector<float> values(static_cast<std::size_t>(rows * 3), 0.5F);
-    set.add("p" + std::to_string(rows), train::parameter_kind::lora, rows, 3, values);
-  }
+  add_three(set);
   set[1].trained = false;
   fill(set);
   counting_device_group alone, group;

@@ -79,49 +79,24 @@ concept Trains = Computes<B, T> &&
        requires B::native_attention_backward;
      });
 
-namespace detail {
-template <class B>
-struct attention_backward_flag {
-  static constexpr bool value = false;
-};
-template <class B>
-requires requires { B::native_attention_backward; }
-struct attention_backward_flag<B> {
-  static constexpr bool value = B::native_attention_backward;
-};
-template <class B>
-struct attention_backward_batch_flag {
-  static constexpr bool value = false;
-};
-template <class B>
-requires requires { B::native_attention_backward_batch; }
-struct attention_backward_batch_flag<B> {
-  static constexpr bool value = B::native_attention_backward_batch;
-};
-template <class B>
-struct many_tensors_flag {
-  static constexpr bool value = false;
-};
-template <class B>
-requires requires { B::native_many_tensors; }
-struct many_tensors_flag<B> {
-  static constexpr bool value = B::native_many_tensors;
-};
-}  // namespace detail
-
 /// Whether a backend has `adamw_many(tensors, options)`, `squared_norm_many(tensors)` and
 /// `clear_gradients(tensors)` as in ops/many_tensors.hpp: a model's parameters are hundreds of
 /// tensors, most of them small, and a launch for each takes longer than what it does.
 template <class B>
-inline constexpr bool native_many_tensors = detail::many_tensors_flag<B>::value;
+inline constexpr bool native_many_tensors = requires {
+  requires B::native_many_tensors;
+};
 
 /// Whether a backend has `attention_backward` as ops::attention_backward, without scratch.
 template <class B>
-inline constexpr bool native_attention_backward = detail::attention_backward_flag<B>::value;
+inline constexpr bool native_attention_backward = requires {
+  requires B::native_attention_backward;
+};
 
 /// Whether it also has `attention_backward_batch(calls, scale)` as ops::attention_backward_batch.
 template <class B>
-inline constexpr bool native_attention_backward_batch =
-    detail::attention_backward_batch_flag<B>::value;
+inline constexpr bool native_attention_backward_batch = requires {
+  requires B::native_attention_backward_batch;
+};
 
 }  // namespace gistkv
