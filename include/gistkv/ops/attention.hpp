@@ -110,15 +110,8 @@ requires Computes<B, T>
 void attention_batch(B& be, std::span<const attention_call<T, space_of<B>>> calls, double scale,
                      workspace<B>& scratch) {
   if constexpr (B::native_attention_batch) {
-    for (const auto& c : calls) {
-      detail::expect_attention<B, T, T>(c);
-      expect_shape("attention_batch", "q", c.q,
-                   {c.q.extent(0), calls.front().q.extent(1), calls.front().q.extent(2)});
-      if (c.kv.n_kv_heads() != calls.front().kv.n_kv_heads()) {
-        throw shape_error("attention_batch: " + std::to_string(c.kv.n_kv_heads()) +
-                          " KV heads beside " + std::to_string(calls.front().kv.n_kv_heads()));
-      }
-    }
+    for (const auto& c : calls) detail::expect_attention<B, T, T>(c);
+    expect_same_heads("attention_batch", calls);
     if (!calls.empty()) be.attention_batch(calls, scale);
   } else {
     for (const auto& c : calls) {

@@ -94,15 +94,8 @@ requires Trains<B, T>
 void attention_backward_batch(B& be, std::span<const attention_derivative<T, space_of<B>>> calls,
                               double scale, workspace<B>& scratch) {
   if constexpr (native_attention_backward_batch<B>) {
-    for (const auto& c : calls) {
-      detail::expect_attention_backward<B, T>(c);
-      expect_shape("attention_backward_batch", "q", c.q,
-                   {c.q.extent(0), calls.front().q.extent(1), calls.front().q.extent(2)});
-      if (c.kv.n_kv_heads() != calls.front().kv.n_kv_heads()) {
-        throw shape_error("attention_backward_batch: " + std::to_string(c.kv.n_kv_heads()) +
-                          " KV heads beside " + std::to_string(calls.front().kv.n_kv_heads()));
-      }
-    }
+    for (const auto& c : calls) detail::expect_attention_backward<B, T>(c);
+    expect_same_heads("attention_backward_batch", calls);
     if (!calls.empty()) be.attention_backward_batch(calls, scale);
   } else {
     for (const auto& c : calls) {

@@ -41,4 +41,18 @@ void expect_contiguous_rows(std::string_view op, std::string_view argument,
                     std::to_string(found.stride(Rank - 1)) + ", expected 1");
 }
 
+/// Calls of one batch have queries of one number of heads and one head dimension, on equally many
+/// KV heads. @throws shape_error.
+template <class Calls>
+void expect_same_heads(std::string_view op, const Calls& calls) {
+  for (const auto& c : calls) {
+    const auto& first = calls.front();
+    expect_shape(op, "q", c.q, {c.q.extent(0), first.q.extent(1), first.q.extent(2)});
+    if (c.kv.n_kv_heads() != first.kv.n_kv_heads()) {
+      throw shape_error(std::string(op) + ": " + std::to_string(c.kv.n_kv_heads()) +
+                        " KV heads beside " + std::to_string(first.kv.n_kv_heads()));
+    }
+  }
+}
+
 }  // namespace gistkv::ops
