@@ -30,6 +30,8 @@ soft_source make_soft_source(const std::string& adapter, const model::host_model
     return source;
   }
   source.parts = io::read_gmsa_adapter(adapter, base).parts;
+  source.parts.decoder = gmsa::decoder_of(source.parts);
+  source.parts.decoder_lora.clear();
   source.trained = true;
   source.fingerprint = xxh64().update(io::mapped_file(adapter).bytes()).digest();
   return source;

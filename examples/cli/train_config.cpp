@@ -143,6 +143,23 @@ void read_common(const object& o, const std::string& path, run_config& c) {
   }
 }
 
+void read_lora(const object& l, train::lora_options& lora) {
+  l.read_at_least("rank", lora.rank, 1);
+  l.read("alpha", lora.alpha);
+  l.read_between("dropout", lora.dropout, 0, 0.99);
+}
+
+void read_targets(const object& l, train::lora_options& lora) {
+  const train::lora_options all;
+  l.read("targets", lora.targets);
+  for (const std::string& target : lora.targets) {
+    if (!all.has(target)) {
+      l.reject("targets", "'" + target + "'",
+               "query, key, value, output, gate, up and down, or some of them");
+    }
+  }
+}
+
 void read_data_config(const nlohmann::json& data, const object& o, data_config& c) {
   const object d(data, o.in("data"),
                  {"files", "field", "segmenter", "markers", "max_tokens", "cache"});
@@ -187,16 +204,8 @@ train_config read_train_config(const std::string& path) {
     const object l(*lora, o.in("lora"), {"rank", "alpha", "dropout", "targets", "rows"});
     l.read_at_least("rank", c.lora.rank, 1);
     c.lora.alpha = 2.0 * static_cast<double>(c.lora.rank);
-    l.read("alpha", c.lora.alpha);
-    l.read_between("dropout", c.lora.dropout, 0, 0.99);
-    const std::vector<std::string> all = c.lora.targets;
-    l.read("targets", c.lora.targets);
-    for (const std::string& target : c.lora.targets) {
-      if (std::find(all.begin(), all.end(), target) == all.end()) {
-        l.reject("targets", "'" + target + "'",
-                 "query, key, value, output, gate, up and down, or some of them");
-      }
-    }
+    read_lora(l, c.lora);
+    read_targets(l, c.lora);
     c.lora.gist_rows_only = l.choice("rows", {"all", "gists"}, 0) == 1;
   }
   c.lora.seed = c.seed;
@@ -221,17 +230,34 @@ train_config read_train_config(const std::string& path) {
 
 soft_config read_soft_config(const std::string& path) {
   const nlohmann::json parsed = io::parse_strict_json(read_text(path), path);
-  const object o(
-      parsed, path,
-      {"model",          "output",           "adapter",    "seed",           "rates",
-       "encoder_layers", "alignment_layers", "alignment",  "merging",        "data",
-       "questions",      "format",           "restore",    "instruction",    "adapter_type",
-       "lora",           "optimiser",        "save_every", "validate_every", "validation_windows",
-       "stages"});
+  const object o(parsed, path,
+                 {"model",
+                  "output",
+                  "adapter",
+                  "seed",
+                  "rates",
+                  "encoder_layers",
+                  "alignment_layers",
+                  "alignment",
+                  "merging",
+                  "data",
+                  "questions",
+                  "format",
+                  "restore",
+                  "instruction",
+                  "adapter_type",
+                  "lora",
+                  "decoder_lora",
+                  "optimiser",
+                  "save_every",
+                  "validate_every",
+                  "validation_windows",
+                  "stages"});
   soft_config c;
   c.source = parsed;
   c.optimiser = {0.9, 0.999, 1e-8, 0.01};
   c.lora = gmsa::training_options{}.lora;
+  c.decoder_lora = gmsa::training_options{}.decoder_lora;
   c.data.segmenter = "unicode";  // Its boundaries insert nothing.
   read_common(o, path, c);
   if (const nlohmann::json* rates = o.find("rates")) {
@@ -259,25 +285,34 @@ soft_config read_soft_config(const std::string& path) {
   c.adapter_type = types[o.choice("adapter_type", {"f32", "bf16", "f16"}, 0)];
   if (const nlohmann::json* data = o.find("data")) read_data_config(*data, o, c.data);
   if (const nlohmann::json* lora = o.find("lora")) {
-    const object l(*lora, o.in("lora"), {"rank", "alpha", "dropout"});
-    l.read_at_least("rank", c.lora.rank, 1);
-    l.read("alpha", c.lora.alpha);
-    l.read_between("dropout", c.lora.dropout, 0, 0.99);
+    read_lora(object(*lora, o.in("lora"), {"rank", "alpha", "dropout"}), c.lora);
   }
-  c.lora.seed = c.seed;
+  if (const nlohmann::json* lora = o.find("decoder_lora")) {
+    const object l(*lora, o.in("decoder_lora"), {"rank", "alpha", "dropout", "targets"});
+    read_lora(l, c.decoder_lora);
+    read_targets(l, c.decoder_lora);
+  }
+  c.lora.seed = c.decoder_lora.seed = c.seed;
   const nlohmann::json& stages = stages_of(o, path);
   for (std::size_t i = 0; i < stages.size(); ++i) {
     const std::string where = o.in("stages[" + std::to_string(i) + "]");
     const object s(stages[i], where,
-                   {"train", "sequence", "batch", "micro_batch", "steps", "schedule",
+                   {"train", "decoder", "sequence", "batch", "micro_batch", "steps", "schedule",
                     "learning_rate", "floor", "warm_up", "clip"});
     soft_stage_config& stage = c.stages.emplace_back();
-    stage.trained = static_cast<gmsa::stage>(
-        s.choice("train", {"restoring", "answering"}, std::min<std::size_t>(i, 1)));
-    const bool restoring = stage.trained == gmsa::stage::restoring;
+    const bool restoring =
+        s.choice("train", {"restoring", "answering"}, std::min<std::size_t>(i, 1)) == 0;
+    if (restoring && s.find("decoder") != nullptr) {
+      throw format_error(s.in("decoder") + ": is constant in a stage that restores");
+    }
+    constexpr gmsa::stage of_decoder[] = {gmsa::stage::answering, gmsa::stage::decoder_lora,
+                                          gmsa::stage::decoder};
+    stage.trained = restoring ? gmsa::stage::restoring
+                              : of_decoder[s.choice("decoder", {"attention", "lora", "all"}, 0)];
+    const bool weights = !restoring && stage.trained != gmsa::stage::decoder_lora;
     using train::schedule_kind;
     static_cast<step_config&>(stage) = {
-        512, 32, 1, {schedule_kind::cosine, restoring ? 1e-4 : 1e-5, 0, -1, 1000}, 2.0};
+        512, 32, 1, {schedule_kind::cosine, weights ? 1e-5 : 1e-4, 0, -1, 1000}, 2.0};
     read_steps(s, stage);
     if (stage.rate.warm_up < 0) stage.rate.warm_up = (stage.rate.steps + 9) / 10;
     if (restoring ? c.data.files.empty() : c.questions.empty()) {

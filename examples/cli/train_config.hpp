@@ -80,6 +80,7 @@ struct soft_config : run_config {
   alignment_start alignment = alignment_start::decoder;
   gmsa::merging merging = gmsa::merging::mean;
   bool slots = false;                  ///< In place of merging.
+  train::lora_options decoder_lora;    ///< `lora` is that of the encoder.
   std::vector<std::string> questions;  ///< Files with questions, contexts and answers.
   std::string format;                  ///< Of these; empty: by their names.
   std::string restore = "Restate the aforementioned Text.";

@@ -111,8 +111,9 @@ class soft_run final : public training_run {
   }
 
   trainer_state& make_trainer(std::size_t stage) override {
-    model_ = this_backend().make_soft_trainer(options_.threads, parts_,
-                                              {config_.stages[stage].trained, config_.lora});
+    model_ = this_backend().make_soft_trainer(
+        options_.threads, parts_,
+        {config_.stages[stage].trained, config_.lora, config_.decoder_lora});
     return *model_;
   }
   void write_adapter(const position&) override {

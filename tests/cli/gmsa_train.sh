@@ -86,6 +86,34 @@ sys.exit(0 if all(two[k] == v for k, v in one.items()) and len(new) == 15 and
 END
   wrong 'the second stage moves other weights than query, key and value of the decoder'
 
+# The decoder by LoRA, behind that run and killed, and all of its weights.
+changed() {  # changed CONDITION: of `d`, the names of the decoder's tensors in the adapter.
+  does inspect "$work/run/adapter.safetensors" --model "$model" --json
+  holds "what the adapter holds" "(lambda d: $1)(
+    [t['name'] for t in d['tensors'] if t['name'].startswith('decoder.')])"
+}
+for decoder in lora all; do
+  config "$(echo "$answering" | sed "s/\"answering\"/\"answering\", \"decoder\": \"$decoder\"/")" \
+    "\"adapter\": \"$work/whole/adapter.safetensors\", \"decoder_lora\": {\"rank\": 2, \"alpha\": 4,
+     \"targets\": [\"query\", \"down\"]},"
+  rm -rf "$work/run" "$work/$decoder"
+  does train gmsa --config "$work/c.json" --threads 1 --json
+  holds "decoder: $decoder" 'd["loss"] > 0 and d["validation"] > 0'
+  if [ $decoder = lora ]; then
+    changed 'sum(x.endswith((".lora_A", ".lora_B")) for x in d) == 20 and len(d) == 35'
+  else
+    changed '{"decoder.embed_tokens.weight", "decoder.norm.weight"} < {*d}
+      and not any("lora" in x for x in d)'
+  fi
+  mv "$work/run" "$work/$decoder"
+  goes_on 3 "$work/$decoder"
+  does eval qa --data "$work/questions.jsonl" --format plain --limit 2 --max-tokens 4 --method gmsa \
+    --adapter "$work/run/adapter.safetensors" --model "$model" --json
+  holds "qa with $decoder" 'all(0 <= r["value"] for r in d["rows"])'
+done
+config "$(echo "$restoring" | sed 's/"restoring"/"restoring", "decoder": "all"/')"
+refuses 1 'decoder: is constant in a stage that restores' train gmsa --config "$work/c.json"
+
 # The parts of the method that may be left out.
 for part in '"merging": "last",' '"alignment": "none",' '"alignment": "random",' \
   '"merging": "slots",'; do

@@ -42,7 +42,9 @@ model::host_model base_model() {
 }
 
 gmsa::training_options options_of(gmsa::stage stage) {
-  return {stage, {.rank = 2, .alpha = 3.0, .dropout = 0.0}};
+  return {stage,
+          {.rank = 2, .alpha = 3.0, .dropout = 0.0},
+          {.rank = 3, .alpha = 5.0, .dropout = 0.0, .targets = {"query", "value", "up"}}};
 }
 
 struct training_case {
@@ -54,6 +56,7 @@ struct training_case {
 constexpr training_case cases[] = {{gmsa::stage::restoring},
                                    {gmsa::stage::answering},
                                    {gmsa::stage::decoder},
+                                   {gmsa::stage::decoder_lora},
                                    {gmsa::stage::restoring, gmsa::merging::last},
                                    {gmsa::stage::restoring, gmsa::merging::mean, 0},
                                    {gmsa::stage::restoring, gmsa::merging::mean, 1, 4},
@@ -165,7 +168,7 @@ TEST_CASE("a batch is the sum of its samples") {
 /// The loss of a sample by compressor and decoder as they are used.
 double used_loss(const gmsa::host_parts& parts, const gmsa::sample& s, index_t rate) {
   const gmsa::compressor<backend, double> c(be(), gmsa::compressor_of(parts));
-  const model::transformer<backend, double> decoder(be(), parts.decoder);
+  const model::transformer<backend, double> decoder(be(), gmsa::decoder_of(parts));
   model::session<backend, double> session(decoder, cache::cache_options{});
   const auto soft = c.compress(s.context, rate);
   if (soft.size() > 0) session.read_soft(soft);
@@ -204,6 +207,32 @@ TEST_CASE("steps lower the loss, and what was trained is what is used") {
     CHECK(again.loss(s.all, s.rates, 1.0) == doctest::Approx(after).epsilon(1e-4));
     MESSAGE("stage " << static_cast<int>(c.stage) << ": loss " << before << " to " << after
                      << ", in use " << used);
+  }
+}
+
+TEST_CASE("LoRA of the decoder drops while it is trained, and stays what it was elsewhere") {
+  const auto base = base_model();
+  const samples s(base.config.n_vocab);
+  const auto start = start_of(base, {gmsa::stage::decoder_lora});
+  auto options = options_of(gmsa::stage::decoder_lora);
+  trainer m(be(), start, options);
+  move_off_zero(m, s);
+  const auto parts = gmsa::trained_parts(m, start);
+  CHECK(parts.decoder_lora.size() == 3 * base.blocks.size());
+  CHECK(parts.decoder_lora_alpha == 5.0);
+  options.decoder_lora.dropout = 0.5;
+  trainer drops(be(), parts, options);
+  const double whole = drops.loss(s.all, s.rates, 1.0);
+  CHECK(drops.forward_backward(s.all, s.rates, 1.0, 1) != doctest::Approx(whole).epsilon(1e-6));
+
+  // Constant in a stage that restores, part of the weights in those that train weights.
+  for (const auto stage : {gmsa::stage::restoring, gmsa::stage::answering, gmsa::stage::decoder}) {
+    trainer other(be(), parts, options_of(stage));
+    CHECK(other.loss(s.all, s.rates, 1.0) == doctest::Approx(whole).epsilon(1e-5));
+    const auto after = gmsa::trained_parts(other, parts);
+    CHECK(after.decoder_lora.empty() == (stage != gmsa::stage::restoring));
+    CHECK(trainer(be(), after, options_of(stage)).loss(s.all, s.rates, 1.0) ==
+          doctest::Approx(whole).epsilon(1e-5));
   }
 }
 

@@ -93,18 +93,21 @@ void same(const model::host_model& a, const model::host_model& b) {
   }
   same(a.final_norm, b.final_norm);
 }
-void same_compressor(const gmsa::host_parts& a, const gmsa::host_parts& b) {
-  same(a.alignment, b.alignment);
-  REQUIRE(a.encoder_lora.size() == b.encoder_lora.size());
-  CHECK(a.lora_alpha == b.lora_alpha);
-  for (std::size_t i = 0; i < a.encoder_lora.size(); ++i) {
-    const model::low_rank& left = a.encoder_lora[i];
-    const model::low_rank& right = b.encoder_lora[i];
+void same_lora(const std::vector<model::low_rank>& a, const std::vector<model::low_rank>& b) {
+  REQUIRE(a.size() == b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const model::low_rank& left = a[i];
+    const model::low_rank& right = b[i];
     CHECK(left.layer == right.layer);
     CHECK(left.target == right.target);
     CHECK(left.a == right.a);
     CHECK(left.b == right.b);
   }
+}
+void same_compressor(const gmsa::host_parts& a, const gmsa::host_parts& b) {
+  same(a.alignment, b.alignment);
+  same_lora(a.encoder_lora, b.encoder_lora);
+  CHECK(a.lora_alpha == b.lora_alpha);
 }
 
 /// The message of the error that `f` throws.
@@ -287,6 +290,14 @@ TEST_CASE("an adapter holds what differs from the base, and comes back") {
       // Encoder and decoder are the base but for LoRA and one map.
       const auto other = put_on(adapter.parts, base);
       adapter.parts.decoder.blocks[1].value.weight = other.blocks[1].value.weight;
+      if (norms) {  // All that stage 2 may train.
+        adapter.parts.decoder.blocks[2].query_norm = other.blocks[1].query_norm;
+        adapter.parts.decoder.blocks[0].attention_norm = other.blocks[1].attention_norm;
+        adapter.parts.decoder.final_norm = other.final_norm;
+        adapter.parts.decoder.token_embedding = other.token_embedding;
+        adapter.parts.decoder_lora = {adapter.parts.encoder_lora[1], adapter.parts.encoder_lora[8]};
+        adapter.parts.decoder_lora_alpha = 7;
+      }
       io::write_gmsa_adapter(file.path, adapter, base, weight_type::f32);
       CHECK(io::is_gmsa_adapter(io::safetensors_file::open(file.path)));
       const auto back = io::read_gmsa_adapter(file.path, base);
@@ -303,7 +314,9 @@ TEST_CASE("an adapter holds what differs from the base, and comes back") {
         return std::ranges::count_if(f.tensors(),
                                      [&](const auto& t) { return t.name.starts_with(prefix); });
       };
-      CHECK(count("decoder.") == 1);
+      CHECK(count("decoder.") == (norms ? 9 : 1));
+      same_lora(back.parts.decoder_lora, adapter.parts.decoder_lora);
+      CHECK(back.parts.decoder_lora_alpha == adapter.parts.decoder_lora_alpha);
       CHECK(count("encoder.") == 28);
       CHECK(back.parts.merging == gmsa::merging::mean);
       if (n_alignment > 0) continue;
@@ -377,6 +390,18 @@ TEST_CASE("every fault of an adapter is named") {
         }),
         "'encoder.slots' [12, 5], expected [12, 12]");
   adapter.parts.slots = {};
+  adapter.parts.decoder_lora = {adapter.parts.encoder_lora[1]};
+  adapter.parts.decoder_lora_alpha = 7;
+  CHECK(fault(keep) == "no error");
+  names(says("decoder_lora_alpha", "-1"), "'decoder_lora_alpha' is '-1', expected a positive");
+  names(fault(keep, [](auto& m) { m.erase("decoder_lora_alpha"); }), "'decoder_lora_alpha' is ''");
+  names(fault([](tensors& t) {
+          std::erase_if(t, [](const auto& x) {
+            return x.name == "decoder.layers.0.self_attn.k_proj.lora_B";
+          });
+        }),
+        "1 missing: 'decoder.layers.0.self_attn.k_proj.lora_B'");
+  adapter.parts.decoder_lora.clear();
   const auto other = test::random_model({.n_layers = 3, .seed = 77});
   const scratch_file file;
   io::write_gmsa_adapter(file.path, adapter, base, weight_type::bf16);
@@ -388,13 +413,14 @@ TEST_CASE("every fault of an adapter is named") {
   };
   auto wrong = adapter;
   wrong.parts.encoder = another_encoder;
-  names(write(wrong), "of the encoder is not that of the base model");
+  names(write(wrong), "encoder.embed_tokens.weight is not that of the base model");
   wrong = adapter;
-  wrong.parts.decoder.final_norm = another_encoder.final_norm;
-  names(write(wrong), "the final norm of the decoder is not that of the base model");
+  wrong.parts.decoder.blocks.pop_back();
+  names(write(wrong), "the decoder has 2 layers, the base model 3");
   wrong = adapter;
-  wrong.parts.decoder.token_embedding = another_encoder.token_embedding;
-  names(write(wrong), "the table of the decoder");
+  wrong.parts.decoder.final_norm.cols = 11;
+  wrong.parts.decoder.final_norm.data = wrong.parts.decoder.final_norm.data.first(11 * 4);
+  names(write(wrong), "decoder.norm.weight is [1, 11], in the base model [1, 12]");
   wrong = adapter;
   wrong.parts.encoder_lora.pop_back();
   names(write(wrong), "there is none of layer 1 down");

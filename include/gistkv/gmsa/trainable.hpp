@@ -32,12 +32,16 @@ enum class stage {
   restoring,  ///< Stage 1: LoRA of the encoder, its slots where it has some, and the alignment's
               ///< layers; the decoder is constant.
   answering,  ///< Stage 2, KEFT: query, key and value weights of the decoder; all else is constant.
-  decoder     ///< Stage 2 as in the official code: all weights of the decoder.
+  decoder,    ///< Stage 2 as in the official code: all weights of the decoder.
+  decoder_lora  ///< Stage 2 by LoRA: low-rank changes of the decoder's maps.
 };
 
 struct training_options {
   gmsa::stage stage = stage::restoring;
   train::lora_options lora = {.rank = 128, .alpha = 32.0, .dropout = 0.05};  ///< Of the encoder.
+  /// Of the decoder, in its stage: of the maps that KEFT trains.
+  train::lora_options decoder_lora = {
+      .rank = 16, .alpha = 32.0, .dropout = 0.05, .targets = {"query", "key", "value"}};
 };
 
 /// Encoder, alignment and decoder with their backward pass. The loss is that of the labels alone;
@@ -62,7 +66,9 @@ class trainable_gmsa {
       throw argument_error("gmsa training: a linear alignment is not trained");
     }
     const bool restoring = options.stage == stage::restoring;
-    const model::host_model& decoder = parts.decoder;
+    const bool by_lora = options.stage == stage::decoder_lora;
+    // LoRA that is not trained is merged.
+    const model::host_model decoder = by_lora ? parts.decoder : decoder_of(parts);
     n_vocab_ = decoder.token_embedding.rows;
     encoder_table_ = table_of(parts.encoder.token_embedding);
     if (!parts.slots.empty()) {
@@ -83,15 +89,15 @@ class trainable_gmsa {
     head_.emplace(
         be, config_.tied_head ? model::host_linear{decoder.token_embedding, {}} : decoder.head,
         head, nullptr);
-    // LoRA that is not trained is merged.
     encoder_.emplace(set_, restoring ? parts.encoder : compressor_of(parts).encoder, "encoder.",
                      false, false, restoring ? &options_.lora : nullptr);
     if (!parts.alignment.blocks.empty()) {
       alignment_.emplace(set_, parts.alignment, "alignment.", restoring, false, nullptr);
     }
-    decoder_.emplace(set_, decoder, "decoder.", !restoring, options.stage == stage::decoder,
-                     nullptr);
+    decoder_.emplace(set_, decoder, "decoder.", !restoring && !by_lora,
+                     options.stage == stage::decoder, by_lora ? &options_.decoder_lora : nullptr);
     if (restoring) encoder_->load(parts.encoder_lora);
+    if (by_lora) decoder_->load(parts.decoder_lora);
     for (std::size_t i = 0; i < set_.size(); ++i) set_[i].trained = trains(set_[i].name);
   }
 
@@ -111,8 +117,10 @@ class trainable_gmsa {
     return run(samples, rates, scale, {true, {}, false, 0}, false);
   }
 
-  /// The factors of the encoder's LoRA.
-  std::vector<model::low_rank> lora() const { return encoder_->lora(); }
+  /// The factors of the LoRA that is trained: the encoder's, or in its stage the decoder's.
+  std::vector<model::low_rank> lora() const {
+    return options_.stage == stage::decoder_lora ? decoder_->lora() : encoder_->lora();
+  }
 
  private:
   using sequences = std::vector<train::sequence>;
@@ -124,6 +132,7 @@ class trainable_gmsa {
       case stage::answering:
         return name.starts_with("decoder.") && name.ends_with(".query+key+value");
       case stage::decoder:
+      case stage::decoder_lora:
         break;
     }
     return name.starts_with("decoder.");
@@ -240,7 +249,8 @@ class trainable_gmsa {
     const matrix x = memory_.template take<T>({decoder_rows.n, d_});
     embed(x, decoder_rows, trained_table_ != nullptr ? trained_table_->value : table_);
     if (n_soft > 0) ops::scatter_rows<B, T>(*be_, x, aligned.hidden, soft_at.view({n_soft}));
-    auto read = decoder_->forward(x, decoder_rows, plain, backward, memory_);
+    // Encoder and decoder never learn LoRA at once: what drops for one drops for the other.
+    auto read = decoder_->forward(x, decoder_rows, lora, backward, memory_);
     const std::vector<float> weights(decoder_rows.targets.size(), static_cast<float>(scale));
     const train::head_targets targets{
         decoder_rows.target_rows, decoder_rows.targets, weights, {}, 0.0};
@@ -251,7 +261,7 @@ class trainable_gmsa {
     }
     const double sum = head_->loss(read.hidden, d, targets, {}, memory_);
     if (!backward) return sum;
-    decoder_->backward(d, read, decoder_rows, plain, memory_);
+    decoder_->backward(d, read, decoder_rows, lora, memory_);
     if (trained_table_ != nullptr) {
       const buffer<std::int32_t, B> rows(*be_, std::span<const std::int32_t>(table_rows));
       ops::scatter_add_rows<B, T>(*be_, trained_table_->gradient_matrix(), d,

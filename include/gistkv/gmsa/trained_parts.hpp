@@ -15,7 +15,8 @@
 namespace gistkv::gmsa {
 
 /// What training has made of the parts it began with: LoRA and slots of the encoder and the
-/// alignment's layers of stage 1, the decoder's weights of stage 2. What was not trained is that of
+/// alignment's layers of stage 1, the decoder's weights or LoRA of stage 2, LoRA that it had before
+/// being merged where weights are trained. What was not trained is that of
 /// `start`; the rest lies in memory that the result keeps.
 template <class B, class T>
 host_parts trained_parts(trainable_gmsa<B, T>& m, const host_parts& start) {
@@ -30,6 +31,12 @@ host_parts trained_parts(trainable_gmsa<B, T>& m, const host_parts& start) {
   if (m.options().stage == stage::restoring) {
     parts.lora_alpha = m.options().lora.alpha;
     parts.encoder_lora = m.lora();
+  } else if (m.options().stage == stage::decoder_lora) {
+    parts.decoder_lora_alpha = m.options().decoder_lora.alpha;
+    parts.decoder_lora = m.lora();
+  } else {
+    parts.decoder = decoder_of(start);
+    parts.decoder_lora.clear();
   }
   // Maps of one input lie in one parameter, one below the other.
   const auto take_block = [&](model::host_block& block, const std::string& before,

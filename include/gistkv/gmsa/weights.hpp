@@ -34,6 +34,8 @@ struct host_compressor {
 /// All of GMSA in host memory, LoRA apart from what it is added to: what checkpoints hold.
 struct host_parts {
   model::host_model decoder;
+  std::vector<model::low_rank> decoder_lora;  ///< Of some of its maps, or none.
+  double decoder_lora_alpha = 0;              ///< Of these.
   model::host_model encoder;
   std::vector<model::low_rank> encoder_lora;  ///< Of all maps of the encoder, or none.
   double lora_alpha = 0;                      ///< Of these.
@@ -62,6 +64,13 @@ inline index_t slots_for(index_t n, index_t merge_size, index_t slots) {
   throw argument_error("gmsa: a context of " + std::to_string(n) + " tokens at rate " +
                        std::to_string(merge_size) + " wants " + std::to_string(want) +
                        " slots, the compressor has " + std::to_string(slots));
+}
+
+/// Merges LoRA into the decoder. @throws as model::merge_lora.
+inline model::host_model decoder_of(const host_parts& parts) {
+  model::host_model decoder = parts.decoder;
+  model::merge_lora(decoder, parts.decoder_lora, parts.decoder_lora_alpha);
+  return decoder;
 }
 
 /// Layers 0 to n - 1 of a model and its final norm, without table and head.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <cstddef>
@@ -10,6 +11,8 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -27,10 +30,14 @@
 ///   encoder.layers.I.MAP.lora_A [r, in], .lora_B [out, r]   for every map of every encoder layer
 ///   encoder.slots [n, d_model]                              where metadata merging is slots
 ///   alignment.layers.J. ... and alignment.norm.weight, or alignment.linear.weight and .bias
-///   decoder.layers.I.MAP.weight                             only maps that differ from the base
+///   decoder.layers.I.MAP.lora_A, .lora_B                    of the maps that have them
+///   decoder.layers.I. ... , decoder.embed_tokens.weight, decoder.norm.weight,
+///   decoder.lm_head.weight
+///                                                           only what differs from the base
 /// with the names of Hugging Face for maps and norms; and metadata format, base, encoder_layers,
-/// alignment_layers, alignment (none, or nothing), merging, lora_alpha (0 without LoRA) and rates.
-/// Readers refuse a merging that they do not know, and tensors that they do not expect.
+/// alignment_layers, alignment (none, or nothing), merging, lora_alpha and decoder_lora_alpha (0,
+/// or nothing, without LoRA) and rates. Readers refuse a merging that they do not know, and tensors
+/// that they do not expect.
 
 namespace gistkv::io {
 
@@ -83,7 +90,9 @@ inline void add_block_names(std::vector<named_extents>& all, const std::string& 
   norm(hugging_face_names.feed_forward_norm, c.d_model);
 }
 
-inline lora_names adapter_lora_names() { return {"encoder.layers.", ".lora_A", ".lora_B"}; }
+inline lora_names adapter_lora_names(const std::string& part) {
+  return {part + ".layers.", ".lora_A", ".lora_B"};
+}
 
 inline std::string merging_name(const gmsa::host_parts& parts) {
   if (!parts.slots.empty()) return "slots";
@@ -113,36 +122,49 @@ inline bool same_matrix(const host_matrix& a, const host_matrix& b) {
   return a.type == b.type && a.rows == b.rows && std::ranges::equal(a.data, b.data);
 }
 
-/// An adapter has no place for anything else that differs from the base. @throws argument_error.
-inline void expect_base(const model::host_model& part, const model::host_model& base,
-                        const std::string& name, bool maps_may_differ) {
-  const auto expect = [&name](bool same, const std::string& what) {
-    if (same) return;
-    throw argument_error("gmsa adapter: " + what + " of the " + name +
-                         " is not that of the base model, which only a checkpoint can hold");
-  };
-  const auto missing_or_same = [](const host_matrix& a, const host_matrix& b) {
-    return a.empty() || same_matrix(a, b);
-  };
-  expect(missing_or_same(part.token_embedding, base.token_embedding), "the table");
-  expect(missing_or_same(part.head.weight, base.head.weight), "the head");
-  expect(same_matrix(part.final_norm, base.final_norm), "the final norm");
-  for (std::size_t i = 0; i < part.blocks.size(); ++i) {
-    const model::host_block& a = part.blocks[i];
-    const model::host_block& b = base.blocks[i];
-    const std::string layer = " in layer " + std::to_string(i);
-    expect(same_matrix(a.attention_norm, b.attention_norm) &&
-               same_matrix(a.feed_forward_norm, b.feed_forward_norm) &&
-               same_matrix(a.query_norm, b.query_norm) && same_matrix(a.key_norm, b.key_norm),
-           "a norm" + layer);
-    const auto found = model::linear_maps(a);
-    const auto want = model::linear_maps(b);
-    for (std::size_t j = 0; j < found.size(); ++j) {
-      expect(same_matrix(found[j].map->bias, want[j].map->bias),
-             std::string(found[j].hugging_face) + ".bias" + layer);
-      expect(maps_may_differ || same_matrix(found[j].map->weight, want[j].map->weight),
-             std::string(found[j].hugging_face) + layer);
+template <class Matrix>
+struct named_matrix {
+  std::string name;
+  Matrix* matrix;
+  bool vector;  ///< One row, in a file a tensor of one extent.
+};
+
+/// Every tensor that a model may have, which may be const; empty where it has none.
+template <class Model>
+auto all_tensors(Model& m, const char* part) {
+  using matrix = std::remove_reference_t<decltype((m.final_norm))>;
+  const std::string prefix = std::string(part) + ".";
+  std::vector<named_matrix<matrix>> all{{prefix + "embed_tokens.weight", &m.token_embedding, false},
+                                        {prefix + "lm_head.weight", &m.head.weight, false},
+                                        {prefix + "norm.weight", &m.final_norm, true}};
+  for (std::size_t i = 0; i < m.blocks.size(); ++i) {
+    auto& block = m.blocks[i];
+    const std::string before = layer_name(part, i);
+    for (const auto& [target, name, map] : model::linear_maps(block)) {
+      all.push_back({before + std::string(name) + ".weight", &map->weight, false});
+      all.push_back({before + std::string(name) + ".bias", &map->bias, true});
     }
+    for (const auto& [name, norm] :
+         {std::pair{hugging_face_names.attention_norm, &block.attention_norm},
+          std::pair{hugging_face_names.feed_forward_norm, &block.feed_forward_norm},
+          std::pair{hugging_face_names.query_norm, &block.query_norm},
+          std::pair{hugging_face_names.key_norm, &block.key_norm}}) {
+      all.push_back({before + std::string(name) + ".weight", norm, true});
+    }
+  }
+  return all;
+}
+
+/// The encoder is the first layers of the base, since an adapter holds none of it.
+/// @throws argument_error naming what differs.
+inline void expect_base(const model::host_model& encoder, const model::host_model& base) {
+  const auto found = all_tensors(encoder, "encoder");
+  const auto want = all_tensors(base, "encoder");
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const bool left_out = i < 2 && found[i].matrix->empty();  // Table and head.
+    if (left_out || same_matrix(*found[i].matrix, *want[i].matrix)) continue;
+    throw argument_error("gmsa adapter: " + found[i].name +
+                         " is not that of the base model, which only a checkpoint can hold");
   }
 }
 
@@ -155,16 +177,16 @@ inline bool is_gmsa_adapter(const safetensors_file& file) {
 }
 
 /// Writes what differs from the base model. @throws argument_error for another type than f32, bf16
-/// or f16, LoRA for some encoder layers only, or a difference that the file has no place for;
-/// file_error.
+/// or f16, LoRA for some maps of the encoder only, or an encoder or a decoder that is not the
+/// base's in what the file has no place for; file_error.
 inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_adapter& adapter,
                                const model::host_model& base, weight_type type) {
   const gmsa::host_parts& parts = adapter.parts;
-  detail::expect_base(parts.encoder, base, "encoder", false);
-  detail::expect_base(parts.decoder, base, "decoder", true);
+  detail::expect_base(parts.encoder, base);
   tensor_list list(type);
   if (!parts.encoder_lora.empty()) {
-    add_lora(list, parts.encoder_lora, parts.encoder, detail::adapter_lora_names());
+    add_lora(list, parts.encoder_lora, parts.encoder, detail::adapter_lora_names("encoder"),
+             maps_with_lora::all);
   }
   if (!parts.slots.empty()) list.add("encoder.slots", parts.slots);
   for (std::size_t i = 0; i < parts.alignment.blocks.size(); ++i) {
@@ -179,14 +201,31 @@ inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_ada
   } else {
     list.add_vector("alignment.norm.weight", parts.alignment.final_norm);
   }
-  for (std::size_t i = 0; i < base.blocks.size(); ++i) {
-    const auto old = model::linear_maps(base.blocks[i]);
-    const auto now = model::linear_maps(parts.decoder.blocks[i]);
-    for (std::size_t j = 0; j < now.size(); ++j) {
-      const host_matrix& m = now[j].map->weight;
-      const host_matrix& was = old[j].map->weight;
-      if (detail::same_matrix(m, was)) continue;
-      list.add(detail::layer_name("decoder", i) + std::string(now[j].hugging_face) + ".weight", m);
+  add_lora(list, parts.decoder_lora, parts.decoder, detail::adapter_lora_names("decoder"),
+           maps_with_lora::some);
+  const auto old = detail::all_tensors(base, "decoder");
+  const auto now = detail::all_tensors(parts.decoder, "decoder");
+  if (now.size() != old.size()) {
+    throw argument_error("gmsa adapter: the decoder has " +
+                         std::to_string(parts.decoder.blocks.size()) + " layers, the base model " +
+                         std::to_string(base.blocks.size()));
+  }
+  for (std::size_t i = 0; i < now.size(); ++i) {
+    const host_matrix& m = *now[i].matrix;
+    const host_matrix& was = *old[i].matrix;
+    if (detail::same_matrix(m, was)) continue;
+    if (m.rows != was.rows || m.cols != was.cols) {
+      const auto extents = [](const host_matrix& x) {
+        const std::array all{x.rows, x.cols};
+        return extents_text(all);
+      };
+      throw argument_error("gmsa adapter: " + now[i].name + " is " + extents(m) +
+                           ", in the base model " + extents(was));
+    }
+    if (now[i].vector) {
+      list.add_vector(now[i].name, m);
+    } else {
+      list.add(now[i].name, m);
     }
   }
   std::string rates;
@@ -201,6 +240,7 @@ inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_ada
                      {"alignment", unaligned ? "none" : ""},
                      {"merging", detail::merging_name(parts)},
                      {"lora_alpha", std::to_string(parts.lora_alpha)},
+                     {"decoder_lora_alpha", std::to_string(parts.decoder_lora_alpha)},
                      {"rates", rates}});
 }
 
@@ -233,11 +273,15 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
                        " alignment layers, the model has " + std::to_string(c.n_layers));
   }
   const auto alpha = detail::metadata_number<double>(file, "lora_alpha");
+  const bool told = !metadata("decoder_lora_alpha").empty();  // Once there was none.
+  const auto decoder_alpha = told ? detail::metadata_number<double>(file, "decoder_lora_alpha") : 0;
   std::vector<stored_tensor> tensors;
   index_t rank = 0;
   for (const safetensors_tensor& t : file.tensors()) {
     tensors.push_back(as_weight(t, file.name()));
-    if (t.name.ends_with(".lora_A") && !t.extents.empty()) rank = t.extents.front();
+    if (t.name.starts_with("encoder.") && t.name.ends_with(".lora_A") && !t.extents.empty()) {
+      rank = t.extents.front();
+    }
   }
   const tensor_rules rules = rules_of(base);
   std::vector<named_extents> expected;
@@ -270,19 +314,34 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
   } else if (shape.alignment_layers > 0) {
     expected.push_back({"alignment.norm.weight", {c.d_model}});
   }
-  // Any map of the decoder may be there, or not.
-  for (index_t i = 0; i < c.n_layers; ++i) {
+  // Any tensor of the decoder may be there, or not, and LoRA of any map.
+  for (const auto& [name, m, vector] : detail::all_tensors(base, "decoder")) {
+    if (m->empty() || file.find_tensor(name) == nullptr) continue;
+    expected.push_back(
+        {name, vector ? std::vector<index_t>{m->cols} : std::vector<index_t>{m->rows, m->cols}});
+  }
+  bool decoder_has_lora = false;
+  const lora_names of_decoder = detail::adapter_lora_names("decoder");
+  for (std::size_t i = 0; i < base.blocks.size(); ++i) {
     for (const block_map& m : block_maps(c, rules)) {
-      named_extents want{detail::layer_name("decoder", static_cast<std::size_t>(i)) +
-                             std::string(m.name) + ".weight",
-                         {m.out, m.in}};
-      if (file.find_tensor(want.name) != nullptr) expected.push_back(std::move(want));
+      const std::string a = of_decoder.of(i, m.name, of_decoder.a);
+      const std::string b = of_decoder.of(i, m.name, of_decoder.b);
+      const safetensors_tensor* found = file.find_tensor(a);
+      if (found == nullptr && file.find_tensor(b) == nullptr) continue;
+      const index_t r =
+          found == nullptr || found->extents.empty() ? 1 : std::max<index_t>(found->extents[0], 1);
+      expected.push_back({a, {r, m.in}});
+      expected.push_back({b, {m.out, r}});
+      decoder_has_lora = true;
     }
   }
   expect_tensors(expected, tensors, file.name(), "a GMSA adapter for this model");
   detail::expect_finite(tensors, file.name());
-  if (rank > 0 && !(alpha > 0 && std::isfinite(alpha))) {
-    throw format_error(file.name() + ": metadata 'lora_alpha' is " + quote(metadata("lora_alpha")) +
+  for (const auto& [has_lora, key, value] :
+       {std::tuple{rank > 0, "lora_alpha", alpha},
+        std::tuple{decoder_has_lora, "decoder_lora_alpha", decoder_alpha}}) {
+    if (!has_lora || (value > 0 && std::isfinite(value))) continue;
+    throw format_error(file.name() + ": metadata '" + key + "' is " + quote(metadata(key)) +
                        ", expected a positive number");
   }
 
@@ -297,33 +356,19 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
   const auto take = [&](host_matrix& to, const std::string& name) {
     if (const auto* t = detail::find(tensors, name)) to = detail::as_matrix(*t);
   };
-  const auto take_maps = [&](model::host_block& block, const std::string& before) {
-    for (const auto& [target, name, map] : model::linear_maps(block)) {
-      take(map->weight, before + std::string(name) + ".weight");
-      take(map->bias, before + std::string(name) + ".bias");
-    }
-  };
   take(parts.slots, "encoder.slots");
   if (rank > 0) {
     parts.encoder_lora =
-        read_lora(tensors, parts.encoder, detail::adapter_lora_names(), file.name());
+        read_lora(tensors, parts.encoder, detail::adapter_lora_names("encoder"), file.name());
     parts.lora_alpha = alpha;
   }
-  for (std::size_t i = 0; i < parts.alignment.blocks.size(); ++i) {
-    const std::string before = detail::layer_name("alignment", i);
-    model::host_block& block = parts.alignment.blocks[i];
-    take_maps(block, before);
-    for (const auto& [part, norm] :
-         {std::pair{hugging_face_names.attention_norm, &block.attention_norm},
-          std::pair{hugging_face_names.feed_forward_norm, &block.feed_forward_norm},
-          std::pair{hugging_face_names.query_norm, &block.query_norm},
-          std::pair{hugging_face_names.key_norm, &block.key_norm}}) {
-      take(*norm, before + std::string(part) + ".weight");
-    }
+  if (decoder_has_lora) {
+    parts.decoder_lora = read_lora(tensors, parts.decoder, of_decoder, file.name());
+    parts.decoder_lora_alpha = decoder_alpha;
   }
-  take(parts.alignment.final_norm, "alignment.norm.weight");
-  for (std::size_t i = 0; i < parts.decoder.blocks.size(); ++i) {
-    take_maps(parts.decoder.blocks[i], detail::layer_name("decoder", i));
+  for (const auto& [part, prefix] :
+       {std::pair{&parts.alignment, "alignment"}, std::pair{&parts.decoder, "decoder"}}) {
+    for (const auto& [name, m, vector] : detail::all_tensors(*part, prefix)) take(*m, name);
   }
   if (linear) {
     take(parts.linear.weight, "alignment.linear.weight");

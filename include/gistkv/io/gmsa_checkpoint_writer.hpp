@@ -48,7 +48,7 @@ inline void write_gmsa_checkpoint(const std::filesystem::path& path, const gmsa:
         "can say; expected the mean of groups");
   }
   tensor_list list(type);
-  const model::host_model& decoder = parts.decoder;
+  const model::host_model decoder = gmsa::decoder_of(parts);  // It has no place for LoRA there.
   const auto add = [&](std::string_view prefix, const model::host_model& m,
                        std::string_view stored) {
     const host_matrix& table =
@@ -58,7 +58,7 @@ inline void write_gmsa_checkpoint(const std::filesystem::path& path, const gmsa:
                       stored);
   };
   add(gmsa_names::encoder, parts.encoder, gmsa_names::base);
-  add_lora(list, parts.encoder_lora, parts.encoder, gmsa_lora_names());
+  add_lora(list, parts.encoder_lora, parts.encoder, gmsa_lora_names(), maps_with_lora::all);
   add(gmsa_names::decoder, decoder, {});
   if (!parts.alignment.blocks.empty()) add(gmsa_names::alignment, parts.alignment, {});
   const index_t d = decoder.config.d_model;

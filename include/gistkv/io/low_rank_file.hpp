@@ -82,15 +82,17 @@ inline const stored_tensor* find(std::span<const stored_tensor> tensors, std::st
 
 }  // namespace detail
 
-/// Changes of all maps of a model, whose tensors are known to be there. @throws format_error.
+/// Changes of those maps of a model that the file has them of; both factors of each are known to be
+/// there. @throws format_error.
 inline std::vector<model::low_rank> read_lora(std::span<const stored_tensor> tensors,
                                               const model::host_model& m, const lora_names& names,
                                               std::string_view file) {
   std::vector<model::low_rank> factors;
   for (std::size_t i = 0; i < m.blocks.size(); ++i) {
     for (const auto& [target, name, map] : model::linear_maps(m.blocks[i])) {
-      factors.push_back(read_low_rank(*detail::find(tensors, names.of(i, name, names.a)),
-                                      *detail::find(tensors, names.of(i, name, names.b)),
+      const stored_tensor* a = detail::find(tensors, names.of(i, name, names.a));
+      if (a == nullptr) continue;
+      factors.push_back(read_low_rank(*a, *detail::find(tensors, names.of(i, name, names.b)),
                                       static_cast<index_t>(i), target, map->weight.rows,
                                       map->weight.cols, file));
     }
@@ -98,10 +100,13 @@ inline std::vector<model::low_rank> read_lora(std::span<const stored_tensor> ten
   return factors;
 }
 
-/// Lists changes of all maps of a model. @throws argument_error naming a map that has none, and for
-/// changes of anything else.
+/// Of which maps a file must hold changes.
+enum class maps_with_lora { all, some };
+
+/// Lists changes of the maps of a model. @throws argument_error naming a map that has none where
+/// all must, and for changes of anything else.
 inline void add_lora(tensor_list& list, std::span<const model::low_rank> factors,
-                     const model::host_model& m, const lora_names& names) {
+                     const model::host_model& m, const lora_names& names, maps_with_lora which) {
   for (const model::low_rank& f : factors) model::changed_map(m, f);
   for (std::size_t i = 0; i < m.blocks.size(); ++i) {
     for (const auto& [target, name, map] : model::linear_maps(m.blocks[i])) {
@@ -110,6 +115,7 @@ inline void add_lora(tensor_list& list, std::span<const model::low_rank> factors
         return f.layer == static_cast<index_t>(i) && f.target == of;
       });
       if (at == factors.end()) {
+        if (which == maps_with_lora::some) continue;
         throw argument_error("LoRA: there is none of layer " + std::to_string(i) + " " +
                              std::string(target) + ", expected that of all maps");
       }
