@@ -9,9 +9,10 @@
 
 TRAIN and HELD are JSONL (or .jsonl.zst) with a field `text`, of different books. `run` trains a
 compressor to restore short pieces of texts of TRAIN, once for each variant and seed (0, 1, ...), and
-has `gistkv eval restore` measure it on pieces of paragraphs of HELD, at rates 4, 8 and 16. Behind the
-method's compressor, and behind an untrained one, it trains the decoder (KEFT) to say which word follows
-another one in such a piece, and has `gistkv eval qa` ask that on HELD. All of it goes on where it was ended; what the program printed is gathered in FOLDER/gmsa-ablations.json.
+has `gistkv eval restore` measure it on paragraphs of HELD, at each of the rates. Behind the method's
+compressor, and behind an untrained one, it trains the decoder (KEFT) to say which word follows another
+one in such a piece, and has `gistkv eval qa` ask that on HELD. All of it goes on where it was ended;
+what the program printed is gathered in FOLDER/gmsa-ablations.json.
 `table` writes that as tables of Markdown: means over seeds, and for each variant the difference from
 the method, paired by seed, with its interval of 95 % (Student's t).
 """
@@ -24,17 +25,18 @@ import statistics
 import subprocess
 import sys
 
-rates = [4, 8, 16]
-# What differs from the method: 8 layers read, the mean of a group, one layer of the decoder.
+# What differs from the method: all the layers that it reads, the mean of a group, one layer of the
+# decoder.
 variants = {
     "method": {},
     "last of each group": {"merging": "last"},
     "learned slots": {"merging": "slots"},
     "no alignment": {"alignment": "none"},
     "random alignment": {"alignment": "random"},
-    "4 encoder layers": {"encoder_layers": 4},
-    "2 encoder layers": {"encoder_layers": 2},
+    "half of the encoder": {},
+    "a quarter of the encoder": {},
 }
+encoders = {"half of the encoder": 2, "a quarter of the encoder": 4}
 # Whose compressor the decoder is trained to answer on; none: an untrained one.
 answering = {"AE and KEFT": "method", "KEFT alone": None}
 n_words = 10  # Of a text that is asked on.
@@ -54,7 +56,7 @@ def texts_of(path):
 
 
 def held_paragraphs(o, path):
-    """The first paragraph of 40 words or more of each tenth of a book, at most 32 in all."""
+    """The first paragraph of 40 words or more behind three places of a book, as many as are asked for."""
     if path.exists():
         return path
     texts = []
@@ -62,7 +64,7 @@ def held_paragraphs(o, path):
         lines = text.splitlines()
         for tenth in range(2, 8, 2):
             texts += [x for x in lines[len(lines) * tenth // 10:] if len(x.split()) >= 40][:1]
-    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts[:32]))
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts[:o.paragraphs]))
     return path
 
 
@@ -94,8 +96,10 @@ def stage_of(o, folder, name, seed):
         stage = {"train": "restoring", "sequence": o.length + 8, "learning_rate": o.rate}
         config = {"data": {"files": [o.train], "max_tokens": 2000000,
                            "cache": str(folder / "tokens.safetensors")}, **variants[name]}
+        if name in encoders:
+            config["encoder_layers"] = max(1, o.encoder_layers // encoders[name])
         return stage, config, ["restore", "--data", held_paragraphs(o, folder / "held.jsonl"),
-                               "--length", o.length]
+                               "--length", o.length, "--prompt", o.restore]
     stage = {"train": "answering", "sequence": 128, "learning_rate": o.keft_rate}
     config = {"questions": [str(questions(o.train, folder / "questions.jsonl", 20000))],
               "format": "plain"}
@@ -118,8 +122,10 @@ def run(o):
             stage, own, measure = stage_of(o, folder, name, seed)
             config = {
                 "model": o.model, "output": str(out), "seed": seed + 1, "rates": o.rates,
+                "encoder_layers": o.encoder_layers, "restore": o.restore,
                 "lora": {"rank": 16, "alpha": 32, "dropout": 0}, **own,
-                "save_every": 50, "validate_every": 25, "validation_windows": 64,
+                "save_every": 100, "validate_every": max(25, o.steps // 20),
+                "validation_windows": 64,
                 "stages": [{**stage, "batch": o.batch, "micro_batch": o.batch, "steps": o.steps,
                             "floor": 0, "warm_up": max(1, o.steps // 30)}]}
             (out / "config.json").write_text(json.dumps(config))
@@ -127,7 +133,7 @@ def run(o):
             report = json.loads(call(o.program, "train", "gmsa", "--config", out / "config.json",
                                      "--threads", o.threads, "--json", *going_on))
             rows = []
-            for rate in rates:
+            for rate in o.rates:
                 rows += json.loads(call(
                     o.program, "eval", *measure, "--method", "gmsa", "--limit", 0, "--rate", rate,
                     "--adapter", out / "adapter.safetensors", "--model", o.model, "--threads",
@@ -135,8 +141,8 @@ def run(o):
             lines = [json.loads(x) for x in (out / "log.jsonl").read_text().splitlines()]
             curve = [[x["step"], x["validation"]] for x in lines if "validation" in x]
             (out / "result.json").write_text(json.dumps(
-                {"variant": name, "seed": seed, "steps": o.steps, "train": report, "curve": curve,
-                 "rows": rows}))
+                {"variant": name, "seed": seed, "steps": o.steps, "rates": o.rates, "train": report,
+                 "curve": curve, "rows": rows}))
             (out / "checkpoint.safetensors").unlink()
             print(name, seed, curve[-1], *(f"{r['metric']} {r['value']:.3f}" for r in rows), flush=True)
     found = [json.loads(p.read_text()) for p in sorted(folder.glob("*/result.json"))]
@@ -165,6 +171,7 @@ def write_tables(found, names, metrics):
         return lambda r: next(x["value"] for x in r["rows"]
                               if x["metric"] == which and x["settings"]["rate"] == rate)
 
+    rates = found[0]["rates"]
     figures = [("loss", lambda r: r["train"]["validation"])]
     for which, shown in metrics.items():
         figures += [(f"{shown}, {rate}", metric(which, rate)) for rate in rates]
@@ -213,7 +220,10 @@ def main():
     for name in ("program", "model", "train", "held", "folder"):
         one.add_argument(name)
     one.add_argument("--length", type=int, default=16, help="tokens of a piece")
-    one.add_argument("--rates", type=int, nargs="+", default=[2, 4], help="in training")
+    one.add_argument("--paragraphs", type=int, default=32, help="to measure on")
+    one.add_argument("--rates", type=int, nargs="+", default=[2, 4])
+    one.add_argument("--encoder-layers", type=int, default=8)
+    one.add_argument("--restore", default="Restate the aforementioned Text.", help="the prompt")
     one.add_argument("--batch", type=int, default=8)
     one.add_argument("--steps", type=int, default=200)
     one.add_argument("--seeds", type=int, default=3)

@@ -109,7 +109,8 @@ void add_method_options(CLI::App& verb, method_options& o) {
   add_option(
       verb, "--segmenter", o.segmenter,
       "Sentence ends: paper, unicode or english, ,before puts them in front of white space; or "
-      "uniform:N; ,max_length:M cuts longer ones (default paper, or the adapter's)",
+      "uniform:N; ,min_bytes:B joins shorter ones, ,max_length:M cuts longer ones (default paper, "
+      "or the adapter's)",
       "RULE");
   std::string types = "Element type of the cache, and precision of products: ";
   types += cache_types() + " (default " + default_cache_type() + ", or that of X.gkv)";

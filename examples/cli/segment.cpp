@@ -95,9 +95,11 @@ void add_segment(CLI::App& app) {
   auto o = std::make_shared<segment_options>();
   CLI::App& verb = add_verb(app, "segment", "Split a text into sentences, one a line");
   add_required(verb, "FILE", o->file, "Text; - is stdin");
-  add_option(verb, "--segmenter", o->segmenter,
-             "paper, unicode, english or uniform:N; ,max_length:M cuts longer ones (default paper)",
-             "RULE");
+  add_option(
+      verb, "--segmenter", o->segmenter,
+      "paper, unicode, english or uniform:N; ,min_bytes:B joins shorter ones, ,max_length:M cuts "
+      "longer ones (default paper)",
+      "RULE");
   add_option(verb, "--model", o->model, "Whose tokenizer counts for uniform and max_length",
              "FILE|DIR");
   add_json(verb, o->json);

@@ -72,9 +72,11 @@ void add_tokenize(CLI::App& app) {
   add_option(verb, "--model", o->model.model,
              "Whose tokenizer: a GGUF file, or a directory with tokenizer.json", "FILE|DIR");
   add_option(verb, "--gists", o->gists, "Gists behind each sentence; 0: none (default)", "N");
-  add_option(verb, "--segmenter", o->segmenter,
-             "paper, unicode, english or uniform:N; ,max_length:M cuts longer ones (default paper)",
-             "RULE");
+  add_option(
+      verb, "--segmenter", o->segmenter,
+      "paper, unicode, english or uniform:N; ,min_bytes:B joins shorter ones, ,max_length:M cuts "
+      "longer ones (default paper)",
+      "RULE");
   add_flag(verb, "--no-bos", o->no_bos, "Never put bos in front, whatever the model says");
   add_flag(verb, "--markers-as-text", o->as_text,
            "The text of a control token, <|im_end|> say, is text and not that token");

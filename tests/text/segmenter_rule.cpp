@@ -61,7 +61,8 @@ TEST_CASE("segmenter rule: limits") {
   CHECK(parse_segmenter_rule("uniform:7,max_length:9").max_tokens() == 7);
   for (const char* rule :
        {"paper", "unicode", "english", "uniform:1", "uniform:128,max_length:9", "paper,before",
-        "english,before,max_length:64", "unicode,before", "paper,max_length:1000000000000"}) {
+        "english,before,max_length:64", "unicode,before", "paper,max_length:1000000000000",
+        "paper,min_bytes:9", "english,before,min_bytes:200,max_length:64"}) {
     CHECK(parse_segmenter_rule(rule).rule() == rule);
   }
   CHECK(text::any_segmenter{}.rule() == "paper");
@@ -87,6 +88,12 @@ TEST_CASE("segmenter rule: what is wrong is named, and what would be right") {
                            "paper,max_length:3x",
                            "paper,max_length:3,max_length:4",
                            "paper,min_length:3",
+                           "paper,min_bytes:0",
+                           "paper,min_bytes:",
+                           "paper,min_bytes:2,min_bytes:3",
+                           "paper,max_length:9,min_bytes:2",
+                           "paper,min_bytes:2,before",
+                           "uniform:8,min_bytes:2",
                            "uniform",
                            "uniform:",
                            "uniform:0",
@@ -103,6 +110,43 @@ TEST_CASE("segmenter rule: what is wrong is named, and what would be right") {
     CHECK(message.find("paper, unicode, english or uniform:N") != std::string::npos);
   }
   CHECK(message_of("uniform:12").empty());
+}
+
+TEST_CASE("min_bytes joins short sentences with what follows, however the text is cut") {
+  const auto all = checked_boundaries(text::paper{}, sample);
+  const auto kept = [&](index_t n) {
+    std::vector<text::boundary> want;
+    index_t last = 0;
+    for (const text::boundary& b : all) {
+      if (b.offset - last < n) continue;
+      last = b.offset;
+      want.push_back(b);
+    }
+    return want;
+  };
+  CHECK(all.size() >= 4);
+  CHECK(kept(20).size() < all.size());
+  for (const index_t n : {1, 5, 8, 14, 20, 40, 1000}) {
+    CAPTURE(n);
+    const text::min_bytes joined{text::paper{}, n};
+    CHECK(checked_boundaries(joined, sample) == kept(n));
+    CHECK(checked_boundaries(parse_segmenter_rule("paper,min_bytes:" + std::to_string(n)),
+                             sample) == kept(n));
+  }
+  // The next text begins anew.
+  text::min_bytes joined{text::paper{}, 6};
+  for (int i = 0; i < 2; ++i) {
+    std::vector<text::boundary> found;
+    joined.push("One two. A. Three four. ", found);
+    joined.finish(found);
+    REQUIRE(found.size() == 2);
+    CHECK(found[0].offset == 9);
+    CHECK(found[1].offset == 24);
+  }
+  CHECK(text::min_bytes{text::max_length{text::paper{}, 20}, 30}.max_tokens() == 20);
+  CHECK_THROWS_WITH_AS((text::min_bytes{text::paper{}, 0}),
+                       "min_bytes: 0 bytes a sentence, want 1 or more", argument_error);
+  CHECK_THROWS_AS(text::any_segmenter(text::paper{}, 0, -1), argument_error);
 }
 
 TEST_CASE("uniform and max_length") {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -61,7 +62,60 @@ class max_length {
   index_t n_;
 };
 
+namespace detail {
+
+/// Drops boundaries of out[begin, ...) that follow the last one kept by fewer than n bytes.
+/// @param last  offset of that one, 0 at the beginning of a text
+inline void join_short_sentences(std::vector<boundary>& out, std::size_t begin, index_t n,
+                                 index_t& last) {
+  std::size_t kept = begin;
+  for (std::size_t i = begin; i < out.size(); ++i) {
+    if (out[i].offset - last < n) continue;
+    last = out[i].offset;
+    out[kept++] = out[i];
+  }
+  out.resize(kept);
+}
+
+inline index_t checked_min_bytes(index_t n) {
+  if (n >= 1) return n;
+  throw argument_error("min_bytes: " + std::to_string(n) + " bytes a sentence, want 1 or more");
+}
+
+}  // namespace detail
+
+/// The sentences of S, of which those that are shorter than n bytes go on into the next: dialogue
+/// must not cost more gists than it has tokens. What is left at the end of a text stays open.
+template <Segmenter S>
+class min_bytes {
+ public:
+  static constexpr std::string_view name = "min_bytes";
+
+  /// @throws argument_error unless n >= 1.
+  min_bytes(S segmenter, index_t n)
+      : segmenter_(std::move(segmenter)), n_(detail::checked_min_bytes(n)) {}
+
+  void push(std::string_view piece, std::vector<boundary>& out) {
+    const std::size_t begin = out.size();
+    segmenter_.push(piece, out);
+    detail::join_short_sentences(out, begin, n_, last_);
+  }
+  void finish(std::vector<boundary>& out) {
+    const std::size_t begin = out.size();
+    segmenter_.finish(out);
+    detail::join_short_sentences(out, begin, n_, last_);
+    last_ = 0;
+  }
+  index_t max_tokens() const { return segmenter_.max_tokens(); }
+
+ private:
+  S segmenter_;
+  index_t n_;
+  index_t last_ = 0;
+};
+
 static_assert(Segmenter<uniform>);
+static_assert(Segmenter<min_bytes<uniform>>);
 static_assert(Segmenter<max_length<uniform>>);
 
 }  // namespace gistkv::text
