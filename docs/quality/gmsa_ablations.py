@@ -74,17 +74,16 @@ def questions(source, path, n):
         return path
     draw = random.Random(1)
     found = []
-    for text in texts_of(source):
-        words = text.split()
-        for at in range(0, len(words) - n_words, n_words):
-            piece = words[at:at + n_words]
-            plain = ["".join(filter(str.isalpha, w)) for w in piece]
-            known = [i for i in range(n_words - 1)
-                     if min(len(plain[i]), len(plain[i + 1])) > 3 and plain.count(plain[i]) == 1]
-            if known:
-                i = draw.choice(known)
-                found.append({"context": " ".join(piece), "answers": [plain[i + 1]],
-                              "question": f'Which word follows "{plain[i]}"?'})
+    words = " ".join(texts_of(source)).split()
+    for at in range(0, len(words) - n_words, n_words):
+        piece = words[at:at + n_words]
+        plain = ["".join(filter(str.isalpha, w)) for w in piece]
+        known = [i for i in range(n_words - 1)
+                 if min(len(plain[i]), len(plain[i + 1])) > 3 and plain.count(plain[i]) == 1]
+        if known:
+            i = draw.choice(known)
+            found.append({"context": " ".join(piece), "answers": [plain[i + 1]],
+                          "question": f'Which word follows "{plain[i]}"?'})
     draw.shuffle(found)
     path.write_text("".join(json.dumps(q) + "\n" for q in found[:n]))
     return path
