@@ -12,7 +12,7 @@ compressor to restore short pieces of texts of TRAIN, once for each variant and 
 has `gistkv eval restore` measure it on paragraphs of HELD, at each of the rates. Behind the method's
 compressor, and behind an untrained one, it trains the decoder (KEFT) to say which word follows another
 one in such a piece, and has `gistkv eval qa` ask that on HELD. All of it goes on where it was ended;
-what the program printed is gathered in FOLDER/gmsa-ablations.json.
+what the program found is gathered in FOLDER/gmsa-ablations.json.
 `table` writes that as tables of Markdown: means over seeds, and for each variant the difference from
 the method, paired by seed, with its interval of 95 % (Student's t).
 """
@@ -145,7 +145,12 @@ def run(o):
             (out / "checkpoint.safetensors").unlink()
             print(name, seed, curve[-1], *(f"{r['metric']} {r['value']:.3f}" for r in rows), flush=True)
     found = [json.loads(p.read_text()) for p in sorted(folder.glob("*/result.json"))]
-    (folder / "gmsa-ablations.json").write_text(json.dumps(found, indent=1) + "\n")
+    for result in found:  # Of what was printed, what differs.
+        result["train"] = {"validation": result["train"]["validation"]}
+        result["rows"] = [{k: r[k] for k in ("metric", "value", "n", "ci95") if k in r} |
+                          {"rate": r["settings"]["rate"]} for r in result["rows"]]
+    lines = ",\n".join(json.dumps(result) for result in found)
+    (folder / "gmsa-ablations.json").write_text(f"[{lines}]\n")
 
 
 # Student's t of 97.5 % for 1, 2, ... degrees of freedom.
@@ -168,7 +173,7 @@ def write_tables(found, names, metrics):
 
     def metric(which, rate):
         return lambda r: next(x["value"] for x in r["rows"]
-                              if x["metric"] == which and x["settings"]["rate"] == rate)
+                              if x["metric"] == which and x["rate"] == rate)
 
     rates = found[0]["rates"]
     figures = [("loss", lambda r: r["train"]["validation"])]

@@ -2,8 +2,8 @@
 # Copyright 2026 The gistkv authors
 # SPDX-License-Identifier: Apache-2.0
 
-# adapter.sh PROGRAM: the adapter that comes with the examples fits its model, brings its layout, and
-# reads better than gists that were not trained. Environment: GISTKV_MODEL.
+# adapter.sh PROGRAM: the adapters that come with the examples fit their model, bring their layout or
+# rates, and read better than gists and soft tokens that were not trained. Environment: GISTKV_MODEL.
 set -eu
 gistkv=$1
 model=${GISTKV_MODEL:-}
@@ -30,5 +30,15 @@ holds 'LoRA on all rows is another model' "0 < abs($(printf "$ratio" full base) 
 does eval ppl --method full,sag --recent 3 --segmenter paper,before --data "$root/LICENSE" --limit 1 \
   --length 1024 --model "$model" --json
 holds 'untrained gists' "$(printf "$ratio" sag full) > 1.45"
+
+soft=$root/examples/adapters/smollm2-135m-instruct-gmsa/adapter.safetensors
+does inspect "$soft" --model "$model" --json
+holds 'the compressor' 'd["method"] == "gmsa" and d["metadata"]["rates"] == "4,8" and
+  d["metadata"]["decoder_lora_alpha"].startswith("32")'
+soft_ppl="eval ppl --method full,gmsa --rate 4 --data $root/LICENSE --limit 1 --length 256 --model $model"
+does $soft_ppl --adapter "$soft" --json
+holds 'trained soft tokens' "$(printf "$ratio" gmsa full) < 2.6"
+does $soft_ppl --json
+holds 'untrained soft tokens' "$(printf "$ratio" gmsa full) > 3"
 
 finish
