@@ -225,6 +225,23 @@ TEST_CASE("LoRA of the decoder drops while it is trained, and stays what it was 
   const double whole = drops.loss(s.all, s.rates, 1.0);
   CHECK(drops.forward_backward(s.all, s.rates, 1.0, 1) != doctest::Approx(whole).epsilon(1e-6));
 
+  // It goes on as what it was.
+  auto other_lora = options_of(gmsa::stage::decoder_lora);
+  other_lora.decoder_lora.alpha = 6.0;
+  CHECK_THROWS_WITH_AS(trainer(be(), parts, other_lora),
+                       "gmsa training: LoRA of the decoder has alpha 5.000000, to be trained with "
+                       "6.000000",
+                       argument_error);
+  other_lora = options_of(gmsa::stage::decoder_lora);
+  other_lora.decoder_lora.targets = {"query", "value"};
+  CHECK_THROWS_WITH_AS(
+      trainer(be(), parts, other_lora),
+      "gmsa training: the decoder has LoRA of up, which is not among the maps to train",
+      argument_error);
+  other_lora = options_of(gmsa::stage::decoder_lora);
+  other_lora.decoder_lora.rank = 2;
+  CHECK_THROWS_AS(trainer(be(), parts, other_lora), shape_error);
+
   // Constant in a stage that restores, part of the weights in those that train weights.
   for (const auto stage : {gmsa::stage::restoring, gmsa::stage::answering, gmsa::stage::decoder}) {
     trainer other(be(), parts, options_of(stage));

@@ -53,8 +53,9 @@ class trainable_gmsa {
   using space = space_of<B>;
   using matrix = matrix_view<T, space>;
 
-  /// LoRA of the parts, where there is some, is where that of the encoder begins.
-  /// @throws argument_error for a linear alignment, shape_error.
+  /// LoRA of the parts, where there is some, is where that which is trained begins.
+  /// @throws argument_error for a linear alignment, and LoRA that was trained with another alpha or
+  /// on maps that the options leave out; shape_error, also for LoRA of another rank.
   trainable_gmsa(B& be, const host_parts& parts, const training_options& options)
       : be_(&be),
         options_(options),
@@ -96,8 +97,15 @@ class trainable_gmsa {
     }
     decoder_.emplace(set_, decoder, "decoder.", !restoring && !by_lora,
                      options.stage == stage::decoder, by_lora ? &options_.decoder_lora : nullptr);
-    if (restoring) encoder_->load(parts.encoder_lora);
-    if (by_lora) decoder_->load(parts.decoder_lora);
+    if (restoring) {
+      expect_same_lora(parts.encoder_lora, parts.lora_alpha, options_.lora, "encoder");
+      encoder_->load(parts.encoder_lora);
+    }
+    if (by_lora) {
+      expect_same_lora(parts.decoder_lora, parts.decoder_lora_alpha, options_.decoder_lora,
+                       "decoder");
+      decoder_->load(parts.decoder_lora);
+    }
     for (std::size_t i = 0; i < set_.size(); ++i) set_[i].trained = trains(set_[i].name);
   }
 
@@ -124,6 +132,21 @@ class trainable_gmsa {
 
  private:
   using sequences = std::vector<train::sequence>;
+
+  static void expect_same_lora(std::span<const model::low_rank> factors, double alpha,
+                               const train::lora_options& options, const std::string& part) {
+    for (const model::low_rank& f : factors) {
+      if (!options.has(f.target)) {
+        throw argument_error("gmsa training: the " + part + " has LoRA of " + f.target +
+                             ", which is not among the maps to train");
+      }
+      if (alpha != options.alpha) {
+        throw argument_error("gmsa training: LoRA of the " + part + " has alpha " +
+                             std::to_string(alpha) + ", to be trained with " +
+                             std::to_string(options.alpha));
+      }
+    }
+  }
 
   bool trains(const std::string& name) const {
     switch (options_.stage) {

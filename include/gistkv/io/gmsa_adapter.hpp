@@ -31,9 +31,8 @@
 ///   encoder.slots [n, d_model]                              where metadata merging is slots
 ///   alignment.layers.J. ... and alignment.norm.weight, or alignment.linear.weight and .bias
 ///   decoder.layers.I.MAP.lora_A, .lora_B                    of the maps that have them
-///   decoder.layers.I. ... , decoder.embed_tokens.weight, decoder.norm.weight,
-///   decoder.lm_head.weight
-///                                                           only what differs from the base
+///   decoder.layers.I. ... , decoder.embed_tokens.weight,
+///   decoder.norm.weight, decoder.lm_head.weight             only what differs from the base
 /// with the names of Hugging Face for maps and norms; and metadata format, base, encoder_layers,
 /// alignment_layers, alignment (none, or nothing), merging, lora_alpha and decoder_lora_alpha (0,
 /// or nothing, without LoRA) and rates. Readers refuse a merging that they do not know, and tensors
