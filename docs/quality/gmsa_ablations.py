@@ -243,4 +243,5 @@ def main():
     o.do(o)
 
 
-main()
+if __name__ == "__main__":
+    main()

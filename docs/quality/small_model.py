@@ -19,6 +19,8 @@ import random
 import subprocess
 import sys
 
+from gmsa_ablations import texts_of
+
 d, layers, heads, kv_heads, head, d_ff, vocabulary = 96, 6, 6, 3, 16, 256, 259
 draw = random.Random(1)
 
@@ -90,10 +92,7 @@ def main():
         sys.exit(__doc__)
     program, books, folder = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
     write_model(folder / "drawn")
-    packed = subprocess.run(["zstd", "-dc", books], capture_output=True, check=True).stdout \
-        if books.endswith(".zst") else pathlib.Path(books).read_bytes()
-    words = [w for line in packed.decode().split("\n") if line
-             for w in json.loads(line)["text"].split() if w.isascii() and "|" not in w]
+    words = [w for text in texts_of(books) for w in text.split() if w.isascii() and "|" not in w]
     seen = len(words) * 9 // 10
     with open(folder / "said.jsonl", "w") as f:
         for piece in pieces_of(words[:seen]):

@@ -30,6 +30,7 @@ soft_source make_soft_source(const std::string& adapter, const model::host_model
     return source;
   }
   source.parts = io::read_gmsa_adapter(adapter, base).parts;
+  // Nothing is trained here: one decoder, merged once, for all who load it.
   source.parts.decoder = gmsa::decoder_of(source.parts);
   source.parts.decoder_lora.clear();
   source.trained = true;

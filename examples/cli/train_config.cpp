@@ -202,9 +202,8 @@ train_config read_train_config(const std::string& path) {
   read_data_config(*data, o, c.data);
   if (const nlohmann::json* lora = o.find("lora")) {
     const object l(*lora, o.in("lora"), {"rank", "alpha", "dropout", "targets", "rows"});
-    l.read_at_least("rank", c.lora.rank, 1);
-    c.lora.alpha = 2.0 * static_cast<double>(c.lora.rank);
     read_lora(l, c.lora);
+    if (l.find("alpha") == nullptr) c.lora.alpha = 2.0 * static_cast<double>(c.lora.rank);
     read_targets(l, c.lora);
     c.lora.gist_rows_only = l.choice("rows", {"all", "gists"}, 0) == 1;
   }

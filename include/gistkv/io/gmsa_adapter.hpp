@@ -71,24 +71,6 @@ inline std::string base_text(std::uint64_t fingerprint) {
   return text;
 }
 
-/// Tensors of one block under `before`.
-inline void add_block_names(std::vector<named_extents>& all, const std::string& before,
-                            const model::model_config& c, const tensor_rules& rules) {
-  for (const block_map& m : block_maps(c, rules)) {
-    all.push_back({before + std::string(m.name) + ".weight", {m.out, m.in}});
-    if (m.bias) all.push_back({before + std::string(m.name) + ".bias", {m.out}});
-  }
-  const auto norm = [&](std::string_view part, index_t width) {
-    all.push_back({before + std::string(part) + ".weight", {width}});
-  };
-  if (rules.query_key_norm == presence::required) {
-    norm(hugging_face_names.query_norm, c.head_dim);
-    norm(hugging_face_names.key_norm, c.head_dim);
-  }
-  norm(hugging_face_names.attention_norm, c.d_model);
-  norm(hugging_face_names.feed_forward_norm, c.d_model);
-}
-
 inline lora_names adapter_lora_names(const std::string& part) {
   return {part + ".layers.", ".lora_A", ".lora_B"};
 }
@@ -134,8 +116,7 @@ auto all_tensors(Model& m, const char* part) {
   using matrix = std::remove_reference_t<decltype((m.final_norm))>;
   const std::string prefix = std::string(part) + ".";
   std::vector<named_matrix<matrix>> all{{prefix + "embed_tokens.weight", &m.token_embedding, false},
-                                        {prefix + "lm_head.weight", &m.head.weight, false},
-                                        {prefix + "norm.weight", &m.final_norm, true}};
+                                        {prefix + "lm_head.weight", &m.head.weight, false}};
   for (std::size_t i = 0; i < m.blocks.size(); ++i) {
     auto& block = m.blocks[i];
     const std::string before = layer_name(part, i);
@@ -151,14 +132,18 @@ auto all_tensors(Model& m, const char* part) {
       all.push_back({before + std::string(name) + ".weight", norm, true});
     }
   }
+  all.push_back({prefix + "norm.weight", &m.final_norm, true});
   return all;
 }
 
 /// The encoder is the first layers of the base, since an adapter holds none of it.
 /// @throws argument_error naming what differs.
 inline void expect_base(const model::host_model& encoder, const model::host_model& base) {
+  model::host_model first = gmsa::first_layers(base, static_cast<index_t>(encoder.blocks.size()));
+  first.token_embedding = base.token_embedding;
+  first.head = base.head;
   const auto found = all_tensors(encoder, "encoder");
-  const auto want = all_tensors(base, "encoder");
+  const auto want = all_tensors(first, "encoder");
   for (std::size_t i = 0; i < found.size(); ++i) {
     const bool left_out = i < 2 && found[i].matrix->empty();  // Table and head.
     if (left_out || same_matrix(*found[i].matrix, *want[i].matrix)) continue;
@@ -292,9 +277,16 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
       expected.push_back({name + ".lora_B", {m.out, rank}});
     }
   }
-  for (index_t i = 0; i < shape.alignment_layers; ++i) {
-    detail::add_block_names(expected, detail::layer_name("alignment", static_cast<std::size_t>(i)),
-                            c, rules);
+  gmsa_adapter adapter;
+  gmsa::host_parts& parts = adapter.parts;
+  parts = gmsa::untrained_parts(base, shape);
+  const auto expect = [&expected](const detail::named_matrix<host_matrix>& t) {
+    const host_matrix& m = *t.matrix;
+    expected.push_back(
+        {t.name, t.vector ? std::vector<index_t>{m.cols} : std::vector<index_t>{m.rows, m.cols}});
+  };
+  for (const auto& t : detail::all_tensors(parts.alignment, "alignment")) {
+    if (!t.matrix->empty()) expect(t);
   }
   const std::string merging = metadata("merging");  // Once there was the mean only.
   if (!merging.empty() && merging != "mean" && merging != "last" && merging != "slots") {
@@ -310,14 +302,10 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
   if (linear) {
     expected.push_back({"alignment.linear.weight", {c.d_model, c.d_model}});
     expected.push_back({"alignment.linear.bias", {c.d_model}});
-  } else if (shape.alignment_layers > 0) {
-    expected.push_back({"alignment.norm.weight", {c.d_model}});
   }
   // Any tensor of the decoder may be there, or not, and LoRA of any map.
-  for (const auto& [name, m, vector] : detail::all_tensors(base, "decoder")) {
-    if (m->empty() || file.find_tensor(name) == nullptr) continue;
-    expected.push_back(
-        {name, vector ? std::vector<index_t>{m->cols} : std::vector<index_t>{m->rows, m->cols}});
+  for (const auto& t : detail::all_tensors(parts.decoder, "decoder")) {
+    if (!t.matrix->empty() && file.find_tensor(t.name) != nullptr) expect(t);
   }
   bool decoder_has_lora = false;
   const lora_names of_decoder = detail::adapter_lora_names("decoder");
@@ -344,10 +332,7 @@ inline gmsa_adapter read_gmsa_adapter(const std::filesystem::path& path,
                        ", expected a positive number");
   }
 
-  gmsa_adapter adapter;
   adapter.rates = gmsa_adapter_rates(file);
-  gmsa::host_parts& parts = adapter.parts;
-  parts = gmsa::untrained_parts(base, shape);
   if (merging == "last") parts.merging = gmsa::merging::last;
   parts.decoder.storage.push_back(file.storage());
   parts.encoder.storage.push_back(file.storage());
