@@ -73,7 +73,7 @@ def command_of(rows):
     words = ["gistkv eval", s["task"], "--method", methods]
     if s["data"]:
         words += ["--data", s["data"]]
-    for option in ("format", "contexts", "shots", "depths", "keys", "values"):
+    for option in ("format", "contexts", "shots", "depths", "keys", "values", "lines"):
         if s.get(option):
             words += ["--" + option, str(s[option])]
     words += ["--shift"] if s.get("shift") else []
@@ -93,11 +93,16 @@ def verdicts(rows, task):
         return []
     lines = []
     for name, holds in (("lower", lambda r: r["ci95"][1] < 1), ("higher", lambda r: r["ci95"][0] > 1)):
-        methods = [r["method"] for r in rows if r["metric"] == "ppl_ratio" and
+        methods = [r["method"] for r in rows if r["metric"] == "ppl_ratio" and r["method"] != "recent" and
                    r["settings"].get("against") == "sag" and holds(r)]
         if methods:
             lines.append(f"At the same bytes the perplexity of {', '.join(methods)} is {name} than that of sag"
                          " (95 % interval of the paired ratio).")
+    recent = found(rows, "recent", "ppl_ratio/sag")
+    if recent:
+        low, high = recent["ci95"]
+        is_worse = "higher" if low > 1 else "lower" if high < 1 else "not significantly another"
+        lines.append(f"With the same raw rows and no gists (recent) perplexity is {is_worse} than with them.")
     return lines
 
 

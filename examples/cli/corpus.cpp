@@ -55,11 +55,11 @@ json compress_corpus(const corpus& from, const engine& e, const method_settings&
   std::array<double, keys.size() + 2> sums{};  // And documents, and bytes of files.
   const stopwatch watch;
   index_t number = 0;
-  for_each_document(from.file, from.field, [&](std::string_view text) {
+  for_each_document(from.file, from.field, [&](const document_text& document) {
     ++number;
     if ((number - 1) % group.n_ranks() != group.rank()) return true;
     const std::string name = from.file + ": document " + std::to_string(number);
-    context c = read_document(e, settings, text, name, chat, seed);
+    context c = read_document(e, settings, document.text, name, chat, seed);
     for (const char* of_this_run : {"seconds", "seconds_layout", "seconds_load_compressor",
                                     "tokens_per_second", "peak_rss_bytes"}) {
       c.report.erase(of_this_run);

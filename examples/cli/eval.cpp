@@ -154,8 +154,9 @@ void run(const eval_options& o) {
 }  // namespace
 
 std::vector<eval_method> parse_methods(const eval_options& o, const method_settings& sag) {
-  static constexpr std::array<std::string_view, 9> names = {
-      "full", "base", "sag", "gmsa", "window", "uniform", "separators", "evict", "snapkv"};
+  static constexpr std::array<std::string_view, 10> names = {
+      "full",    "base",   "sag",        "gmsa",  "window",
+      "uniform", "recent", "separators", "evict", "snapkv"};
   const index_t sink = o.method.sink.value_or(4);
   std::vector<eval_method> methods;
   for (const std::string& name : split(o.method.method.value_or("full,sag"))) {
@@ -175,6 +176,10 @@ std::vector<eval_method> parse_methods(const eval_options& o, const method_setti
       m.placing = name == "sag" ? placing::sentences : placing::spread;
     } else if (name == "window") {
       p.rule.window = 1;
+    } else if (name == "recent") {
+      p.rule.n_sink = sag.cache.rule.n_sink;
+      p.eviction = eval::eviction::sentences;
+      p.sentences = sag.cache.rule.recent;
     } else if (name == "separators") {
       p.eviction = eval::eviction::separators;
     } else if (name == "evict") {
@@ -289,6 +294,7 @@ json evaluation::settings() const {
   if (task == "needle") {
     s["depths"] = options_.depths;
     s["keys"] = options_.keys;
+    if (options_.lines > 0) s["lines"] = options_.lines;
     s["values"] = options_.values;
   } else if (task == "qa") {
     s["format"] = options_.format;
@@ -328,7 +334,7 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
                  0,
                  {}};
   auto mean = [&](const text::gist_layout& rows, const eval::policy& policy) {
-    return eval::mean_rows_read(policy, rows.is_gist, counted(rows));
+    return eval::mean_rows_read(policy, rows.is_gist, counted(rows), p.marked);
   };
   const auto& said = run.options().method.budget;
   double wanted = 0;
@@ -362,6 +368,10 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
       (found > wanted ? low : high) = middle;
     }
     p.rows = spread(best);
+  } else if (p.policy.eviction == eval::eviction::sentences) {
+    eval::marked_layout plain = eval::without_gists(text.gisted);
+    p.rows = std::move(plain.rows);
+    p.marked = std::move(plain.ends);
   } else {
     p.policy = eval::fitted(m.policy, counted(p.rows), wanted);
   }
@@ -458,7 +468,7 @@ void add_eval(CLI::App& app) {
   CLI::App& verb = add_verb(
       app, "eval",
       "Measure quality, memory and time of methods on the same text at equal bytes; --method is a "
-      "list of full, base, sag, gmsa, window, uniform, separators, evict and snapkv");
+      "list of full, base, sag, gmsa, window, uniform, recent, separators, evict and snapkv");
   add_required(verb, "TASK", o->task, "One of " + listed(tasks), "TASK");
   add_option(verb, "--data", o->data, "Samples: a file or a directory of texts", "FILE|DIR");
   add_option(verb, "--format", o->format,
@@ -480,6 +490,9 @@ void add_eval(CLI::App& app) {
   add_option(verb, "--shots", o->shots, "Solved questions in front of each (mmlu; 5)", "N");
   add_option(verb, "--depths", o->depths, "Places in the haystack (needle; 3)", "N");
   add_option(verb, "--keys", o->keys, "Keys asked for at once (needle; 1)", "N");
+  add_option(verb, "--lines", o->lines,
+             "Lines hidden among the sentences of --data; without either as many as fit (needle)",
+             "N");
   add_option(verb, "--values", o->values, "What is hidden: number or words (needle; number)",
              "KIND");
   add_option(verb, "--contexts", o->context_parts,

@@ -40,6 +40,7 @@ struct eval_options {
   index_t shots = 5;
   index_t depths = 3;
   index_t keys = 1;
+  index_t lines = 0;  ///< Of needle, among the sentences of `data`; 0: as many as fit.
   std::string values = "number";
   index_t context_parts = 1;
   std::string prompt = "Restate the aforementioned Text.";  ///< Of restore.
@@ -61,6 +62,8 @@ struct eval_method {
   bool soft = false;  ///< Reads soft tokens; nothing of the policy says how.
 
   bool saves() const { return name != "full" && !base; }
+  /// Whether its memory is meant to be that of sag.
+  bool fits() const { return saves() && policy.eviction != eval::eviction::sentences; }
 };
 
 /// What a run holds: the model, the methods, and where records go.

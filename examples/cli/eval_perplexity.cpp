@@ -141,7 +141,7 @@ void add_memory(const evaluation& run, const records& all, std::vector<json>& fi
 
 void note_unequal_bytes(const evaluation& run, const records& all) {
   for (std::size_t m = 0; m < all.size(); ++m) {
-    if (!run.methods()[m].saves()) continue;
+    if (!run.methods()[m].fits()) continue;
     double worst = 0;
     for (const json& r : all[m]) {
       worst = std::max(
@@ -184,7 +184,7 @@ json memory_record(const evaluation& run, const prepared& text, const planned_te
   r["rows_wanted"] = budget ? p.mean_rows
                             : eval::mean_rows_read({.rule = run.sag().cache.rule}, gisted.is_gist,
                                                    counted(gisted));
-  const auto rows = eval::rows_read(p.policy, p.rows.is_gist);
+  const auto rows = eval::rows_read(p.policy, p.rows.is_gist, p.marked);
   r["rows_peak"] = *std::max_element(rows.begin(), rows.end());
   r["n_gist"] = p.rows.n_gist;
   r["n_regular"] = p.rows.n_regular;

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,6 +16,7 @@
 #include <gistkv/core/hash.hpp>
 #include <gistkv/eval/answers.hpp>
 #include <gistkv/eval/needle.hpp>
+#include <gistkv/text/english.hpp>
 
 namespace gistkv::cli {
 
@@ -26,41 +29,56 @@ struct reply {
   double rows_full = 0;
 };
 
-reply answered(const evaluation& run, const eval_method& m, const std::string& name,
-               const std::string& context, const std::string& question, bool chat,
-               index_t max_tokens) {
-  const engine& e = run.engine();
-  const method_settings settings = run.writing_settings(m);
-  layout_writer writer(e, settings);
-  reply r;
-  cache_ptr cache;
-  if (m.soft) {
-    // Soft tokens and prompt, without a template, as they are trained.
-    const std::vector<token_t> ids = e.encode_text(context);
-    cache = read_soft(run, ids, name);
-    r.rows = static_cast<double>(cache->sizes().rows_held);
-    r.rows_full = static_cast<double>(ids.size());
-    writer.add_verbatim(question);
-  } else {
+/// A context that a method has read, to ask more than one question about.
+class asked_context {
+ public:
+  asked_context(const evaluation& run, const eval_method& m, const std::string& name,
+                const std::string& context, bool chat)
+      : run_(&run), method_(&m), chat_(chat) {
+    if (m.soft) {
+      // Soft tokens and prompt, without a template, as they are trained.
+      const std::vector<token_t> ids = run.engine().encode_text(context);
+      cache_ = read_soft(run, ids, name);
+      rows_ = static_cast<double>(cache_->sizes().rows_held);
+      rows_full_ = static_cast<double>(ids.size());
+      return;
+    }
     const laid_out text = lay_out(run, context, chat);
     const planned_text p = plan(run, m, text, last_rows);
-    cache = read_planned(run, p, name);
+    cache_ = read_planned(run, p, name);
     const eval::policy everything{.rule = {.n_gist = 0, .recent = 0, .n_sink = 0, .window = 0}};
-    r.rows = p.mean_rows;
-    r.rows_full = eval::mean_rows_read(everything, text.plain.is_gist, last_rows(text.plain));
-    writer.add_verbatim("\n\n" + question);
-    if (chat) writer.add_template(e.chat().user_closing_and_assistant_opening());
+    rows_ = p.mean_rows;
+    rows_full_ = eval::mean_rows_read(everything, text.plain.is_gist, last_rows(text.plain));
   }
-  const text::gist_layout rows = writer.take();
-  const bool past = run.options().method.past_context;
-  check_context(e, cache->ledger().next_position() + rows.n_rows(), past);
-  const auto s = run.model_of(m).go_on(std::move(cache), {settings.chunk, past});
-  s->read(rows.ids, nullptr, [](index_t) {});
-  sampling_options sampling;
-  sampling.max_tokens = max_tokens;
-  r.text = write(*s, e, settings, sampling, shown_unless(true)).generation.text;
-  return r;
-}
+
+  reply ask(const std::string& question, index_t max_tokens) const {
+    const engine& e = run_->engine();
+    const method_settings settings = run_->writing_settings(*method_);
+    layout_writer writer(e, settings);
+    writer.add_verbatim(method_->soft ? question : "\n\n" + question);
+    if (chat_ && !method_->soft) {
+      writer.add_template(e.chat().user_closing_and_assistant_opening());
+    }
+    const text::gist_layout rows = writer.take();
+    const bool past = run_->options().method.past_context;
+    cache_ptr cache = cache_->fork();
+    check_context(e, cache->ledger().next_position() + rows.n_rows(), past);
+    const auto s = run_->model_of(*method_).go_on(std::move(cache), {settings.chunk, past});
+    s->read(rows.ids, nullptr, [](index_t) {});
+    sampling_options sampling;
+    sampling.max_tokens = max_tokens;
+    return {write(*s, e, settings, sampling, shown_unless(true)).generation.text, rows_,
+            rows_full_};
+  }
+
+ private:
+  const evaluation* run_;
+  const eval_method* method_;
+  bool chat_;
+  cache_ptr cache_;
+  double rows_ = 0;
+  double rows_full_ = 0;
+};
 
 std::string digest(const std::string& text) {
   return hex(xxh64(0).update(std::string_view(text)).digest());
@@ -70,37 +88,53 @@ index_t answer_tokens(const evaluation& run, index_t usual) {
   return run.options().max_tokens > 0 ? run.options().max_tokens : usual;
 }
 
+/// A field of the records of a method, added up over the questions of each context: contexts are
+/// drawn, not questions, of which one context may have several.
+struct field_sums {
+  std::vector<double> sums;
+  std::vector<double> counts;
+  std::size_t n = 0;
+
+  field_sums(const std::vector<json>& records, const std::string& field) : n(records.size()) {
+    std::map<std::string, std::size_t> of;
+    for (const json& r : records) {
+      const auto [at, is_new] = of.emplace(r.at("context").get<std::string>(), sums.size());
+      if (is_new) {
+        sums.push_back(0);
+        counts.push_back(0);
+      }
+      sums[at->second] += r.at(field).get<double>();
+      ++counts[at->second];
+    }
+  }
+  double mean(std::span<const std::size_t> items) const {
+    return eval::ratio_of_sums(sums, counts, items);
+  }
+};
+
 /// The mean of a field over records, and of its difference from another method's.
 void add_means(const evaluation& run, const std::vector<std::vector<json>>& all,
                const std::string& field, const std::string& metric, std::vector<json>& figures) {
-  auto values = [&](std::size_t m) {
-    std::vector<double> v;
-    for (const json& r : all[m]) v.push_back(r.at(field).get<double>());
-    return v;
-  };
   const std::uint64_t seed = run.options().seed;
   for (std::size_t m = 0; m < all.size(); ++m) {
-    const auto v = values(m);
-    if (v.empty()) continue;
-    figures.push_back(
-        figure(metric, run.methods()[m].name,
-               eval::bootstrap(
-                   v.size(), [&](auto items) { return eval::mean_of(v, items); }, seed),
-               v.size()));
+    const field_sums v(all[m], field);
+    if (v.n == 0) continue;
+    figures.push_back(figure(metric, run.methods()[m].name,
+                             eval::bootstrap(
+                                 v.sums.size(), [&](auto items) { return v.mean(items); }, seed),
+                             v.n));
   }
   for (std::size_t b = 0; b < all.size(); ++b) {
     if (run.methods()[b].name != "full" || all[b].empty()) continue;
-    const auto base = values(b);
+    const field_sums base(all[b], field);
     for (std::size_t m = 0; m < all.size(); ++m) {
-      if (m == b || all[m].size() != base.size()) continue;
-      const auto v = values(m);
+      const field_sums v(all[m], field);
+      if (m == b || v.counts != base.counts) continue;
       json f = figure(
           metric + "_difference", run.methods()[m].name,
           eval::bootstrap(
-              v.size(),
-              [&](auto items) { return eval::mean_of(v, items) - eval::mean_of(base, items); },
-              seed),
-          v.size());
+              v.sums.size(), [&](auto items) { return v.mean(items) - base.mean(items); }, seed),
+          v.n);
       f["settings"]["against"] = "full";
       figures.push_back(std::move(f));
     }
@@ -125,35 +159,90 @@ void add_ratio(const evaluation& run, const std::vector<std::vector<json>>& all,
   }
 }
 
-/// As many lines as fit into so many tokens.
-eval::haystack fitting_haystack(const engine& e, const eval_options& o, double depth,
-                                std::uint64_t seed) {
-  eval::haystack_options h;
-  h.depth = depth;
-  h.n_keys = o.keys;
-  h.value = o.values == "words" ? eval::needle_value::words : eval::needle_value::number;
-  h.n_lines = std::max<index_t>(o.keys, 8);
-  const auto tokens = [&e](const eval::haystack& x) {
-    return static_cast<double>(e.encode_text(x.text()).size());
-  };
-  const double per_line = tokens(eval::make_haystack(h, seed)) / static_cast<double>(h.n_lines);
-  h.n_lines = std::max(o.keys, static_cast<index_t>(static_cast<double>(o.length) / per_line));
-  eval::haystack found = eval::make_haystack(h, seed);
-  while (h.n_lines > o.keys && tokens(found) > static_cast<double>(o.length)) {
-    --h.n_lines;
-    found = eval::make_haystack(h, seed);
+/// Haystacks of so many tokens: as many lines as fit, or --lines of them among sentences of --data.
+class haystacks {
+ public:
+  explicit haystacks(const evaluation& run) : run_(&run) {
+    const eval_options& o = run.options();
+    if (o.data.empty()) return;
+    for (const document& d : read_documents(o.data, o.keep_lines)) {
+      std::vector<std::string> sentences;
+      text::english rule;
+      std::vector<text::boundary> ends;
+      rule.push(d.text, ends);
+      rule.finish(ends);
+      std::size_t begin = 0;
+      for (const text::boundary& end : ends) {
+        const auto at = static_cast<std::size_t>(end.offset);
+        std::string sentence = one_line(d.text.substr(begin, at - begin));
+        while (sentence.ends_with(' ')) sentence.pop_back();
+        if (!sentence.empty()) sentences.push_back(std::move(sentence));
+        begin = at;
+      }
+      if (!sentences.empty()) texts_.push_back(std::move(sentences));
+    }
+    if (texts_.empty()) throw argument_error(o.data + ": has no sentences to hide lines among");
   }
-  return found;
-}
 
-json needle_record(const evaluation& run, const eval_method& m, const eval::haystack& h,
-                   const std::string& name) {
+  eval::haystack make(std::uint64_t seed) const {
+    const eval_options& o = run_->options();
+    eval::haystack_options h;
+    h.depths.clear();
+    for (index_t d = 0; d < o.depths; ++d) {
+      h.depths.push_back((static_cast<double>(d) + 0.5) / static_cast<double>(o.depths));
+    }
+    h.n_keys = o.keys;
+    h.value = o.values == "words" ? eval::needle_value::words : eval::needle_value::number;
+    if (texts_.empty()) return filled(h, seed);
+    h.n_lines = o.lines;
+    const std::vector<std::string>& all = texts_[static_cast<std::size_t>(seed) % texts_.size()];
+    const eval::haystack none = eval::make_haystack(h, seed);
+    index_t left = o.length - n_tokens(none.text());
+    std::size_t n = 0;
+    for (; n < all.size(); ++n) {
+      left -= n_tokens("\n" + all[n]);
+      if (left < 0) break;
+    }
+    if (left >= 0 && n == all.size()) {
+      throw argument_error(o.data + ": a text has fewer than " + std::to_string(o.length) +
+                           " tokens, want longer texts or a smaller --length");
+    }
+    return eval::make_haystack(h, seed, std::span(all).first(n));
+  }
+
+ private:
+  index_t n_tokens(const std::string& text) const {
+    return static_cast<index_t>(run_->engine().encode_text(text).size());
+  }
+
+  eval::haystack filled(eval::haystack_options h, std::uint64_t seed) const {
+    const eval_options& o = run_->options();
+    const index_t least = o.depths + o.keys - 1;
+    h.n_lines = std::max<index_t>(least, 8);
+    const double per_line = static_cast<double>(n_tokens(eval::make_haystack(h, seed).text())) /
+                            static_cast<double>(h.n_lines);
+    h.n_lines = std::max(least, static_cast<index_t>(static_cast<double>(o.length) / per_line));
+    eval::haystack found = eval::make_haystack(h, seed);
+    while (h.n_lines > least && n_tokens(found.text()) > o.length) {
+      --h.n_lines;
+      found = eval::make_haystack(h, seed);
+    }
+    return found;
+  }
+
+  const evaluation* run_;
+  std::vector<std::vector<std::string>> texts_;  ///< Sentences.
+};
+
+json needle_record(const evaluation& run, const asked_context& context, const eval::haystack& h,
+                   std::size_t depth) {
   constexpr index_t usual = 20;
-  const auto n_keys = static_cast<index_t>(h.keys.size());
-  const reply r =
-      answered(run, m, name, h.text(), h.question(), false, answer_tokens(run, usual * n_keys));
+  const std::vector<std::size_t> which = h.together(depth);
+  const auto n_keys = static_cast<index_t>(which.size());
+  const reply r = context.ask(h.question(depth), answer_tokens(run, usual * n_keys));
   double correct = 0;
-  for (const std::string& value : h.values) {
+  for (const std::size_t k : which) {
+    const std::string& value = h.values[k];
     if (n_keys > 1) {
       correct += eval::contains_match(r.text, value);
     } else if (h.kind == "number") {
@@ -163,6 +252,7 @@ json needle_record(const evaluation& run, const eval_method& m, const eval::hays
     }
   }
   json record;
+  record["context"] = digest(h.text());
   record["correct"] = correct / static_cast<double>(n_keys);
   record["rows"] = r.rows;
   record["rows_full"] = r.rows_full;
@@ -200,6 +290,10 @@ void eval_needle(evaluation& run) {
   if (o.depths < 1 || o.limit < 1 || o.keys < 1) {
     throw usage_error("--depths, --limit and --keys want 1 or more");
   }
+  if (o.lines < 0 || (o.lines > 0) != !o.data.empty()) {
+    throw usage_error("--lines says how many are hidden among the sentences of --data: want both");
+  }
+  const haystacks all_haystacks(run);
   const std::size_t n_methods = run.methods().size();
   std::vector<std::vector<json>> all(n_methods);
   std::vector<std::vector<json>> far(n_methods);
@@ -209,27 +303,31 @@ void eval_needle(evaluation& run) {
   {
     progress bar("needle", o.depths * o.limit * static_cast<index_t>(n_methods));
     index_t done = 0;
-    for (index_t d = 0; d < o.depths; ++d) {
-      const double depth = (static_cast<double>(d) + 0.5) / static_cast<double>(o.depths);
-      for (index_t i = 0; i < o.limit; ++i) {
-        const std::uint64_t seed = splitmix64(o.seed * 1'000'003 + static_cast<std::uint64_t>(i));
-        const eval::haystack h = fitting_haystack(run.engine(), o, depth, seed);
-        n_lines = std::max(n_lines, h.lines.size());
-        const std::string name = "haystack " + std::to_string(i) + ", depth " + decimal(depth, 2);
-        // A window of sag's bytes sees the line if so few tokens follow it.
-        std::string behind;
-        for (std::size_t l = h.asked[0] + 1; l < h.lines.size(); ++l) behind += h.lines[l] + "\n";
-        const laid_out text = lay_out(run, h.text(), false);
-        const double window = eval::mean_rows_read({.rule = run.sag().cache.rule},
-                                                   text.gisted.is_gist, last_rows(text.gisted));
-        const bool outside = static_cast<double>(run.engine().encode_text(behind).size()) >= window;
-        for (std::size_t m = 0; m < n_methods; ++m) {
-          const eval_method& method = run.methods()[m];
-          const json r = run.record(method, digest(h.text() + h.question()),
-                                    [&] { return needle_record(run, method, h, name); });
+    for (index_t i = 0; i < o.limit; ++i) {
+      const std::uint64_t seed = splitmix64(o.seed * 1'000'003 + static_cast<std::uint64_t>(i));
+      const eval::haystack h = all_haystacks.make(seed);
+      n_lines = std::max(n_lines, h.lines.size());
+      const std::string name = "haystack " + std::to_string(i);
+      // A window of sag's bytes sees a line if so few tokens follow it.
+      const laid_out text = lay_out(run, h.text(), false);
+      const double window = eval::mean_rows_read({.rule = run.sag().cache.rule},
+                                                 text.gisted.is_gist, last_rows(text.gisted));
+      for (std::size_t m = 0; m < n_methods; ++m) {
+        const eval_method& method = run.methods()[m];
+        std::optional<asked_context> context;
+        for (std::size_t d = 0; d < h.n_depths; ++d) {
+          const std::string what = digest(h.text()) + " " + h.question(d);
+          const json r = run.record(method, what, [&] {
+            if (!context) context.emplace(run, method, name, h.text(), false);
+            return needle_record(run, *context, h, d);
+          });
           all[m].push_back(r);
-          by_depth[static_cast<std::size_t>(d)][m].push_back(r);
-          if (outside) far[m].push_back(r);
+          by_depth[d][m].push_back(r);
+          std::string behind;
+          for (std::size_t l = h.asked[d] + 1; l < h.lines.size(); ++l) behind += h.lines[l] + "\n";
+          if (static_cast<double>(run.engine().encode_text(behind).size()) >= window) {
+            far[m].push_back(r);
+          }
           bar(++done);
         }
       }
@@ -248,7 +346,7 @@ void eval_needle(evaluation& run) {
     for (json& f : here) {
       if (f["metric"] != "needle_accuracy_at_depth") continue;
       f["settings"]["depth"] = depth;
-      f["settings"]["lines"] = n_lines;
+      f["settings"]["lines"] = o.lines > 0 ? static_cast<std::size_t>(o.lines) : n_lines;
       figures.push_back(std::move(f));
     }
   }
@@ -279,13 +377,15 @@ void eval_questions(evaluation& run, bool key_values) {
           key_values ? q.text : q.text + "\nAnswer with a short phrase from the text.";
       for (std::size_t m = 0; m < run.methods().size(); ++m) {
         const eval_method& method = run.methods()[m];
-        records[m].push_back(run.record(method, digest(context + "\n" + asked), [&] {
+        records[m].push_back(run.record(method, digest(context) + " " + asked, [&] {
           constexpr index_t usual_value = 64;
           constexpr index_t usual_phrase = 32;
-          const reply r = answered(run, method, q.name, context, asked, chat,
-                                   answer_tokens(run, key_values ? usual_value : usual_phrase));
+          const reply r =
+              asked_context(run, method, q.name, context, chat)
+                  .ask(asked, answer_tokens(run, key_values ? usual_value : usual_phrase));
           const std::string answer = eval::first_line(r.text);
           json record;
+          record["context"] = digest(context);
           record["text"] = r.text;
           record["rows"] = r.rows;
           record["rows_full"] = r.rows_full;

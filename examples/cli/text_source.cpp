@@ -122,13 +122,13 @@ bool is_jsonl(std::string_view path) {
 }
 
 void for_each_document(const std::string& path, const std::string& field,
-                       const std::function<bool(std::string_view)>& f) {
+                       const std::function<bool(const document_text&)>& f) {
   text_source source(path);
   if (!is_jsonl(path)) {
-    std::string text;
+    document_text all;
     std::string piece;
-    while (source.read(piece)) text += piece;
-    f(text);
+    while (source.read(piece)) all.text += piece;
+    f(all);
     return;
   }
   std::string line;
@@ -138,7 +138,19 @@ void for_each_document(const std::string& path, const std::string& field,
     if (line.empty()) continue;
     const std::string where = path + ": line " + std::to_string(number);
     const nlohmann::json parsed = io::parse_strict_json(line, where);
-    if (!f(io::json_fields(parsed, where).get<std::string>(field))) return;
+    const io::json_fields fields(parsed, where);
+    const nlohmann::json* parts = fields.find(field);
+    document_text document;
+    if (parts == nullptr || !parts->is_array()) {
+      document.text = fields.get<std::string>(field);
+    } else {
+      for (const nlohmann::json& part : *parts) {
+        if (!part.is_string()) fields.fail(field, *parts, "a string or a list of strings");
+        document.text += part.get<std::string>();
+        document.ends.push_back(document.text.size());
+      }
+    }
+    if (!f(document)) return;
   }
 }
 

@@ -2,11 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdio>
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace gistkv::cli {
 
@@ -38,10 +41,23 @@ class text_source {
 /// Whether a file holds a JSON object a line: .jsonl, or that with .zst behind it.
 bool is_jsonl(std::string_view path);
 
-/// Calls f(text) for every document of a file, until it returns false: a line of JSONL, whose
-/// `field` is the text (empty lines are passed over), or all of another file.
+/// A text in parts, whose even ones are there to be read and whose odd ones to be learned, or in
+/// one part, which is for both.
+struct document_text {
+  std::string text;
+  std::vector<std::size_t> ends;  ///< Of the parts.
+
+  /// Whether the part that byte `at` lies in is to be learned.
+  bool learned(std::size_t at) const {
+    const auto part = std::upper_bound(ends.begin(), ends.end(), at) - ends.begin();
+    return ends.size() < 2 || part % 2 == 1;
+  }
+};
+
+/// Calls f for every document of a file, until it returns false: a line of JSONL, whose `field` is
+/// the text or a list of its parts (empty lines are passed over), or all of another file.
 /// @throws as text_source; format_error naming file, line and field.
 void for_each_document(const std::string& path, const std::string& field,
-                       const std::function<bool(std::string_view)>& f);
+                       const std::function<bool(const document_text&)>& f);
 
 }  // namespace gistkv::cli

@@ -165,7 +165,12 @@ void read_data_config(const nlohmann::json& data, const object& o, data_config& 
                  {"files", "field", "segmenter", "markers", "max_tokens", "cache"});
   d.read("files", c.files);
   d.read("field", c.field);
-  d.read("segmenter", c.segmenter);
+  if (const nlohmann::json* rule = d.find("segmenter"); rule != nullptr && rule->is_string()) {
+    c.segmenters = {rule->get<std::string>()};
+  } else {
+    d.read("segmenter", c.segmenters);
+  }
+  if (c.segmenters.empty()) d.reject("segmenter", "an empty list", "a rule or some");
   d.read("markers", c.markers);
   d.read_at_least("max_tokens", c.max_tokens, 0);
   d.read("cache", c.cache);
@@ -257,7 +262,7 @@ soft_config read_soft_config(const std::string& path) {
   c.optimiser = {0.9, 0.999, 1e-8, 0.01};
   c.lora = gmsa::training_options{}.lora;
   c.decoder_lora = gmsa::training_options{}.decoder_lora;
-  c.data.segmenter = "unicode";  // Its boundaries insert nothing.
+  c.data.segmenters = {"unicode"};  // Its boundaries insert nothing.
   read_common(o, path, c);
   if (const nlohmann::json* rates = o.find("rates")) {
     c.rates.clear();

@@ -21,7 +21,8 @@ namespace gistkv::cli {
 struct data_config {
   std::vector<std::string> files;  ///< .txt, .jsonl, or either with .zst behind it.
   std::string field = "text";      ///< Of a line of JSONL.
-  std::string segmenter = "paper";
+  /// Documents take turns; the adapter brings the first along.
+  std::vector<std::string> segmenters = {"paper"};
   bool markers = false;    ///< The text of a control token, <|im_end|> say, is that token.
   index_t max_tokens = 0;  ///< Stop reading behind so many; 0: read all.
   std::string cache;       ///< Token file to make or to use; empty: in the output folder.

@@ -28,7 +28,10 @@ namespace {
 /// What a token file was made of.
 io::string_map description(const data_config& data, const io::tokenizer& tokens) {
   io::string_map facts;
-  facts["segmenter"] = data.segmenter;
+  for (const std::string& rule : data.segmenters) {
+    std::string& all = facts["segmenter"];
+    all += (all.empty() ? "" : " ") + rule;
+  }
   facts["markers"] = data.markers ? "true" : "false";
   facts["max_tokens"] = std::to_string(data.max_tokens);
   facts["tokenizer"] = hex(tokens.fingerprint());
@@ -62,7 +65,10 @@ io::token_file training_tokens(const data_config& data, const std::string& path,
     if (made_of(file, facts)) return file;
     note(path + " was made of other files or under another rule, and is made anew");
   }
-  const text::any_segmenter segmenter = text::parse_segmenter_rule(data.segmenter);
+  std::vector<text::any_segmenter> segmenters;
+  for (const std::string& rule : data.segmenters) {
+    segmenters.push_back(text::parse_segmenter_rule(rule));
+  }
   const codec coder{&tokens};
   const auto encode = [&](std::string_view piece, std::vector<token_t>& out) {
     if (data.markers) {
@@ -75,15 +81,20 @@ io::token_file training_tokens(const data_config& data, const std::string& path,
   std::vector<std::int32_t> stream;
   progress bar("tokenising", static_cast<index_t>(data.files.size()));
   index_t n_files = 0;
+  std::size_t n_documents = 0;
   for (const std::string& name : data.files) {
-    for_each_document(name, data.field, [&](std::string_view text) {
-      text::any_segmenter fresh = segmenter;
+    for_each_document(name, data.field, [&](const document_text& document) {
+      text::any_segmenter fresh = segmenters[n_documents++ % segmenters.size()];
       text::gist_layout_builder builder(1, first_gist, [&coder](token_t t) {
         return static_cast<index_t>(coder.piece(t).size());
       });
-      builder.append_text(fresh, text, encode);
+      builder.append_text(fresh, document.text, encode);
       builder.finish_text(fresh, encode);
-      train::append_document(builder.layout(), stream);
+      std::vector<std::uint8_t> learned;
+      for (const index_t at : builder.layout().text_begin) {
+        learned.push_back(document.learned(static_cast<std::size_t>(at)) ? 1 : 0);
+      }
+      train::append_document(builder.layout(), learned, stream);
       return data.max_tokens == 0 || static_cast<index_t>(stream.size()) < data.max_tokens;
     });
     bar(++n_files);

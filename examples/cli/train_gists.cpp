@@ -118,7 +118,7 @@ class gist_run final : public training_run {
     io::string_map facts = facts_of(at);
     facts["base"] = hex(base_);
     facts["base_name"] = source_->weights.config.name;
-    facts["segmenter"] = config_.data.segmenter;
+    facts["segmenter"] = config_.data.segmenters.front();
     facts["recent"] = std::to_string(config_.rule.recent);
     facts["sink"] = std::to_string(config_.rule.n_sink);
     io::write_adapter(adapter_path(), model_->save(), source_->weights.config.d_model,
@@ -165,6 +165,10 @@ class gist_run final : public training_run {
   std::size_t read_samples(std::size_t stage) override {
     how_ = windows_of(config_.stages[stage]);
     windows_ = train::cut_windows(data_->stream(), how_);
+    // Parts that are read but not learned may fill a window.
+    std::erase_if(windows_, [this](const train::window& w) {
+      return train::total_weight(train::sequences_of(data_->stream(), w, how_)) == 0;
+    });
     return windows_.size();
   }
   void take(std::size_t part, std::size_t sample, std::uint64_t) override {

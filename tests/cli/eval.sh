@@ -90,6 +90,10 @@ refuses 1 'long.txt: .* positions (gists included) are needed, the model was tra
   eval ppl --data "$work/long.txt" --length 8300 --model "$model"
 printf 'torn' > "$work/records"
 refuses 2 'values is' eval needle --values colours --model "$model"
+refuses 2 'want both' eval needle --lines 3 --model "$model"
+refuses 2 'want both' eval needle --data "$work/books" --model "$model"
+refuses 1 'long.txt: a text has fewer than 900000 tokens' \
+  eval needle --data "$work/long.txt" --lines 3 --length 900000 --limit 1 --model "$model"
 
 # Perplexity: what keeps everything scores as the full cache, and runs go on where they ended.
 rm -f "$work/records"
@@ -152,6 +156,16 @@ refuses 1 'peaks.json: bf16_gflops and bandwidth_gbs are 0.0 and 9.0, want more 
   eval speed --data "$work/books" --ceilings "$work/peaks.json" --model "$model"
 draws "$work/speed.json"
 
+# The raw rows of sag alone: as many as its gists fewer, and the same where there is no sentence end.
+does eval compression --method full,sag,recent --data "$work/books" --limit 2 --length 600 --recent 2 \
+  --model "$model" --json
+holds 'recent sentences' '(lambda b: 0 < b["recent"] < 0.9 * b["sag"] < b["full"])(
+  {r["method"]: r["value"] for r in d["rows"] if r["metric"] == "kv_bytes_mean"})'
+does eval ppl --method full,sag,recent --data "$work/books" --limit 1 --length 256 --recent 99 \
+  --model "$model" --json
+holds 'recent sentences that are all' '[abs(r["value"] - 1) < 2e-2 for r in d["rows"]
+  if r["metric"] == "ppl_ratio" and r["method"] == "recent" and r["settings"]["against"] == "full"] == [True]'
+
 # Questions.
 does eval needle --method full,window --limit 2 --depths 2 --length 400 --model "$model" --json
 cp "$work/out" "$work/needle.json"
@@ -159,6 +173,10 @@ holds needle '[r["n"] for r in d["rows"] if r["metric"] == "needle_accuracy"] ==
 holds 'a window has forgotten' 'all(r["value"] == 0 for r in d["rows"]
   if r["metric"] == "needle_accuracy_outside_window" and r["method"] == "window")'
 draws "$work/needle.json"
+does eval needle --method full,sag --lines 3 --data "$work/books" --limit 2 --depths 2 --length 400 \
+  --model "$model" --json
+holds 'lines among sentences' '[r["n"] for r in d["rows"] if r["metric"] == "needle_accuracy"] == [4, 4] and
+  all(r["settings"]["lines"] == 3 for r in d["rows"])'
 cat > "$work/qa.jsonl" <<'END'
 {"context": "The harbour of Lowell was built in 1842. An old sailor keeps the light.", "question": "When was the harbour of Lowell built?", "answers": ["1842", "in 1842"]}
 {"context": "Mount Ada is 900 metres high. Goats live on it.", "input": "How high is Mount Ada?", "outputs": ["900 metres"]}

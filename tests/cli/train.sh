@@ -56,6 +56,27 @@ steps() { sed 1d "$1" | cut -d, -f1-7; }
 [ "$(steps "$work/whole/log.csv")" = "$(steps "$work/run/log.csv")" ] ||
   wrong "log.csv differs: $(steps "$work/run/log.csv")"
 
+# Documents take turns among segmenters; the adapter brings the first along.
+config "$lora"
+sed -e 's/"cache": "[^"]*"/"segmenter": ["paper", "uniform:5"]/' -e "s,$work/run,$work/turns," \
+  "$work/c.json" > "$work/turns.json"
+does train sag --config "$work/turns.json"
+does inspect "$work/turns/adapter.safetensors" --model "$model" --json
+holds 'the first segmenter' 'd["segmenter"] == "paper"'
+grep -aq '"segmenter":"paper uniform:5"' "$work/turns/tokens.safetensors" ||
+  wrong 'the token file does not say which rules it was made under'
+# A text in parts: what is read is no target.
+echo '{"text": ["The mill stood by the river. What stood there?", " The mill."]}' > "$work/parts.jsonl"
+for i in 1 2 3 4 5 6; do cat "$work/parts.jsonl" "$work/parts.jsonl" > "$work/more" && mv "$work/more" "$work/parts.jsonl"; done
+sed -e "s,\"files\": \[[^]]*\],\"files\": [\"$work/parts.jsonl\"]," -e 's/"steps": 5/"steps": 1/' \
+  "$work/turns.json" > "$work/parts.json"
+does train sag --config "$work/parts.json" --json
+holds 'parts' '0 < d["tokens"] < 40 * 2'
+echo '{"text": ["The mill.", 3]}' > "$work/parts.jsonl"
+refuses 1 'parts.jsonl: line 1.*a string or a list of strings' train sag --config "$work/parts.json"
+sed 's/"segmenter": \[[^]]*\]/"segmenter": []/' "$work/turns.json" > "$work/none.json"
+refuses 1 "field 'segmenter' is an empty list, want a rule or some" train sag --config "$work/none.json"
+
 # What was trained is what the other verbs compute with.
 printf 'The mill stood by the river. It was old. Nobody came.' > "$work/text"
 does compress "$work/text" -o "$work/t.gkv" --model "$model" --adapter "$work/run/adapter.safetensors" \

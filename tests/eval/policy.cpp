@@ -37,6 +37,17 @@ TEST_CASE("keep-lists by scores") {
   CHECK(cache::max_pooled(scores, 1) == scores);
 }
 
+TEST_CASE("keep-lists of sentences") {
+  const std::vector<std::uint8_t> ends = {0, 1, 0, 0, 1, 1, 0, 0};
+  CHECK(cache::keep_sentences(ends, 0) == list{6, 7});
+  CHECK(cache::keep_sentences(ends, 1) == list{5, 6, 7});
+  CHECK(cache::keep_sentences(ends, 2) == list{2, 3, 4, 5, 6, 7});
+  CHECK(cache::keep_sentences(ends, 3).size() == 8);
+  CHECK(cache::keep_sentences(ends, 9).size() == 8);
+  CHECK(cache::keep_sentences(std::vector<std::uint8_t>{1}, 0).empty());
+  CHECK(cache::keep_sentences({}, 2).empty());
+}
+
 TEST_CASE("rows that a pass reads") {
   const std::vector<std::uint8_t> plain(20, 0);
   eval::policy p;
@@ -59,6 +70,16 @@ TEST_CASE("rows that a pass reads") {
   eval::policy sag;
   sag.rule = {.n_gist = 2, .recent = 0, .n_sink = 1, .window = 0};
   CHECK(eval::rows_read(sag, gists) == std::vector<index_t>{1, 2, 3, 4, 6, 8, 4, 5});
+  // A sink row, a sentence of 2 behind it, sentences of 3 and 2, the open one; one closed stays.
+  eval::policy recent;
+  recent.rule = {.n_gist = 0, .recent = 0, .n_sink = 1, .window = 0};
+  recent.eviction = eval::eviction::sentences;
+  recent.sentences = 1;
+  const std::vector<std::uint8_t> tokens(10, 0);
+  const std::vector<std::uint8_t> ends = {0, 0, 1, 0, 0, 1, 0, 1, 0, 0};
+  CHECK(eval::rows_read(recent, tokens, ends) ==
+        std::vector<index_t>{1, 2, 3, 4, 5, 6, 5, 6, 4, 5});
+  CHECK_THROWS_AS(eval::rows_read(recent, tokens), argument_error);
 }
 
 TEST_CASE("a budget is fitted to within one percent") {
@@ -97,6 +118,10 @@ TEST_CASE("policies that contradict themselves") {
   CHECK_THROWS_AS(validate(p), argument_error);
   p.recent = 0.5;
   p.block = 0;
+  CHECK_THROWS_AS(validate(p), argument_error);
+  p.eviction = eval::eviction::sentences;
+  CHECK_NOTHROW(validate(p));
+  p.sentences = -1;
   CHECK_THROWS_AS(validate(p), argument_error);
 }
 

@@ -189,6 +189,35 @@ TEST_CASE_FIXTURE(fixture, "separators: what stays is what the policy says") {
   CHECK(worst < 2e-5);
 }
 
+TEST_CASE_FIXTURE(fixture, "sentences: tokens read the raw rows that a sentence mask leaves") {
+  std::vector<std::uint8_t> ends;
+  std::vector<index_t> sentence;
+  for (index_t i = 0; i < 60; ++i) {
+    sentence.push_back(std::count(ends.begin(), ends.end(), 1));
+    ends.push_back(i % 7 == 4 || i % 11 == 5 ? 1 : 0);
+  }
+  for (const index_t k_closed : {0, 2}) {
+    eval::policy p = evicting(eval::eviction::sentences, 0, 8);
+    p.sentences = k_closed;
+    const test::brute_force truth(host, gists, ids, 0, [&](index_t q, index_t k) {
+      const auto i = static_cast<std::size_t>(q);
+      const auto j = static_cast<std::size_t>(k);
+      return k <= q && (k < 2 || sentence[i] - sentence[j] <= k_closed);
+    });
+    for (const index_t chunk : {1, 5, 256}) {
+      double worst = 0;
+      const auto scores = read(m, p, ids, chunk, ends);
+      REQUIRE(scores.size() == ids.size() - 1);
+      for (const eval::token_score& s : scores) {
+        const auto i = static_cast<std::size_t>(s.row);
+        worst = std::max(worst, std::abs(s.nll() - nll_of(truth.logits[i], 40, s.target)));
+      }
+      CHECK(worst < 2e-5);
+    }
+  }
+  CHECK_THROWS_AS(read(m, evicting(eval::eviction::sentences, 0, 8), ids, 8), argument_error);
+}
+
 /// What queries look at, as the library says and as plain loops say.
 struct collector {
   const model_type& m;

@@ -104,6 +104,23 @@ TEST_CASE("gists spread by a period that is no whole number") {
   CHECK_THROWS_AS(eval::spread_gists(plain, 0.5, 3, first_gist), argument_error);
 }
 
+TEST_CASE("a layout without its gists") {
+  const auto gisted = lay_out("Aa bb. Cc dd. Ee", 2);
+  const eval::marked_layout plain = eval::without_gists(gisted);
+  CHECK(plain.rows.n_rows() == gisted.n_regular);
+  CHECK(plain.rows.n_gist == 0);
+  CHECK(std::count(plain.ends.begin(), plain.ends.end(), 1) == gisted.n_sentences);
+  std::size_t row = 0;
+  for (std::size_t i = 0; i < gisted.ids.size(); ++i) {
+    if (gisted.is_gist[i] != 0) continue;
+    CHECK(plain.rows.ids[row] == gisted.ids[i]);
+    CHECK(plain.rows.text_begin[row] == gisted.text_begin[i]);
+    const bool last = i + 1 < gisted.ids.size() && gisted.is_gist[i + 1] != 0;
+    CHECK(plain.ends[row] == (last ? 1 : 0));
+    ++row;
+  }
+}
+
 TEST_CASE("separators") {
   for (const char* yes : {".", ",", " ,", "?", "!\n", "\n", "\n\n", "...", " :"}) {
     CAPTURE(yes);

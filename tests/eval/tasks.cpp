@@ -30,11 +30,21 @@ TEST_CASE("haystacks") {
         "One of the special magic numbers for " + h.keys[0] + " is: " + h.values[0] + ".");
   CHECK(std::stol(h.values[0]) >= 1);
   CHECK(std::stol(h.values[0]) <= 1'000'000);
-  CHECK(h.question().ends_with(" is:"));
-  o.depth = 0;
+  CHECK(h.question(0).ends_with(" is:"));
+  o.depths = {0};
   CHECK(eval::make_haystack(o, 3).asked[0] == 0);
-  o.depth = 1;
+  o.depths = {1};
   CHECK(eval::make_haystack(o, 3).asked[0] == 49);
+  o.depths = {0.5, 1, 0.5};
+  const auto three = eval::make_haystack(o, 3);
+  CHECK(three.asked == std::vector<std::size_t>{25, 49, 26});
+  for (std::size_t d = 0; d < 3; ++d) {
+    CHECK(three.together(d) == std::vector<std::size_t>{d});
+    CHECK(three.question(d).find(three.keys[d]) != std::string::npos);
+    CHECK(three.lines[three.asked[d]].find(three.keys[d] + " is: " + three.values[d]) !=
+          std::string::npos);
+  }
+  o.depths = {1};
   o.n_keys = 4;
   o.value = eval::needle_value::words;
   const auto many = eval::make_haystack(o, 3);
@@ -42,13 +52,44 @@ TEST_CASE("haystacks") {
   for (std::size_t i = 0; i < 4; ++i) {
     CHECK(many.lines[many.asked[i]].find("words for " + many.keys[i] + " is: " + many.values[i]) !=
           std::string::npos);
-    CHECK(many.question().find(many.keys[i]) != std::string::npos);
+    CHECK(many.question(0).find(many.keys[i]) != std::string::npos);
   }
   o.n_keys = 51;
   CHECK_THROWS_AS(eval::make_haystack(o, 3), argument_error);
   o.n_keys = 1;
-  o.depth = 2;
+  o.depths = {2};
   CHECK_THROWS_AS(eval::make_haystack(o, 3), argument_error);
+  o.depths = {};
+  CHECK_THROWS_AS(eval::make_haystack(o, 3), argument_error);
+}
+
+TEST_CASE("haystacks among the lines of a text") {
+  std::vector<std::string> filler;
+  for (int i = 0; i < 30; ++i) filler.push_back("Line " + std::to_string(i) + ".");
+  eval::haystack_options o;
+  o.n_lines = 5;
+  o.n_keys = 2;
+  std::set<std::string> found;
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    const double depth = static_cast<double>(seed % 4) / 3;
+    o.depths = {depth};
+    const auto h = eval::make_haystack(o, seed, filler);
+    REQUIRE(h.lines.size() == 35);
+    CHECK(h.asked[0] == static_cast<std::size_t>(depth * 34 + 0.5));
+    CHECK(h.asked[1] != h.asked[0]);
+    for (std::size_t k = 0; k < 2; ++k) {
+      CHECK(h.lines[h.asked[k]] ==
+            "One of the special magic numbers for " + h.keys[k] + " is: " + h.values[k] + ".");
+    }
+    std::vector<std::string> others;
+    for (const std::string& line : h.lines) {
+      if (line.starts_with("Line ")) others.push_back(line);
+    }
+    CHECK(others == filler);
+    found.insert(h.text());
+  }
+  CHECK(found.size() == 20);
+  CHECK(eval::make_haystack(o, 3, filler).text() == eval::make_haystack(o, 3, filler).text());
 }
 
 TEST_CASE("options of a multiple choice") {

@@ -26,7 +26,7 @@ std::vector<std::int32_t> stream_of(const std::vector<std::string>& documents) {
   std::vector<std::int32_t> stream;
   for (const std::string& text : documents) {
     train::append_document(
-        text::lay_out(text, text::paper{}, 1, 256, bytes, [](token_t) { return index_t{1}; }),
+        text::lay_out(text, text::paper{}, 1, 256, bytes, [](token_t) { return index_t{1}; }), {},
         stream);
   }
   return stream;
@@ -51,9 +51,32 @@ TEST_CASE("a document becomes tokens, sentence ends and its end") {
   using train::sentence_end;
   // The rule inserts a space behind a full stop that ends the text.
   CHECK(stream_of({"a. b."}) == std::vector<std::int32_t>{'a', '.', ' ', sentence_end, 'b', '.',
-                                                          train::inserted_token(' '), sentence_end,
+                                                          train::read_token(' '), sentence_end,
                                                           document_end});
   CHECK(stream_of({"a", "b"}) == std::vector<std::int32_t>{'a', document_end, 'b', document_end});
+}
+
+TEST_CASE("what is not to be learned is read, and no target") {
+  const auto rows =
+      text::lay_out("a. b.", text::paper{}, 1, 256, bytes, [](token_t) { return index_t{1}; });
+  std::vector<std::uint8_t> learned(rows.ids.size(), 0);
+  learned[4] = 1;  // b: a . space gist b
+  std::vector<std::int32_t> stream;
+  train::append_document(rows, learned, stream);
+  CHECK(stream == std::vector<std::int32_t>{train::read_token('a'), train::read_token('.'),
+                                            train::read_token(' '), train::sentence_end, 'b',
+                                            train::read_token('.'), train::read_token(' '),
+                                            train::sentence_end, train::document_end});
+  train::window_options o;
+  o.n_gist = 1;
+  o.first_gist = 256;
+  o.gist_targets = false;
+  const auto found = train::sequences_of(stream, {0, stream.size()}, o);
+  REQUIRE(found.size() == 1);
+  CHECK(text_of(found[0]) == "a-.- -|-b.- -|-");
+  CHECK(train::total_weight(found) == 1);
+  learned.pop_back();
+  CHECK_THROWS_AS(train::append_document(rows, learned, stream), argument_error);
 }
 
 TEST_CASE("windows begin at sentences, and no text is lost") {

@@ -17,7 +17,7 @@
 /// keep applies a list, and so can an engine with a layout of its own.
 ///
 /// Rows are counted from 0 among those that may be evicted, oldest first; sinks are not among them.
-/// Every list is ascending and has min(n, rows) entries.
+/// Every list is ascending; under a budget it has min(n, rows) entries.
 
 namespace gistkv::cache {
 
@@ -78,6 +78,19 @@ inline std::vector<std::int32_t> keep_scored(std::span<const float> scores,
     const float y = scores[static_cast<std::size_t>(b)];
     return x != y ? x > y : a > b;
   });
+}
+
+/// The last `n_closed` sentences that are closed, and the open one, of rows whose marked ones end a
+/// sentence each: what a sentence mask leaves raw, without gists.
+inline std::vector<std::int32_t> keep_sentences(std::span<const std::uint8_t> ends,
+                                                index_t n_closed) {
+  std::size_t first = ends.size();
+  for (; first > 0; --first) {
+    if (ends[first - 1] != 0 && n_closed-- == 0) break;
+  }
+  std::vector<std::int32_t> rows(ends.size() - first);
+  std::iota(rows.begin(), rows.end(), static_cast<std::int32_t>(first));
+  return rows;
 }
 
 /// y[i] = max of x[j], |i - j| <= width / 2: neighbours of a row that is looked at stay with it

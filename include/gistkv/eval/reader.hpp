@@ -58,11 +58,12 @@ class reader {
     const auto n = static_cast<index_t>(what.ids.size());
     for (index_t begin = 0; begin < n;) {
       index_t count = std::min(options_.chunk, n - begin);
-      if (evicts()) count = std::min(count, policy_.block - in_block_);
+      if (evicts()) count = std::min(count, until_eviction(what, begin));
+      const bool due = evicts() && count == until_eviction(what, begin);
       forward(what, begin, count, scores);
       begin += count;
       in_block_ += count;
-      if (evicts() && in_block_ == policy_.block) {
+      if (due) {
         evict();
         in_block_ = 0;
       }
@@ -81,7 +82,15 @@ class reader {
 
   bool evicts() const { return policy_.eviction != eviction::none; }
   /// Whether what queries look at decides.
-  bool looks() const { return evicts() && policy_.eviction != eviction::separators; }
+  bool looks() const {
+    return policy_.eviction == eviction::heavy_hitters || policy_.eviction == eviction::observed;
+  }
+  /// How many rows from `begin` on are read before the next eviction; more than there are: none.
+  index_t until_eviction(const reading& what, index_t begin) const {
+    if (policy_.eviction != eviction::sentences) return policy_.block - in_block_;
+    const auto from = what.marked.begin() + begin;
+    return std::find(from, what.marked.end(), 1) - from + 1;
+  }
 
   /// What a pass tells about its queries.
   struct observer {
@@ -106,6 +115,9 @@ class reader {
 
   void check(const reading& what) const {
     if (what.ids.empty()) throw argument_error("reader: no rows to read");
+    if (policy_.eviction == eviction::sentences && what.marked.empty()) {
+      throw argument_error("reader: no marks that say where sentences end");
+    }
     for (const std::size_t n : {what.marked.size(), what.targets.size()}) {
       if (n == 0 || n == what.ids.size()) continue;
       throw argument_error("reader: " + std::to_string(n) + " marks or targets for " +
@@ -195,9 +207,12 @@ class reader {
   void evict() {
     const cache::eviction_budget budget = policy_.budget();
     const std::int32_t base = cache_->ledger().live_begin();
-    if (cache_->n_local() <= budget.rows) return forget_if_observed();
     std::vector<std::vector<std::int32_t>> lists;
-    if (policy_.eviction == eviction::separators) {
+    if (policy_.eviction == eviction::sentences) {
+      lists.push_back(cache::keep_sentences(marked_, policy_.sentences));
+    } else if (cache_->n_local() <= budget.rows) {
+      return forget_if_observed();
+    } else if (policy_.eviction == eviction::separators) {
       lists.push_back(cache::keep_marked(marked_, budget));
     }
     for (const std::vector<float>& r : received_) {

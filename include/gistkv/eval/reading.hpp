@@ -30,7 +30,7 @@ struct token_score {
 /// Rows to read. The other spans have an entry a row, or are empty.
 struct reading {
   std::span<const token_t> ids;
-  std::span<const std::uint8_t> marked = {};  ///< 1 for a row that is a separator.
+  std::span<const std::uint8_t> marked = {};  ///< 1 for a separator, or a sentence's end.
   std::span<const token_t> targets = {};      ///< Token to rate behind the row, -1 for none.
 };
 

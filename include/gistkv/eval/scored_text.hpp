@@ -111,6 +111,29 @@ inline text::gist_layout spread_gists(const text::gist_layout& plain, double per
   return spread;
 }
 
+/// The regular rows of a layout with gists, and 1 for each that gists follow: it ends a sentence.
+struct marked_layout {
+  text::gist_layout rows;
+  std::vector<std::uint8_t> ends;
+};
+inline marked_layout without_gists(const text::gist_layout& gisted) {
+  marked_layout plain;
+  for (std::size_t i = 0; i < gisted.ids.size(); ++i) {
+    if (gisted.is_gist[i] != 0) {
+      if (!plain.ends.empty()) plain.ends.back() = 1;
+      continue;
+    }
+    plain.rows.ids.push_back(gisted.ids[i]);
+    plain.rows.is_gist.push_back(0);
+    plain.rows.sentence.push_back(gisted.sentence[i]);
+    plain.rows.text_begin.push_back(gisted.text_begin[i]);
+    plain.ends.push_back(0);
+  }
+  plain.rows.n_regular = plain.rows.n_rows();
+  plain.rows.n_sentences = gisted.n_sentences;
+  return plain;
+}
+
 /// Whether a token is a separator of SepLLM: its text is white space and one of `. , ? ! ; :`, or
 /// such characters and line ends alone.
 inline bool is_separator(std::string_view piece) {

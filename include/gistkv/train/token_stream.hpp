@@ -18,16 +18,25 @@
 
 /// Texts to train on, as one array of numbers that knows nothing of the number of gists: a token of
 /// the base vocabulary stands for itself, -1 for a sentence end, -2 for the end of a document, and
-/// -3 - t for a token t that the sentence rule inserted and the text does not have.
+/// -3 - t for a token t that is read but no target: one that the sentence rule inserted and the
+/// text does not have, or one of a part of a document that is not to be learned.
 
 namespace gistkv::train {
 
 inline constexpr std::int32_t sentence_end = -1;
 inline constexpr std::int32_t document_end = -2;
-inline constexpr std::int32_t inserted_token(token_t t) { return -3 - t; }
+inline constexpr std::int32_t read_token(token_t t) { return -3 - t; }
 
 /// Appends one document, laid out with one gist a sentence and the lengths of tokens.
-inline void append_document(const text::gist_layout& rows, std::vector<std::int32_t>& stream) {
+/// @param learned  an entry a row: 0 for a token that is no target; empty: all are
+/// @throws argument_error for entries of another number.
+inline void append_document(const text::gist_layout& rows, std::span<const std::uint8_t> learned,
+                            std::vector<std::int32_t>& stream) {
+  if (!learned.empty() && learned.size() != rows.ids.size()) {
+    throw argument_error("training document: " + std::to_string(learned.size()) +
+                         " entries say what is learned, expected one of each of " +
+                         std::to_string(rows.ids.size()) + " rows");
+  }
   for (index_t i = 0; i < rows.n_rows(); ++i) {
     const auto at = static_cast<std::size_t>(i);
     if (rows.is_gist[at] != 0) {
@@ -38,7 +47,8 @@ inline void append_document(const text::gist_layout& rows, std::vector<std::int3
     const bool inserted = at + 1 < rows.ids.size() && rows.is_gist[at + 1] != 0 &&
                           rows.text_begin[at] >= 0 &&
                           rows.text_begin[at] == rows.text_begin[at + 1];
-    stream.push_back(inserted ? inserted_token(rows.ids[at]) : rows.ids[at]);
+    const bool target = !inserted && (learned.empty() || learned[at] != 0);
+    stream.push_back(target ? rows.ids[at] : read_token(rows.ids[at]));
   }
   stream.push_back(document_end);
 }
