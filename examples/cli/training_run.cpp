@@ -166,6 +166,10 @@ double training_run::validate_all(std::size_t begin, std::size_t end) {
 void training_run::train_stage(position& at, std::optional<train_log>& log) {
   const step_config& s = steps_of(at.stage);
   const std::size_t n_all = read_samples(at.stage);
+  if (n_all == 0) {
+    throw argument_error("stage " + std::to_string(at.stage + 1) +
+                         ": the training texts hold nothing to learn");
+  }
   const auto held_out = static_cast<std::size_t>(
       common_.validate_every > 0
           ? std::min<index_t>(common_.validation_windows, static_cast<index_t>(n_all) / 2)

@@ -68,10 +68,13 @@ grep -aq '"segmenter":"paper uniform:5"' "$work/turns/tokens.safetensors" ||
 # A text in parts: what is read is no target.
 echo '{"text": ["The mill stood by the river. What stood there?", " The mill."]}' > "$work/parts.jsonl"
 for i in 1 2 3 4 5 6; do cat "$work/parts.jsonl" "$work/parts.jsonl" > "$work/more" && mv "$work/more" "$work/parts.jsonl"; done
-sed -e "s,\"files\": \[[^]]*\],\"files\": [\"$work/parts.jsonl\"]," -e 's/"steps": 5/"steps": 1/' \
+sed -e "s,\"files\": \[[^]]*\],\"files\": [\"$work/parts.jsonl\"]," -e 's/"steps": 5/"steps": 1, "flexible": true/' \
   "$work/turns.json" > "$work/parts.json"
-does train sag --config "$work/parts.json" --json
-holds 'parts' '0 < d["tokens"] < 40 * 2'
+does train sag --config "$work/parts.json"
+rm "$work/turns/tokens.safetensors"
+sed 's/" The mill."/""/' "$work/parts.jsonl" > "$work/more" && mv "$work/more" "$work/parts.jsonl"
+refuses 1 'stage 1: the training texts hold nothing to learn' train sag --config "$work/parts.json"
+rm "$work/turns/tokens.safetensors"
 echo '{"text": ["The mill.", 3]}' > "$work/parts.jsonl"
 refuses 1 'parts.jsonl: line 1.*a string or a list of strings' train sag --config "$work/parts.json"
 sed 's/"segmenter": \[[^]]*\]/"segmenter": []/' "$work/turns.json" > "$work/none.json"
