@@ -167,12 +167,8 @@ class haystacks {
     if (o.data.empty()) return;
     for (const document& d : read_documents(o.data, o.keep_lines)) {
       std::vector<std::string> sentences;
-      text::english rule;
-      std::vector<text::boundary> ends;
-      rule.push(d.text, ends);
-      rule.finish(ends);
       std::size_t begin = 0;
-      for (const text::boundary& end : ends) {
+      for (const text::boundary& end : text::boundaries(text::english{}, d.text)) {
         const auto at = static_cast<std::size_t>(end.offset);
         std::string sentence = one_line(d.text.substr(begin, at - begin));
         while (sentence.ends_with(' ')) sentence.pop_back();
@@ -293,6 +289,11 @@ void eval_needle(evaluation& run) {
   if (o.lines < 0 || (o.lines > 0) != !o.data.empty()) {
     throw usage_error("--lines says how many are hidden among the sentences of --data: want both");
   }
+  const index_t n_asked = o.depths + o.keys - 1;
+  if (o.lines > 0 && o.lines < n_asked) {
+    throw usage_error("--lines is " + std::to_string(o.lines) + ", want at least " +
+                      std::to_string(n_asked) + ", which --depths and --keys ask for");
+  }
   const haystacks all_haystacks(run);
   const std::size_t n_methods = run.methods().size();
   std::vector<std::vector<json>> all(n_methods);
@@ -312,6 +313,12 @@ void eval_needle(evaluation& run) {
       const laid_out text = lay_out(run, h.text(), false);
       const double window = eval::mean_rows_read({.rule = run.sag().cache.rule},
                                                  text.gisted.is_gist, last_rows(text.gisted));
+      std::vector<bool> outside;
+      for (std::size_t d = 0; d < h.n_depths; ++d) {
+        std::string behind;
+        for (std::size_t l = h.asked[d] + 1; l < h.lines.size(); ++l) behind += h.lines[l] + "\n";
+        outside.push_back(static_cast<double>(run.engine().encode_text(behind).size()) >= window);
+      }
       for (std::size_t m = 0; m < n_methods; ++m) {
         const eval_method& method = run.methods()[m];
         std::optional<asked_context> context;
@@ -323,11 +330,7 @@ void eval_needle(evaluation& run) {
           });
           all[m].push_back(r);
           by_depth[d][m].push_back(r);
-          std::string behind;
-          for (std::size_t l = h.asked[d] + 1; l < h.lines.size(); ++l) behind += h.lines[l] + "\n";
-          if (static_cast<double>(run.engine().encode_text(behind).size()) >= window) {
-            far[m].push_back(r);
-          }
+          if (outside[d]) far[m].push_back(r);
           bar(++done);
         }
       }
@@ -335,9 +338,7 @@ void eval_needle(evaluation& run) {
   }
   std::vector<json> figures;
   add_means(run, all, "correct", "needle_accuracy", figures);
-  std::vector<json> outside;
-  add_means(run, far, "correct", "needle_accuracy_outside_window", outside);
-  figures.insert(figures.end(), outside.begin(), outside.end());
+  add_means(run, far, "correct", "needle_accuracy_outside_window", figures);
   for (index_t d = 0; d < o.depths; ++d) {
     const double depth = (static_cast<double>(d) + 0.5) / static_cast<double>(o.depths);
     std::vector<json> here;

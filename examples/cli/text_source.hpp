@@ -41,16 +41,16 @@ class text_source {
 /// Whether a file holds a JSON object a line: .jsonl, or that with .zst behind it.
 bool is_jsonl(std::string_view path);
 
-/// A text in parts, whose even ones are there to be read and whose odd ones to be learned, or in
-/// one part, which is for both.
+/// A text that is to be learned, or one in parts, the first, third and so on of which are there to
+/// be read only.
 struct document_text {
   std::string text;
-  std::vector<std::size_t> ends;  ///< Of the parts.
+  std::vector<std::size_t> ends;  ///< Of the parts; empty: it has none.
 
   /// Whether the part that byte `at` lies in is to be learned.
   bool learned(std::size_t at) const {
     const auto part = std::upper_bound(ends.begin(), ends.end(), at) - ends.begin();
-    return ends.size() < 2 || part % 2 == 1;
+    return ends.empty() || part % 2 == 1;
   }
 };
 

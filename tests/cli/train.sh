@@ -65,6 +65,17 @@ does inspect "$work/turns/adapter.safetensors" --model "$model" --json
 holds 'the first segmenter' 'd["segmenter"] == "paper"'
 grep -aq '"segmenter":"paper uniform:5"' "$work/turns/tokens.safetensors" ||
   wrong 'the token file does not say which rules it was made under'
+python3 - "$work/turns/tokens.safetensors" << 'END' || wrong 'documents do not take turns among segmenters'
+import struct, sys
+data = open(sys.argv[1], "rb").read()
+numbers = [n for n, in struct.iter_unpack("<i", data[8 + struct.unpack_from("<Q", data)[0]:])]
+ends = [0]
+for n in numbers:
+    ends[-1] += n == -1
+    if n == -2:
+        ends.append(0)
+sys.exit(not all(ends[i] < ends[i + 1] for i in range(0, 40, 2)))
+END
 # A text in parts: what is read is no target.
 echo '{"text": ["The mill stood by the river. What stood there?", " The mill."]}' > "$work/parts.jsonl"
 for i in 1 2 3 4 5 6; do cat "$work/parts.jsonl" "$work/parts.jsonl" > "$work/more" && mv "$work/more" "$work/parts.jsonl"; done
@@ -72,7 +83,7 @@ sed -e "s,\"files\": \[[^]]*\],\"files\": [\"$work/parts.jsonl\"]," -e 's/"steps
   "$work/turns.json" > "$work/parts.json"
 does train sag --config "$work/parts.json"
 rm "$work/turns/tokens.safetensors"
-sed 's/" The mill."/""/' "$work/parts.jsonl" > "$work/more" && mv "$work/more" "$work/parts.jsonl"
+sed 's/, " The mill."//' "$work/parts.jsonl" > "$work/more" && mv "$work/more" "$work/parts.jsonl"
 refuses 1 'stage 1: the training texts hold nothing to learn' train sag --config "$work/parts.json"
 rm "$work/turns/tokens.safetensors"
 echo '{"text": ["The mill.", 3]}' > "$work/parts.jsonl"
