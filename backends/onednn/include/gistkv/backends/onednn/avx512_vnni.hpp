@@ -42,47 +42,86 @@ inline void store(bf16* p, __m512 v, __mmask16 lanes) {
   _mm256_mask_storeu_epi16(p, lanes, _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
 }
 
+/// Lane i: what `combine` makes of all lanes of x[i]. Four at once take half the steps.
+template <class Combine>
+inline __m128i reduce_four(const __m512i (&x)[4], const Combine& combine) {
+  const auto halves = [&](__m512i a, __m512i b) {
+    return combine(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  };
+  const __m512i first = halves(x[0], x[1]);
+  const __m512i second = halves(x[2], x[3]);
+  __m512i quarters =
+      combine(_mm512_unpacklo_epi64(first, second), _mm512_unpackhi_epi64(first, second));
+  quarters = combine(quarters, _mm512_shuffle_i64x2(quarters, quarters, 0x4e));
+  return _mm512_castsi512_si128(combine(quarters, _mm512_shuffle_i64x2(quarters, quarters, 0xb1)));
+}
+
 /// See quantized_rows.
 template <class T>
 void quantize(const quantized_rows& to, const T* x, code_format format) {
   const index_t n_blocks = to.d / code_block;
+  // Four blocks at a time; behind the last one it is worked on again, and not stored.
+  const auto block = [&](index_t b, int i) { return b + i < n_blocks ? b + i : n_blocks - 1; };
+  const auto stored = [&](index_t b) {
+    return static_cast<__mmask8>(n_blocks - b < 4 ? (1U << (n_blocks - b)) - 1U : 15U);
+  };
   // The exponent of the largest element of each block, and of the row: |x| < 2^(exponent - 126).
-  std::int32_t most_of_row = 0;
-  for (index_t b = 0; b < n_blocks; ++b) {
-    // As integers: what is no number is then greater than all that are.
-    const __m512i most =
-        _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(load(x + b * code_block))),
-                         _mm512_castps_si512(_mm512_abs_ps(load(x + b * code_block + 16))));
-    to.shift[b] = _mm512_reduce_max_epi32(most) >> 23;
-    most_of_row = to.shift[b] > most_of_row ? to.shift[b] : most_of_row;
+  __m128i most_of_row = _mm_setzero_si128();
+  __m128i least_of_row = _mm_set1_epi32(255);
+  for (index_t b = 0; b < n_blocks; b += 4) {
+    __m512i most[4];
+    for (int i = 0; i < 4; ++i) {
+      // As integers: what is no number is then greater than all that are.
+      const T* from = x + block(b, i) * code_block;
+      most[i] = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(load(from))),
+                                 _mm512_castps_si512(_mm512_abs_ps(load(from + 16))));
+    }
+    const __m128i exponents = _mm_srli_epi32(
+        reduce_four(most, [](__m512i a, __m512i c) { return _mm512_max_epi32(a, c); }), 23);
+    _mm_mask_storeu_epi32(to.shift + b, stored(b), exponents);
+    most_of_row = _mm_max_epi32(most_of_row, exponents);
+    least_of_row = _mm_min_epi32(least_of_row, exponents);
   }
+  const std::int32_t most = _mm512_reduce_max_epi32(_mm512_zextsi128_si512(most_of_row));
+  const std::int32_t least = _mm512_mask_reduce_min_epi32(15, _mm512_castsi128_si512(least_of_row));
   // Blocks that are smaller still vanish beside the largest one.
   constexpr std::int32_t widest = 24;
-  std::int32_t base = most_of_row;
-  for (index_t b = 0; b < n_blocks; ++b) base = to.shift[b] < base ? to.shift[b] : base;
-  base = base > most_of_row - widest ? base : most_of_row - widest;
+  std::int32_t base = least > most - widest ? least : most - widest;
   base = base > 1 ? base : 1;
   // Where an element is not a number or infinite, neither is any result.
-  *to.scale = most_of_row == 255 ? __builtin_nanf("") : __builtin_ldexpf(1.0F, base - 126 - 15);
+  *to.scale = most == 255 ? __builtin_nanf("") : __builtin_ldexpf(1.0F, base - 126 - 15);
 
   const __m512i order = _mm512_set_epi16(31, 29, 30, 28, 27, 25, 26, 24, 23, 21, 22, 20, 19, 17, 18,
                                          16, 15, 13, 14, 12, 11, 9, 10, 8, 7, 5, 6, 4, 3, 1, 2, 0);
-  for (index_t b = 0; b < n_blocks; ++b) {
-    const std::int32_t exponent = to.shift[b] > base ? to.shift[b] : base;
-    const __m512 power = _mm512_set1_ps(static_cast<float>(126 + 15 - exponent));
-    const __m512i left = _mm512_cvtps_epi32(_mm512_scalef_ps(load(x + b * code_block), power));
-    const __m512i right =
-        _mm512_cvtps_epi32(_mm512_scalef_ps(load(x + b * code_block + 16), power));
-    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtsepi32_epi16(left)),
-                                            _mm512_cvtsepi32_epi16(right), 1);
-    _mm512_storeu_si512(to.values + b * code_block, _mm512_permutexvar_epi16(order, both));
-    // The sum of what is stored, which may be one less than what was rounded.
-    const std::int32_t sum = _mm512_reduce_add_epi32(_mm512_madd_epi16(both, _mm512_set1_epi16(1)));
-    to.shift[b] = (exponent - base) << 23;
-    to.extra[b] = format.has_minimum
-                      ? __builtin_bit_cast(std::uint32_t, __builtin_ldexpf(static_cast<float>(sum),
-                                                                           exponent - base))
-                      : static_cast<std::uint32_t>(-format.offset * sum);
+  for (index_t b = 0; b < n_blocks; b += 4) {
+    const __m128i exponents =
+        _mm_max_epi32(_mm_maskz_loadu_epi32(stored(b), to.shift + b), _mm_set1_epi32(base));
+    const __m512 powers =
+        _mm512_castps128_ps512(_mm_cvtepi32_ps(_mm_sub_epi32(_mm_set1_epi32(126 + 15), exponents)));
+    __m512i sums[4];
+    for (int i = 0; i < 4; ++i) {
+      const index_t at = block(b, i) * code_block;
+      const __m512 power =
+          _mm512_permutexvar_ps(_mm512_set1_epi32(static_cast<int>(block(b, i) - b)), powers);
+      const __m512i left = _mm512_cvtps_epi32(_mm512_scalef_ps(load(x + at), power));
+      const __m512i right = _mm512_cvtps_epi32(_mm512_scalef_ps(load(x + at + 16), power));
+      const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtsepi32_epi16(left)),
+                                              _mm512_cvtsepi32_epi16(right), 1);
+      _mm512_storeu_si512(to.values + at, _mm512_permutexvar_epi16(order, both));
+      // The sum of what is stored, which may be one less than what was rounded.
+      sums[i] = _mm512_madd_epi16(both, _mm512_set1_epi16(1));
+    }
+    const __m128i sum =
+        reduce_four(sums, [](__m512i a, __m512i c) { return _mm512_add_epi32(a, c); });
+    const __m128i shift = _mm_slli_epi32(_mm_sub_epi32(exponents, _mm_set1_epi32(base)), 23);
+    // 2^s of the place of an exponent: s is 24 at most.
+    const __m128 factor =
+        _mm_castsi128_ps(_mm_add_epi32(shift, _mm_castps_si128(_mm_set1_ps(1.0F))));
+    const __m128i extra = format.has_minimum
+                              ? _mm_castps_si128(_mm_mul_ps(_mm_cvtepi32_ps(sum), factor))
+                              : _mm_mullo_epi32(sum, _mm_set1_epi32(-format.offset));
+    _mm_mask_storeu_epi32(to.shift + b, stored(b), shift);
+    _mm_mask_storeu_epi32(to.extra + b, stored(b), extra);
   }
 }
 
