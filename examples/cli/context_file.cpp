@@ -164,7 +164,10 @@ void check_fingerprints(const context_file& file, const std::string& path, const
   };
   check("model", file.info.model, e.model_fingerprint());
   check("tokenizer", file.info.tokenizer, e.tokens.fingerprint());
-  if (file.info.adapter != 0) check("adapter", file.info.adapter, e.adapter_fingerprint());
+  if (file.info.adapter == 0 && e.adapter_fingerprint() != 0) {
+    throw format_error(path + ": was made without this adapter");
+  }
+  check("adapter", file.info.adapter, e.adapter_fingerprint());
 }
 
 context open_context(context_file file, const std::string& path, const engine& e) {

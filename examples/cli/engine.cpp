@@ -23,31 +23,37 @@ namespace gistkv::cli {
 
 namespace {
 
-gist_source make_gists(const model_options& o, const model::host_model& weights, index_t n_gist,
-                       std::uint64_t seed) {
+gist_source make_gists(const model_options& o, const model::host_model& weights,
+                       const method_settings& settings, std::uint64_t seed) {
   gist_source source;
-  if (n_gist == 0) return source;
+  if (settings.method == "gmsa") return source;  // Its adapter is a compressor.
+  const index_t n_gist = settings.n_gist;
   if (o.adapter.empty()) {
+    if (n_gist == 0) return source;
     source.rows = model::untrained_gist_rows(weights, n_gist, seed);
     source.fingerprint = fingerprint_of(source.rows);
-  } else {
-    const auto file = io::safetensors_file::open(o.adapter);
-    const auto base = file.metadata().find("base");
-    const std::string found = hex(io::fingerprint(weights));
-    if (base != file.metadata().end() && base->second != found) {
-      throw format_error(o.adapter + ": was trained on another model (fingerprint " + base->second +
-                         ", this one has " + found + ")");
-    }
-    source.lora = io::read_adapter(file, weights.config);
-    source.rows = std::move(source.lora.gists);
-    source.lora.gists = {};
-    source.trained = true;
-    source.fingerprint = fingerprint_of(file);
-    if (source.rows.n_gist != n_gist) {
-      throw argument_error(o.adapter + ": holds " + std::to_string(source.rows.n_gist) +
-                           " gists a sentence, asked for are " + std::to_string(n_gist) +
-                           " (--gists " + std::to_string(source.rows.n_gist) + ")");
-    }
+    return source;
+  }
+  const auto file = io::safetensors_file::open(o.adapter);
+  const auto base = file.metadata().find("base");
+  const std::string found = hex(io::fingerprint(weights));
+  if (base != file.metadata().end() && base->second != found) {
+    throw format_error(o.adapter + ": was trained on another model (fingerprint " + base->second +
+                       ", this one has " + found + ")");
+  }
+  source.lora = io::read_adapter(file, weights.config);
+  // Without gists an adapter is what it changes of the other rows.
+  if (n_gist == 0 && !source.lora.changes_all_rows()) return {};
+  source.rows = std::move(source.lora.gists);
+  source.lora.gists = {};
+  source.trained = true;
+  source.fingerprint = fingerprint_of(file);
+  if (n_gist == 0) {
+    source.rows = {};
+  } else if (source.rows.n_gist != n_gist) {
+    throw argument_error(o.adapter + ": holds " + std::to_string(source.rows.n_gist) +
+                         " gists a sentence, asked for are " + std::to_string(n_gist) +
+                         " (--gists " + std::to_string(source.rows.n_gist) + ")");
   }
   return source;
 }
@@ -140,7 +146,7 @@ engine::engine(backend_ptr to, const model_options& o, const method_settings& se
     : be(std::move(to)),
       source(load_model(o.model)),
       tokens(load_tokenizer(o.model)),
-      gists(make_gists(o, source->weights, settings.n_gist, seed)),
+      gists(make_gists(o, source->weights, settings, seed)),
       soft(settings.method == "gmsa"
                ? std::make_unique<soft_source>(make_soft_source(o.adapter, source->weights))
                : nullptr),

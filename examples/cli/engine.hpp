@@ -31,7 +31,7 @@ struct gist_source {
   model::gist_rows rows;
   model::adapter lora;  ///< What the adapter has besides; `gists` of it is empty.
   bool trained = false;
-  std::uint64_t fingerprint = 0;  ///< 0 without gists.
+  std::uint64_t fingerprint = 0;  ///< 0: nothing that changes what the model computes.
 };
 
 /// A model without its tokenizer. @throws format_error, io::file_error.
@@ -58,7 +58,7 @@ struct engine {
   std::unique_ptr<const resident_model> model;
   double seconds_load = 0;
 
-  /// Reads the adapter where the method has a use for one.
+  /// Reads the adapter: under a method without gists only LoRA on all rows is of use.
   engine(backend_ptr to, const model_options& o, const method_settings& settings,
          std::uint64_t seed);
   ~engine();
@@ -78,7 +78,8 @@ struct engine {
   std::unique_ptr<const resident_model> load_base() const;
 
   std::uint64_t model_fingerprint() const;
-  /// Of gist rows or compressor; 0: the method has none, or it is an untrained compressor.
+  /// Of adapter, untrained gist rows or compressor; 0: none that has a say under this method, or an
+  /// untrained compressor.
   std::uint64_t adapter_fingerprint() const;
 };
 

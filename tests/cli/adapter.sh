@@ -31,6 +31,18 @@ does eval ppl --method full,sag --recent 3 --segmenter paper,before --data "$roo
   --length 1024 --model "$model" --json
 holds 'untrained gists' "$(printf "$ratio" sag full) > 1.45"
 
+# Under every method it changes the model as far as it is one of all rows.
+head -c 600 "$root/LICENSE" > "$work/text"
+short="--max-tokens 12 --adapter $adapter --model $model --json"
+does ask "$work/text" 'What is it?' $short --compare
+cp "$work/out" "$work/compared"
+does ask "$work/text" 'What is it?' $short --method full
+holds 'the full cache with the adapter' "d['answers'] and [a['text'] for a in d['answers']] ==
+  [a['text'] for a in json.load(open('$work/compared'))['compare'][0]['answers']]"
+does compress "$work/text" -o "$work/full.gkv" --method full --model "$model"
+refuses 1 'was made without this adapter' ask "$work/full.gkv" 'What?' --adapter "$adapter" \
+  --model "$model"
+
 soft=$root/examples/adapters/smollm2-135m-instruct-gmsa/adapter.safetensors
 does inspect "$soft" --model "$model" --json
 holds 'the compressor' 'd["method"] == "gmsa" and d["metadata"]["rates"] == "4,8" and
