@@ -39,8 +39,8 @@ struct onednn_options {
   instruction_set isa = best_instruction_set();  ///< Less than the CPU has, for tests.
 };
 
-/// The fast backend for CPUs: oneDNN multiplies matrices, own kernels do the rest, among them
-/// single rows times weights in 4 and 8 bits and fused attention (onednn/simd/attention.inc).
+/// The fast backend for CPUs: oneDNN multiplies matrices, own kernels do the rest, among them few
+/// rows times weights in 4, 8 and 16 bits and fused attention (onednn/simd/attention.inc).
 ///
 /// T is the type of activations, F the type to which factors of products are rounded:
 ///   onednn<float, bf16>  for speed: products of bf16 pairs, all else in float;
@@ -83,6 +83,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
         kernels_(&onednn_detail::kernels_for<T>(isa_)),
         narrow_(&onednn_detail::kernels_for<bf16>(isa_)),
         code_kernels_(codes_for(isa_)),
+        few_rows_(onednn_detail::few_rows_for<T>(isa_)),
         pool_(options.n_threads),
         product_(pool_.size()),
         of_thread_(static_cast<std::size_t>(pool_.size())) {}
@@ -147,6 +148,9 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
       for (index_t i = 0; i < o.extent(0); ++i) std::fill_n(row(o, i), o.extent(1), T(0.0F));
     } else if (w.codes_.n_panels() > 0) {
       linear_codes(o, x, w);
+    } else if (takes_few(o.extent(0), w)) {
+      const output to{o, &w};
+      linear_few({&to, 1}, x);
     } else {
       linear_floats(o, x, w.floats_);
     }
@@ -237,15 +241,22 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
 
   using output = linear_output<onednn, T>;
 
-  /// One round of tasks for weights in codes; else one product after the other.
+  /// One round of tasks for few rows times weights that lie in panels; else one product after the
+  /// other.
   void linears(std::span<const output> outputs, matrix_view<const T> x) {
     const onednn_detail::code_matrix& first = outputs.front().w->codes_;
-    const bool together =
-        x.extent(0) < worth_expanding &&
-        std::all_of(outputs.begin(), outputs.end(), [&](const output& to) {
-          return to.w->codes_.n_panels() > 0 && to.w->codes_.format() == first.format();
-        });
-    if (together) return linear_whole_numbers(outputs, x);
+    const auto all = [&](const auto& f) {
+      return std::all_of(outputs.begin(), outputs.end(),
+                         [&](const output& to) { return f(*to.w); });
+    };
+    if (x.extent(0) < worth_expanding && all([&](const packed_weight& w) {
+          return w.codes_.n_panels() > 0 && w.codes_.format() == first.format();
+        })) {
+      return linear_whole_numbers(outputs, x);
+    }
+    if (all([&](const packed_weight& w) { return takes_few(x.extent(0), w); })) {
+      return linear_few(outputs, x);
+    }
     for (const output& to : outputs) linear(to.o, x, *to.w);
   }
 
@@ -428,21 +439,48 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     const index_t n = x.extent(0);
     const code_matrix& codes = outputs.front().w->codes_;
     const quantized_rows rows = quantized(x, codes.format());
+    const auto panels_of = [](const packed_weight& w) { return w.codes_.n_panels(); };
+    for_panels(outputs, panels_of, [&](const output& to, index_t p) {
+      const code_matrix& m = to.w->codes_;
+      const index_t first = p * code_panel;
+      code_kernels_->product(to.o.data() + first, to.o.stride(0), rows, n, m.panel(p),
+                             std::min(code_panel, to.w->rows_ - first), m.format());
+    });
+  }
+
+  bool takes_few(index_t n, const packed_weight& w) const {
+    return few_rows_ != nullptr && n <= onednn_detail::most_few_rows && !w.floats_.panels.empty();
+  }
+
+  /// The same for weights in bf16.
+  void linear_few(std::span<const output> outputs, matrix_view<const T> x) {
+    using namespace onednn_detail;
+    const bf16* rows = dense<bf16>(x);
+    const auto panels_of = [](const packed_weight& w) {
+      return static_cast<index_t>(w.floats_.panels.size());
+    };
+    for_panels(outputs, panels_of, [&](const output& to, index_t p) {
+      const index_t first = p * weight_panel;
+      few_rows_(to.o.data() + first, to.o.stride(0), rows, x.extent(0), x.extent(1),
+                to.w->floats_.panels[static_cast<std::size_t>(p)],
+                std::min(weight_panel, to.w->rows_ - first));
+    });
+  }
+
+  /// Calls f(output, p) for the panels p of all outputs, neighbours on one thread.
+  template <class Panels, class Function>
+  void for_panels(std::span<const output> outputs, const Panels& panels_of, const Function& f) {
     index_t n_panels = 0;
-    for (const output& to : outputs) n_panels += to.w->codes_.n_panels();
+    for (const output& to : outputs) n_panels += panels_of(*to.w);
     const index_t n_tasks = std::min<index_t>(n_panels, 2 * n_threads());
     pool_.for_tasks(n_tasks, [&](index_t t, int) {
       index_t begin = n_panels * t / n_tasks;
       index_t end = n_panels * (t + 1) / n_tasks;
       for (const output& to : outputs) {
-        const code_matrix& m = to.w->codes_;
-        for (index_t p = begin; p < std::min(end, m.n_panels()); ++p) {
-          const index_t first = p * code_panel;
-          code_kernels_->product(to.o.data() + first, to.o.stride(0), rows, n, m.panel(p),
-                                 std::min(code_panel, to.w->rows_ - first), m.format());
-        }
-        begin = std::max<index_t>(begin - m.n_panels(), 0);
-        end = std::max<index_t>(end - m.n_panels(), 0);
+        const index_t n = panels_of(*to.w);
+        for (index_t p = begin; p < std::min(end, n); ++p) f(to, p);
+        begin = std::max<index_t>(begin - n, 0);
+        end = std::max<index_t>(end - n, 0);
       }
     });
   }
@@ -664,6 +702,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   const onednn_detail::kernels<T>* kernels_;
   const onednn_detail::kernels<bf16>* narrow_;
   const onednn_detail::code_kernels<T>* code_kernels_;
+  onednn_detail::few_rows_function<T> few_rows_;
   thread_pool pool_;
   onednn_detail::dnnl_product product_;
   std::vector<onednn_detail::scratch> of_thread_;

@@ -38,6 +38,7 @@ inline __m256i narrowed(__m512 v) { return __builtin_bit_cast(__m256i, _mm512_cv
 #include <gistkv/backends/onednn/simd/rows.inc>
 #include <gistkv/backends/onednn/simd/transpose_avx512.inc>
 #include <gistkv/backends/onednn/simd/dot_bf16.inc>
+#include <gistkv/backends/onednn/simd/few_rows_bf16.inc>
 #include <gistkv/backends/onednn/simd/attention.inc>
 #include <gistkv/backends/onednn/simd/table.inc>
 #include <gistkv/backends/onednn/simd/training.inc>

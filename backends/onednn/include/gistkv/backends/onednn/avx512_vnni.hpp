@@ -42,18 +42,21 @@ inline void store(bf16* p, __m512 v, __mmask16 lanes) {
   _mm256_mask_storeu_epi16(p, lanes, _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
 }
 
-/// Lane i: what `combine` makes of all lanes of x[i]. Four at once take half the steps.
-template <class Combine>
-inline __m128i reduce_four(const __m512i (&x)[4], const Combine& combine) {
-  const auto halves = [&](__m512i a, __m512i b) {
-    return combine(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-  };
-  const __m512i first = halves(x[0], x[1]);
-  const __m512i second = halves(x[2], x[3]);
+using combination = __m512i (*)(__m512i a, __m512i b);
+inline __m512i larger_lanes(__m512i a, __m512i b) { return _mm512_max_epi32(a, b); }
+inline __m512i added_lanes(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
+
+/// Lane i: what Combine makes of all lanes of x[i]. Four at once take half the steps.
+template <combination Combine>
+inline __m128i reduce_four(const __m512i (&x)[4]) {
+  const __m512i first =
+      Combine(_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[0], x[1]));
+  const __m512i second =
+      Combine(_mm512_unpacklo_epi32(x[2], x[3]), _mm512_unpackhi_epi32(x[2], x[3]));
   __m512i quarters =
-      combine(_mm512_unpacklo_epi64(first, second), _mm512_unpackhi_epi64(first, second));
-  quarters = combine(quarters, _mm512_shuffle_i64x2(quarters, quarters, 0x4e));
-  return _mm512_castsi512_si128(combine(quarters, _mm512_shuffle_i64x2(quarters, quarters, 0xb1)));
+      Combine(_mm512_unpacklo_epi64(first, second), _mm512_unpackhi_epi64(first, second));
+  quarters = Combine(quarters, _mm512_shuffle_i64x2(quarters, quarters, 0x4e));
+  return _mm512_castsi512_si128(Combine(quarters, _mm512_shuffle_i64x2(quarters, quarters, 0xb1)));
 }
 
 /// See quantized_rows.
@@ -76,8 +79,7 @@ void quantize(const quantized_rows& to, const T* x, code_format format) {
       most[i] = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(load(from))),
                                  _mm512_castps_si512(_mm512_abs_ps(load(from + 16))));
     }
-    const __m128i exponents = _mm_srli_epi32(
-        reduce_four(most, [](__m512i a, __m512i c) { return _mm512_max_epi32(a, c); }), 23);
+    const __m128i exponents = _mm_srli_epi32(reduce_four<larger_lanes>(most), 23);
     _mm_mask_storeu_epi32(to.shift + b, stored(b), exponents);
     most_of_row = _mm_max_epi32(most_of_row, exponents);
     least_of_row = _mm_min_epi32(least_of_row, exponents);
@@ -111,15 +113,14 @@ void quantize(const quantized_rows& to, const T* x, code_format format) {
       // The sum of what is stored, which may be one less than what was rounded.
       sums[i] = _mm512_madd_epi16(both, _mm512_set1_epi16(1));
     }
-    const __m128i sum =
-        reduce_four(sums, [](__m512i a, __m512i c) { return _mm512_add_epi32(a, c); });
+    const __m128i total = reduce_four<added_lanes>(sums);
     const __m128i shift = _mm_slli_epi32(_mm_sub_epi32(exponents, _mm_set1_epi32(base)), 23);
     // 2^s of the place of an exponent: s is 24 at most.
     const __m128 factor =
         _mm_castsi128_ps(_mm_add_epi32(shift, _mm_castps_si128(_mm_set1_ps(1.0F))));
     const __m128i extra = format.has_minimum
-                              ? _mm_castps_si128(_mm_mul_ps(_mm_cvtepi32_ps(sum), factor))
-                              : _mm_mullo_epi32(sum, _mm_set1_epi32(-format.offset));
+                              ? _mm_castps_si128(_mm_mul_ps(_mm_cvtepi32_ps(total), factor))
+                              : _mm_mullo_epi32(total, _mm_set1_epi32(-format.offset));
     _mm_mask_storeu_epi32(to.shift + b, stored(b), shift);
     _mm_mask_storeu_epi32(to.extra + b, stored(b), extra);
   }

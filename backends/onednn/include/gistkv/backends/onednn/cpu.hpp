@@ -109,6 +109,16 @@ attend_function<T, KV> attend_for(instruction_set set) {
   return portable::attend<T, KV, portable::dot_f32>;
 }
 
+/// Null where oneDNN multiplies few rows as well as many.
+template <class T>
+few_rows_function<T> few_rows_for(instruction_set set) {
+#if defined(__x86_64__)
+  if (set == instruction_set::avx512_bf16) return avx512_bf16::few_rows<T>;
+#endif
+  (void)set;
+  return nullptr;
+}
+
 /// Null where weights are better kept as floats.
 template <class T>
 const code_kernels<T>* code_kernels_for(instruction_set set) {

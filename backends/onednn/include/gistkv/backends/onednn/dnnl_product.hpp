@@ -17,6 +17,7 @@
 #include <omp.h>
 #endif
 
+#include <gistkv/backends/onednn/kernels.hpp>
 #include <gistkv/backends/onednn/scratch.hpp>
 #include <gistkv/core/error.hpp>
 #include <gistkv/core/tensor_view.hpp>
@@ -61,6 +62,7 @@ struct dnnl_weights {
     dnnl::memory memory;
   };
   std::vector<slice> slices;
+  std::vector<const std::byte*> panels;  ///< Of 64 rows each; empty where it has another layout.
   index_t cols = 0;
   dnnl::memory::data_type type = dnnl::memory::data_type::f32;
 };
@@ -93,7 +95,8 @@ class dnnl_product {
   /// over; without contents.
   dnnl_weights allocate(index_t rows, index_t cols, data_type type) {
     const one_thread guard;
-    dnnl_weights w{{}, cols, type};
+    dnnl_weights w{{}, {}, cols, type};
+    bool in_panels = type == data_type::bf16 && cols % 2 == 0;
     const index_t units = rows / row_unit;
     const index_t count = std::min(2 * static_cast<index_t>(streams_.size()), units);
     const auto add = [&](index_t begin, index_t end) {
@@ -102,12 +105,22 @@ class dnnl_product {
         const dnnl::memory::desc any({cols, end - begin}, type, dnnl::memory::format_tag::any);
         const auto layout = describe({64, cols, end - begin, type, type}, any).weights_desc();
         w.slices.push_back({begin, end - begin, dnnl::memory(layout, engine_)});
+        in_panels = in_panels && layout == dnnl::memory::desc({cols, end - begin}, type,
+                                                              dnnl::memory::format_tag::BA16a64b2a);
       });
     };
     for (index_t i = 0; i < count; ++i) {
       add(units * i / count * row_unit, units * (i + 1) / count * row_unit);
     }
     if (rows > units * row_unit) add(units * row_unit, rows);
+    if (!in_panels) return w;
+    const index_t panel_bytes = (cols + 31) / 32 * 32 * row_unit * 2;
+    for (const auto& s : w.slices) {
+      const auto* first = static_cast<const std::byte*>(s.memory.get_data_handle());
+      for (index_t r = 0; r < s.rows; r += row_unit) {
+        w.panels.push_back(first + r / row_unit * panel_bytes);
+      }
+    }
     return w;
   }
 
@@ -216,7 +229,7 @@ class dnnl_product {
 #endif
   }
 
-  static constexpr index_t row_unit = 64;
+  static constexpr index_t row_unit = weight_panel;
   static constexpr std::size_t most_primitives = 512;
   dnnl::engine engine_;
   std::vector<dnnl::stream> streams_;

@@ -92,6 +92,18 @@ struct kernels {
   float (*merge)(T* o, index_t d, const partial_attention& parts, index_t n, index_t stride);
 };
 
+/// Rows of a weight in bf16 that lie side by side where oneDNN packs it in panels of
+/// [cols / 32][16][64][2]: pairs of neighbours along a row, of 64 rows.
+inline constexpr index_t weight_panel = 64;
+/// So many rows of activations are multiplied by a panel while it is read once.
+inline constexpr index_t most_few_rows = 6;
+
+/// o[i, :n_out] of n <= most_few_rows rows i, for one panel of weights; n_out <= 64 of its outputs
+/// exist. x [n, cols] has no gaps and an even number of columns.
+template <class T>
+using few_rows_function = void (*)(T* o, index_t ldo, const bf16* x, index_t n, index_t cols,
+                                   const std::byte* panel, index_t n_out);
+
 /// Queries of T on a cache of KV.
 template <class T, class KV>
 using attend_function = void (*)(const attention_tile<T, KV>& t, const partial_attention& result,
