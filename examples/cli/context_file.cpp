@@ -165,7 +165,9 @@ void check_fingerprints(const context_file& file, const std::string& path, const
   check("model", file.info.model, e.model_fingerprint());
   check("tokenizer", file.info.tokenizer, e.tokens.fingerprint());
   if (file.info.adapter == 0 && e.adapter_fingerprint() != 0) {
-    throw format_error(path + ": was made without this adapter");
+    throw format_error(path +
+                       ": was made without this adapter: leave --adapter out, or compress the "
+                       "text again with it");
   }
   check("adapter", file.info.adapter, e.adapter_fingerprint());
 }

@@ -62,7 +62,7 @@ struct dnnl_weights {
     dnnl::memory memory;
   };
   std::vector<slice> slices;
-  std::vector<const std::byte*> panels;  ///< Of 64 rows each; empty where it has another layout.
+  std::vector<const std::byte*> panels;  ///< Of weight_panel rows; empty where laid out otherwise.
   index_t cols = 0;
   dnnl::memory::data_type type = dnnl::memory::data_type::f32;
 };
