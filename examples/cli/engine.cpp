@@ -43,7 +43,7 @@ gist_source make_gists(const model_options& o, const model::host_model& weights,
   }
   source.lora = io::read_adapter(file, weights.config);
   // Without gists an adapter is what it changes of the other rows.
-  if (n_gist == 0 && !source.lora.changes_all_rows()) return {};
+  if (n_gist == 0 && source.lora.on_all_rows.empty()) return {};
   source.rows = std::move(source.lora.gists);
   source.lora.gists = {};
   source.trained = true;
@@ -63,12 +63,14 @@ gist_source make_gists(const model_options& o, const model::host_model& weights,
 std::unique_ptr<const resident_model> load_adapted(backend& be, const model::host_model& weights,
                                                    const gist_source& gists) {
   const bool in_codes = block_length(weights.blocks.at(0).up.weight.type) > 1;
-  if (!gists.lora.changes_all_rows() || in_codes) {
+  if (gists.lora.on_all_rows.empty() || in_codes) {
     auto m = be.load(weights, gists.rows);
     m->adapt(gists.lora);
     return m;
   }
-  return be.load(model::merged(weights, gists.lora), gists.rows);
+  auto m = be.load(model::merged(weights, gists.lora), gists.rows);
+  m->adapt({{}, {}, gists.lora.on_gist_rows});
+  return m;
 }
 
 }  // namespace
@@ -180,7 +182,7 @@ std::string engine::decode(std::span<const token_t> ids) const {
 io::chat_template engine::chat() const { return io::chat_template::recognize(tokens); }
 
 std::unique_ptr<const resident_model> engine::load_base() const {
-  if (!gists.lora.changes_all_rows()) return nullptr;
+  if (gists.lora.on_all_rows.empty()) return nullptr;
   return be->load(source->weights, {});
 }
 

@@ -241,7 +241,7 @@ json evaluation::record(const eval_method& m, const std::string& what,
   key["rule"] = {sag_.rule, sag_.n_gist, sag_.cache.rule.recent, sag_.cache.rule.n_sink};
   key["budget"] = options_.method.budget.value_or("match");
   // LoRA on all rows changes every method but base; else only gists know of the adapter.
-  const bool adapted = engine_.gists.lora.changes_all_rows() && !m.base && !m.soft;
+  const bool adapted = !engine_.gists.lora.on_all_rows.empty() && !m.base && !m.soft;
   if (m.soft) key["compressor"] = {hex(soft_->source.fingerprint), soft_->rate};
   if (m.placing != placing::none || adapted) key["gists"] = hex(engine_.gists.fingerprint);
   key["backend"] = {engine_.be->info().name, engine_.be->info().cache_type,

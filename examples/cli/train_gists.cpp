@@ -69,6 +69,10 @@ class gist_run final : public training_run {
     if (trains_all(stage)) static_cast<void>(io::model_config_json(source_->weights));
   }
 
+  model::adapter read_adapter(const std::string& path) const {
+    return io::read_adapter(io::safetensors_file::open(path), source_->weights.config);
+  }
+
   /// The gists that a run begins with.
   void begin(const position& at) override {
     if (trained_before(at.stage)) take_trained_model();
@@ -79,7 +83,7 @@ class gist_run final : public training_run {
           model::untrained_gist_rows(source_->weights, config_.rule.n_gist, config_.seed);
       return;
     }
-    adapter_ = io::read_adapter(io::safetensors_file::open(from), source_->weights.config);
+    adapter_ = read_adapter(from);
     if (adapter_.gists.n_gist != config_.rule.n_gist) {
       throw argument_error(from + ": holds " + std::to_string(adapter_.gists.n_gist) +
                            " gists a sentence, the config asks for " +
@@ -90,24 +94,50 @@ class gist_run final : public training_run {
   void begin_again(const position& at) override {
     if (trained_before(at.stage)) take_trained_model();
     adapter_.gists = model::untrained_gist_rows(source_->weights, config_.rule.n_gist, 0);
+    // What is frozen is no part of the checkpoint.
+    if (!config_.adapter.empty() && !trained_before(at.stage)) {
+      adapter_.on_all_rows = read_adapter(config_.adapter).on_all_rows;
+    }
+  }
+
+  /// Whether a stage goes on with the LoRA on all rows; others take it into the weights.
+  bool trains_all_rows(std::size_t stage) const {
+    return config_.stages[stage].trained == train::trained_weights::lora &&
+           !config_.lora.gist_rows_only;
   }
 
   /// A model for a stage, with what was learned before.
   trainer_state& make_trainer(std::size_t stage) override {
     const stage_config& s = config_.stages[stage];
-    train::model_options o{s.trained, config_.lora, config_.rule, config_.recompute};
-    if (s.trained == train::trained_weights::all && !adapter_.factors.empty()) {
+    const train::model_options o{s.trained, config_.lora, config_.rule, config_.recompute};
+    const bool on_gists = s.trained == train::trained_weights::lora && !trains_all_rows(stage);
+    if (!on_gists && !adapter_.on_gist_rows.empty()) {
+      throw argument_error("stage " + std::to_string(stage + 1) +
+                           ": the adapter has LoRA on gist rows, which belongs to the model as it "
+                           "is; only a stage of \"lora\" with \"rows\": \"gists\" goes on from it");
+    }
+    if (trains_all_rows(stage) || adapter_.on_all_rows.empty()) {
+      model_ = this_backend().make_trainer(options_.threads, source_->weights, adapter_.gists, o);
+    } else {
       const model::host_model weights = model::merged(source_->weights, adapter_);
       model_ = this_backend().make_trainer(options_.threads, weights, adapter_.gists, o);
-      return *model_;
     }
-    if (s.trained == train::trained_weights::none && !adapter_.factors.empty()) {
-      throw argument_error("stage " + std::to_string(stage + 1) +
-                           " trains gists only, but the adapter has LoRA already");
+    if (s.trained == train::trained_weights::lora) {
+      const model::lora& before = on_gists ? adapter_.on_gist_rows : adapter_.on_all_rows;
+      if (!before.empty() && before.alpha != config_.lora.alpha) {
+        throw argument_error("stage " + std::to_string(stage + 1) +
+                             ": the adapter's LoRA has alpha " + decimal(before.alpha, 3) +
+                             ", the config " + decimal(config_.lora.alpha, 3));
+      }
+      model_->load(before.factors);
     }
-    model_ = this_backend().make_trainer(options_.threads, source_->weights, adapter_.gists, o);
-    model_->load(adapter_.factors);
     return *model_;
+  }
+  /// What has been learned, with what the stage was given beside the model.
+  model::adapter learned(std::size_t stage) const {
+    model::adapter a = model_->save();
+    if (!trains_all(stage) && !trains_all_rows(stage)) a.on_all_rows = adapter_.on_all_rows;
+    return a;
   }
 
   void write_adapter(const position& at) override {
@@ -121,14 +151,14 @@ class gist_run final : public training_run {
     facts["segmenter"] = config_.data.segmenters.front();
     facts["recent"] = std::to_string(config_.rule.recent);
     facts["sink"] = std::to_string(config_.rule.n_sink);
-    io::write_adapter(adapter_path(), model_->save(), source_->weights.config.d_model,
+    io::write_adapter(adapter_path(), learned(at.stage), source_->weights.config.d_model,
                       std::move(facts), true);
   }
 
   /// A stage of all weights writes the model, with the tokenizer, as other programs read it, and
   /// the gists that belong to it. Later stages go on from there, now or after a restart.
   void end_stage(const position& at) override {
-    adapter_ = model_->save();
+    adapter_ = learned(at.stage);
     if (trains_all(at.stage)) {
       if (speaks()) {
         write_model_folder(model_path(), model_->trained(source_->weights),

@@ -101,12 +101,12 @@ class gist_context {
     }
   }
 
-  /// LoRA, made for this model, for all rows or for those of gists only.
+  /// LoRA, made for this model, on all rows and on those of gists; either may be null.
   /// @throws backend_error.
-  void adapt(llama_adapter_lora& lora, bool gist_rows_only) {
-    lora_ = &lora;
-    lora_on_text_ = !gist_rows_only;
-    set_lora(lora_on_text_);
+  void adapt(llama_adapter_lora* on_all_rows, llama_adapter_lora* on_gist_rows) {
+    lora_ = on_all_rows;
+    gist_lora_ = on_gist_rows;
+    set_lora(false);
   }
 
   /// Reads tokens; the logits behind the last are there after it. Appends to `rows_after`, if
@@ -197,7 +197,7 @@ class gist_context {
                                     " is next, the ledger has " +
                                     std::to_string(mark.next_position));
       }
-      if (lora_ != nullptr && !lora_on_text_) set_lora(tokens.empty());
+      if (gist_lora_ != nullptr) set_lora(tokens.empty());
       positions_.resize(n);
       outputs_.assign(n, 0);
       for (std::size_t i = 0; i < n; ++i) positions_[i] = next + static_cast<llama_pos>(i);
@@ -243,10 +243,14 @@ class gist_context {
     ledger_.forget_dead_rows();
   }
 
-  void set_lora(bool on) {
-    llama_adapter_lora* list[] = {lora_};
-    float scale = 1.0F;
-    if (llama_set_adapters_lora(context_.get(), list, on ? 1 : 0, &scale) != 0) {
+  /// For rows of gists, or for all others.
+  void set_lora(bool gists) {
+    llama_adapter_lora* list[] = {nullptr, nullptr};
+    float scales[] = {1.0F, 1.0F};
+    std::size_t n = 0;
+    if (lora_ != nullptr) list[n++] = lora_;
+    if (gists && gist_lora_ != nullptr) list[n++] = gist_lora_;
+    if (llama_set_adapters_lora(context_.get(), list, n, scales) != 0) {
       throw gistkv::backend_error("llama_set_adapters_lora failed");
     }
   }
@@ -259,7 +263,7 @@ class gist_context {
   index_t n_batch_;
   std::int32_t n_dropped_ = 0;  ///< Running number of the first local row that is still there.
   llama_adapter_lora* lora_ = nullptr;
-  bool lora_on_text_ = false;
+  llama_adapter_lora* gist_lora_ = nullptr;
   std::vector<float> vectors_;
   std::vector<llama_pos> positions_;
   std::vector<std::int8_t> outputs_;

@@ -163,14 +163,15 @@ static index_t open_tokens(const gistkv::cache::row_ledger& books) {
   });
 }
 
-/// The LoRA of an adapter inside llama.cpp, by way of a file that is gone afterwards.
-static llama_adapter_lora* load_lora(llama_model& model, const gistkv::model::adapter& adapter,
+/// LoRA of an adapter inside llama.cpp, by way of a file that is gone afterwards; null for none.
+static llama_adapter_lora* load_lora(llama_model& model, const gistkv::model::lora& changes,
                                      const gistkv::model::model_config& config) {
+  if (changes.empty()) return nullptr;
   std::string path = (std::filesystem::temp_directory_path() / "gist_llama_XXXXXX").string();
   const int file = ::mkstemp(path.data());
   if (file < 0) throw gistkv::backend_error("cannot make " + path);
   ::close(file);
-  llama_gist::write_lora(path, adapter, config);
+  llama_gist::write_lora(path, changes, config);
   llama_adapter_lora* lora = llama_adapter_lora_init(&model, path.c_str());
   std::filesystem::remove(path);
   if (lora == nullptr) throw gistkv::backend_error("llama.cpp: cannot load the adapter's LoRA");
@@ -275,9 +276,8 @@ static int run(options o) {
        .kv = kv == "f16" ? GGML_TYPE_F16 : (kv == "f32" ? GGML_TYPE_F32 : GGML_TYPE_Q8_0),
        .flash = flash,
        .n_threads = n_threads});
-  if (!adapter.factors.empty()) {
-    context.adapt(*load_lora(*model, adapter, source.weights.config), adapter.gist_rows_only);
-  }
+  context.adapt(load_lora(*model, adapter.on_all_rows, source.weights.config),
+                load_lora(*model, adapter.on_gist_rows, source.weights.config));
   const auto reading = clock_type::now();
   if (soft.size() > 0) context.read_soft(soft);
   std::vector<index_t> rows_prompt;

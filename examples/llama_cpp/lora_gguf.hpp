@@ -14,24 +14,24 @@
 #include <gguf.h>
 
 #include <gistkv/core/error.hpp>
-#include <gistkv/model/adapter.hpp>
 #include <gistkv/model/config.hpp>
+#include <gistkv/model/lora.hpp>
 
 namespace llama_gist {
 
-/// Writes the LoRA of an adapter as the GGUF file that llama.cpp loads beside a model; the gist
-/// rows are no part of it. Factors are stored as floats, alpha / rank is llama.cpp's scale too.
+/// Writes LoRA of an adapter as the GGUF file that llama.cpp loads beside a model. Factors are
+/// stored as floats, alpha / rank is llama.cpp's scale too.
 /// @param c  of the model; files of architecture llama have the two components of a rotary pair
 ///           side by side, so the rows of B for queries and keys move as those of W did.
 /// @throws backend_error if the file cannot be written.
-inline void write_lora(const std::filesystem::path& path, const gistkv::model::adapter& a,
+inline void write_lora(const std::filesystem::path& path, const gistkv::model::lora& l,
                        const gistkv::model::model_config& c) {
   using gistkv::index_t;
   static const std::map<std::string_view, std::string> names = {
       {"query", "attn_q"},  {"key", "attn_k"}, {"value", "attn_v"}, {"output", "attn_output"},
       {"gate", "ffn_gate"}, {"up", "ffn_up"},  {"down", "ffn_down"}};
   std::size_t bytes = 0;
-  for (const auto& f : a.factors) {
+  for (const auto& f : l.factors) {
     bytes += (f.a.size() + f.b.size()) * sizeof(float) + 2 * (ggml_tensor_overhead() + 64);
   }
   const std::unique_ptr<ggml_context, decltype(&ggml_free)> memory(
@@ -40,8 +40,8 @@ inline void write_lora(const std::filesystem::path& path, const gistkv::model::a
   gguf_set_val_str(file.get(), "general.type", "adapter");
   gguf_set_val_str(file.get(), "general.architecture", c.architecture.c_str());
   gguf_set_val_str(file.get(), "adapter.type", "lora");
-  gguf_set_val_f32(file.get(), "adapter.lora.alpha", static_cast<float>(a.alpha));
-  for (const auto& f : a.factors) {
+  gguf_set_val_f32(file.get(), "adapter.lora.alpha", static_cast<float>(l.alpha));
+  for (const auto& f : l.factors) {
     const std::string name =
         "blk." + std::to_string(f.layer) + "." + names.at(f.target) + ".weight";
     const auto add = [&](const char* suffix, index_t rows, index_t cols) {

@@ -91,8 +91,44 @@ refuses 1 'parts.jsonl: line 1.*a string or a list of strings' train sag --confi
 sed 's/"segmenter": \[[^]]*\]/"segmenter": []/' "$work/turns.json" > "$work/none.json"
 refuses 1 "field 'segmenter' is an empty list, want a rule or some" train sag --config "$work/none.json"
 
-# What was trained is what the other verbs compute with.
+# LoRA on gist rows goes on from LoRA on all rows, which stays as it is: uninterrupted, and killed.
+small='{"train": "lora", "sequence": 48, "batch": 1, "steps": 4, "learning_rate": 0.001, "warm_up": 1}'
+config "$small"
+sed -e "s,$work/run,$work/first," -e 's/"rows": "gists"/"rows": "all"/' "$work/c.json" > "$work/first.json"
+does train sag --config "$work/first.json"
+config "$small" "\"adapter\": \"$work/first/adapter.safetensors\","
+sed "s,$work/run,$work/both," "$work/c.json" > "$work/both.json"
+does train sag --config "$work/both.json"
+does inspect "$work/both/adapter.safetensors" --model "$model" --json
+holds 'LoRA of both kinds' 'd["metadata"]["lora_rows"] == "both" and d["fits_model"] and
+  sum(t["name"].endswith(".gist_lora_a") for t in d["tensors"]) == 210'
+python3 - "$work/first/adapter.safetensors" "$work/both/adapter.safetensors" << 'END' ||
+import json, struct, sys
+def read(path):
+    data = open(path, "rb").read()
+    n = struct.unpack_from("<Q", data)[0]
+    return {k: data[8 + n + v["data_offsets"][0]:8 + n + v["data_offsets"][1]]
+            for k, v in json.loads(data[8:8 + n]).items() if k != "__metadata__"}
+first, both = map(read, sys.argv[1:])
+names = [k for k in first if ".lora_" in k]
+sys.exit(not (len(names) == 420 and all(first[k] == both[k] for k in names) and
+              first["gist.input"] != both["gist.input"]))
+END
+  wrong 'the frozen LoRA is not in the adapter as it was'
+mv "$work/both" "$work/unkilled"
+kill_at 2 "$work/both/log.csv" train sag --config "$work/both.json"
+does train sag --config "$work/both.json" --resume
+cmp "$work/unkilled/adapter.safetensors" "$work/both/adapter.safetensors" ||
+  wrong 'LoRA on gist rows behind LoRA on all rows: a run that was killed and went on gives other bytes'
+sed -e 's/"rows": "gists"/"rows": "all"/' -e "s,$work/first/ad,$work/both/ad," "$work/both.json" > "$work/c.json"
+refuses 1 'the adapter has LoRA on gist rows' train sag --config "$work/c.json"
+sed 's/"rank": 4/"rank": 4, "alpha": 3/' "$work/both.json" > "$work/c.json"
+sed -i "s,$work/first/ad,$work/both/ad," "$work/c.json"
+refuses 1 "the adapter's LoRA has alpha 8.000, the config 3.000" train sag --config "$work/c.json"
 printf 'The mill stood by the river. It was old. Nobody came.' > "$work/text"
+does ask "$work/text" 'Who?' --compare --model "$model" --adapter "$work/both/adapter.safetensors" --json
+
+# What was trained is what the other verbs compute with.
 does compress "$work/text" -o "$work/t.gkv" --model "$model" --adapter "$work/run/adapter.safetensors" \
   --json
 holds 'compress with LoRA' 'd["n_gist"] == 6 and d["segmenter"] == "paper" and d["recent"] == 1'

@@ -120,7 +120,7 @@ void check_lora_training() {
   lora.alpha = 16;
   lora.targets = {"query", "value"};
   auto m = golden_model<B>({train::trained_weights::lora, lora, {golden_n_gist, 0, 0}});
-  std::vector<model::low_rank> factors = m.save().factors;
+  std::vector<model::low_rank> factors = m.factors();
   for (model::low_rank& f : factors) {
     const std::uint64_t w = f.target == "value" ? 1 : 0;
     const std::uint64_t seed = 0x10AA + (2 * static_cast<std::uint64_t>(f.layer) + w) * 4608;
@@ -131,10 +131,10 @@ void check_lora_training() {
   }
   m.load(factors);
   const auto initial = g.floats("lora.layer0.q.A.initial");
-  CHECK(relative_error(m.save().factors.front().a.data(), initial.data(), initial.size()) <= 1e-7);
+  CHECK(relative_error(m.factors().front().a.data(), initial.data(), initial.size()) <= 1e-7);
   const auto found = golden_losses(m, train::parameter_kind::lora, g.json, golden_batch(ids, 96));
   MESSAGE("LoRA: largest error of a loss " << check_losses(found, g.json.at("lora")));
-  for (const model::low_rank& f : m.save().factors) {
+  for (const model::low_rank& f : m.factors()) {
     if (f.layer != 29 || f.target != "value") continue;
     const auto want = g.floats("lora.layer29.v.B.after_20_steps");
     CHECK(relative_error(f.b.data(), want.data(), want.size()) <= 1e-2);

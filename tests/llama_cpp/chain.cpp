@@ -234,13 +234,12 @@ TEST_CASE("soft tokens are read in place of tokens") {
   }
 }
 
-model::adapter random_adapter(const model::model_config& c, bool gist_rows_only) {
-  model::adapter a;
-  a.alpha = 3.0;
-  a.gist_rows_only = gist_rows_only;
+model::lora random_lora(const model::model_config& c, std::uint64_t seed) {
+  model::lora l;
+  l.alpha = 3.0;
   const index_t q = c.n_heads * c.head_dim;
   const index_t kv = c.n_kv_heads * c.head_dim;
-  random_generator random(11);
+  random_generator random(seed);
   const auto numbers = [&](index_t n) {
     std::vector<float> x;
     for (index_t i = 0; i < n; ++i) x.push_back(static_cast<float>(0.2 * random.normal()));
@@ -255,40 +254,48 @@ model::adapter random_adapter(const model::model_config& c, bool gist_rows_only)
           {"gate", c.d_ff, c.d_model},
           {"up", c.d_ff, c.d_model},
           {"down", c.d_model, c.d_ff}}) {
-      a.factors.push_back({layer, target, 2, rows, cols, numbers(2 * cols), numbers(2 * rows)});
+      l.factors.push_back({layer, target, 2, rows, cols, numbers(2 * cols), numbers(2 * rows)});
     }
   }
-  return a;
+  return l;
 }
 
-TEST_CASE("LoRA of an adapter, on all rows and on those of gists") {
+TEST_CASE("LoRA of an adapter, on all rows, on those of gists, and both") {
   const llama_gist::quiet silence;
   const cache::cache_rule rule{.n_gist = 2, .recent = 1, .n_sink = 1};
   for (const char* name : {"llama_tied", "llama_wide_heads", "qwen3"}) {
-    for (const bool gist_rows_only : {false, true}) {
+    for (const int which : {1, 2, 3}) {
       CAPTURE(name);
-      CAPTURE(gist_rows_only);
+      CAPTURE(which);
       const twin t(name);
       const auto gists = model::untrained_gist_rows(t.ours.weights, rule.n_gist, 7);
-      const auto adapter = random_adapter(t.ours.weights.config, gist_rows_only);
+      model::adapter adapter;
+      if ((which & 1) != 0) adapter.on_all_rows = random_lora(t.ours.weights.config, 11);
+      if ((which & 2) != 0) adapter.on_gist_rows = random_lora(t.ours.weights.config, 12);
       backend be;
       model::transformer<backend> m(be, t.ours.weights, gists);
       m.adapt(adapter);
-      llama_gist::write_lora(t.scratch / "lora.gguf", adapter, m.config());
-      llama_adapter_lora* lora =
-          llama_adapter_lora_init(t.theirs.get(), (t.scratch / "lora.gguf").c_str());
-      REQUIRE(lora != nullptr);
+      const auto loaded = [&](const model::lora& l) -> llama_adapter_lora* {
+        if (l.empty()) return nullptr;
+        llama_gist::write_lora(t.scratch / "lora.gguf", l, m.config());
+        llama_adapter_lora* lora =
+            llama_adapter_lora_init(t.theirs.get(), (t.scratch / "lora.gguf").c_str());
+        REQUIRE(lora != nullptr);
+        return lora;
+      };
+      llama_adapter_lora* on_all_rows = loaded(adapter.on_all_rows);
+      llama_adapter_lora* on_gist_rows = loaded(adapter.on_gist_rows);
       const auto ids = sequence(m.config(), rule.n_gist, 3);
       session ours(m, {.rule = rule});
       gist_context theirs(*t.theirs, rule, gists, in_floats);
-      theirs.adapt(*lora, gist_rows_only);
+      theirs.adapt(on_all_rows, on_gist_rows);
       CHECK(compare(t, ids, ours, theirs).error <= 1.0);
 
       gist_context without(*t.theirs, rule, gists, in_floats);
       without.read(ids);
       CHECK(t.error(without.logits(), ours.logits()) > 100.0);
       gist_context other(*t.theirs, rule, gists, in_floats);
-      other.adapt(*lora, !gist_rows_only);
+      other.adapt(on_gist_rows, on_all_rows);
       other.read(ids);
       CHECK(t.error(other.logits(), ours.logits()) > 100.0);
     }

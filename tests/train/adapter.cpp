@@ -33,18 +33,30 @@ oracle& be() {
 
 constexpr sentence_rule rule{2, 1, 1};
 
-model::adapter trained(const model::host_model& source, bool gist_rows_only) {
+train::model_options options_of(const model::lora& l, bool on_gist_rows) {
   train::lora_options lora;
   lora.rank = 3;
-  lora.alpha = 6;
-  lora.gist_rows_only = gist_rows_only;
+  lora.alpha = l.alpha;
+  lora.gist_rows_only = on_gist_rows;
+  return {train::trained_weights::lora, lora, rule};
+}
+
+model::adapter trained(const model::host_model& source, bool on_gist_rows) {
   train::trainable_model<oracle> m(be(), source, model::untrained_gist_rows(source, 2, 5),
-                                   {train::trained_weights::lora, lora, rule});
+                                   options_of({6.0, {}}, on_gist_rows));
   model::adapter a = m.save();
-  random_generator random(17);
-  for (model::low_rank& f : a.factors) {
+  random_generator random(on_gist_rows ? 18 : 17);
+  for (model::low_rank& f : (on_gist_rows ? a.on_gist_rows : a.on_all_rows).factors) {
     for (float& x : f.b) x = static_cast<float>(0.3 * random.normal());
   }
+  return a;
+}
+
+/// LoRA on all rows, and another one on gist rows.
+model::adapter trained_both(const model::host_model& source) {
+  model::adapter a = trained(source, false);
+  a.on_gist_rows = trained(source, true).on_gist_rows;
+  a.on_gist_rows.alpha = 12.0;
   return a;
 }
 
@@ -94,13 +106,12 @@ double loss(const std::vector<double>& l, const std::vector<token_t>& tokens, in
 
 double trained_loss(const model::host_model& source, const model::adapter& a,
                     const train::sequence& s) {
-  train::lora_options lora;
-  lora.rank = 3;
-  lora.alpha = a.alpha;
-  lora.gist_rows_only = a.gist_rows_only;
-  train::trainable_model<oracle> m(be(), source, a.gists,
-                                   {train::trained_weights::lora, lora, rule});
-  m.load(a.factors);
+  // A training of gist rows has the LoRA on all rows in its weights.
+  const bool on_gists = !a.on_gist_rows.empty();
+  const model::lora& last = on_gists ? a.on_gist_rows : a.on_all_rows;
+  train::trainable_model<oracle> m(be(), on_gists ? model::merged(source, a) : source, a.gists,
+                                   options_of(last, on_gists));
+  m.load(last.factors);
   const train::batch<oracle> b(be(), {&s, 1}, rule, source.config.n_vocab);
   return m.loss(b, 1.0);
 }
@@ -141,7 +152,6 @@ TEST_CASE("LoRA on all rows becomes part of the weights") {
   const double found = loss(logits(m, s.tokens, 100), s.tokens, m.n_vocab());
   // The sums are rounded to float.
   CHECK(std::abs(found - trained_loss(source, a, s)) <= 1e-5 * found);
-  CHECK_THROWS_AS(model::merged(source, trained(source, true)), argument_error);
 }
 
 TEST_CASE("LoRA on all rows may stand beside the weights") {
@@ -157,23 +167,63 @@ TEST_CASE("LoRA on all rows may stand beside the weights") {
   for (std::size_t i = 0; i < found.size(); ++i) CHECK(std::abs(pieces[i] - found[i]) <= 1e-9);
 }
 
-TEST_CASE("LoRA of one kind of rows is not added to that of the other") {
+TEST_CASE("LoRA on gist rows comes on top of LoRA on all rows") {
   const model::host_model source = random_model({});
-  for (const bool first : {false, true}) {
-    const model::adapter a = trained(source, first);
-    model::transformer<oracle> m(be(), source, a.gists);
-    m.adapt(a);
-    CHECK_THROWS_AS(m.adapt(trained(source, !first)), argument_error);
-    CHECK_NOTHROW(m.adapt(a));
-  }
+  const model::adapter a = trained_both(source);
+  const train::sequence s = text_with_gists(source.config.n_vocab);
+  model::transformer<oracle> m(be(), source, a.gists);
+  m.adapt(a);
+  const auto found = logits(m, s.tokens, 100);
+  const double wanted = trained_loss(source, a, s);
+  // The sums of base and first LoRA are rounded to float.
+  CHECK(std::abs(loss(found, s.tokens, m.n_vocab()) - wanted) <= 1e-5 * wanted);
+  const auto pieces = logits(m, s.tokens, 3);
+  for (std::size_t i = 0; i < found.size(); ++i) CHECK(std::abs(pieces[i] - found[i]) <= 1e-9);
+
+  // The first LoRA in the weights, the second beside them.
+  model::transformer<oracle> half(be(), model::merged(source, a), a.gists);
+  half.adapt(a.on_gist_rows, model::lora_on::gist_rows);
+  CHECK(std::abs(loss(logits(half, s.tokens, 100), s.tokens, m.n_vocab()) - wanted) <=
+        1e-9 * wanted);
+
+  // One without the other is another model, in whatever order they come.
+  const auto only = [&](const model::lora& l, model::lora_on rows) {
+    model::transformer<oracle> one(be(), source, a.gists);
+    one.adapt(l, rows);
+    return logits(one, s.tokens, 100);
+  };
+  CHECK(only(a.on_all_rows, model::lora_on::all_rows) != found);
+  CHECK(only(a.on_gist_rows, model::lora_on::gist_rows) != found);
+  model::transformer<oracle> reversed(be(), source, a.gists);
+  reversed.adapt(a.on_gist_rows, model::lora_on::gist_rows);
+  reversed.adapt(a.on_all_rows, model::lora_on::all_rows);
+  CHECK(logits(reversed, s.tokens, 100) == found);
+
+  // Text without a gist knows of the first alone, to the bit.
+  const std::vector<token_t> plain = {3, 1, 4, 1, 5, 9, 2, 6};
+  model::transformer<oracle> first(be(), source, a.gists);
+  first.adapt(a.on_all_rows, model::lora_on::all_rows);
+  CHECK(logits(m, plain, 100) == logits(first, plain, 100));
 }
 
 TEST_CASE("an adapter file holds what was trained") {
   const model::host_model source = random_model({});
   const auto path =
       std::filesystem::temp_directory_path() / ("gistkv-adapter-" + std::to_string(::getpid()));
-  for (const bool gists_only : {false, true}) {
-    const model::adapter a = trained(source, gists_only);
+  const auto same = [](const model::lora& a, const model::lora& b) {
+    CHECK(b.alpha == a.alpha);
+    REQUIRE(b.factors.size() == a.factors.size());
+    for (const model::low_rank& f : a.factors) {
+      bool found = false;
+      for (const model::low_rank& g : b.factors) {
+        if (g.layer != f.layer || g.target != f.target) continue;
+        found = g.a == f.a && g.b == f.b && g.rank == f.rank;
+      }
+      CHECK(found);
+    }
+  };
+  for (const model::adapter& a :
+       {trained(source, false), trained(source, true), trained_both(source)}) {
     io::write_adapter(path, a, source.config.d_model, {{"recent", "1"}}, false);
     const auto file = io::safetensors_file::open(path);
     const model::adapter b = io::read_adapter(file, source.config);
@@ -184,17 +234,8 @@ TEST_CASE("an adapter file holds what was trained") {
     CHECK(layout.rule.n_sink == 1);
     CHECK(layout.segmenter == "paper");
     CHECK(b.gists.input == a.gists.input);
-    CHECK(b.alpha == a.alpha);
-    CHECK(b.gist_rows_only == gists_only);
-    REQUIRE(b.factors.size() == a.factors.size());
-    for (const model::low_rank& f : a.factors) {
-      bool found = false;
-      for (const model::low_rank& g : b.factors) {
-        if (g.layer != f.layer || g.target != f.target) continue;
-        found = g.a == f.a && g.b == f.b && g.rank == f.rank;
-      }
-      CHECK(found);
-    }
+    same(a.on_all_rows, b.on_all_rows);
+    same(a.on_gist_rows, b.on_gist_rows);
     io::write_adapter(path, a, source.config.d_model,
                       {{"recent", "1 "}, {"segmenter", "paper,before"}}, false);
     CHECK_THROWS_AS(io::read_adapter_layout(io::safetensors_file::open(path)), format_error);

@@ -60,7 +60,7 @@ std::vector<train::sequence> documents(index_t n_vocab, index_t n_gist, bool gis
 /// LoRA with a B that is not zero, or A would have no derivative.
 void fill_lora(model_type& m) {
   random_generator random(17);
-  std::vector<model::low_rank> factors = m.save().factors;
+  std::vector<model::low_rank> factors = m.factors();
   for (model::low_rank& f : factors) {
     for (float& x : f.b) x = static_cast<float>(0.3 * random.normal());
   }

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,9 +25,11 @@
 #include <gistkv/model/config.hpp>
 
 /// Adapters as safetensors: `gist.input` and, without a tied head, `gist.head`, [n_gist, d_model];
-/// `blocks.L.TARGET.lora_a` [rank, in] and `.lora_b` [out, rank]. The metadata says what the
-/// tensors cannot: n_gist, alpha, lora_rows (all or gists), the fingerprint of the base model, and
-/// the rule under which the gists were trained.
+/// LoRA as `blocks.L.TARGET.lora_a` [rank, in] and `.lora_b` [out, rank]. The metadata says what
+/// the tensors cannot: n_gist, alpha, lora_rows, the fingerprint of the base model, and the rule
+/// under which the gists were trained. With lora_rows `all` or `gists` the LoRA is for these rows;
+/// with `both` it is for all, and a second one for gist rows is in `.gist_lora_a` and
+/// `.gist_lora_b`, with gist_alpha.
 
 namespace gistkv::io {
 
@@ -61,17 +64,25 @@ inline void write_adapter(const std::filesystem::path& path, const model::adapte
   };
   add("gist.input", a.gists.input);
   if (!a.gists.head.empty()) add("gist.head", a.gists.head);
-  for (const model::low_rank& f : a.factors) {
-    const std::string name = "blocks." + std::to_string(f.layer) + "." + f.target;
-    add_low_rank(list, f, name + ".lora_a", name + ".lora_b");
-  }
+  const auto add_lora = [&](const model::lora& l, const std::string& kind) {
+    if (l.empty()) return;
+    for (const model::low_rank& f : l.factors) {
+      const std::string name = "blocks." + std::to_string(f.layer) + "." + f.target + "." + kind;
+      add_low_rank(list, f, name + "lora_a", name + "lora_b");
+    }
+    std::array<char, 32> text{};
+    const auto end = std::to_chars(text.data(), text.data() + text.size(), l.alpha);
+    metadata[kind + "alpha"] = std::string(text.data(), end.ptr);
+  };
   metadata["format"] = "gistkv-adapter";
   metadata["n_gist"] = std::to_string(a.gists.n_gist);
-  if (!a.factors.empty()) {
-    std::array<char, 32> text{};
-    const auto end = std::to_chars(text.data(), text.data() + text.size(), a.alpha);
-    metadata["alpha"] = std::string(text.data(), end.ptr);
-    metadata["lora_rows"] = a.gist_rows_only ? "gists" : "all";
+  const bool both = !a.on_all_rows.empty() && !a.on_gist_rows.empty();
+  add_lora(a.on_all_rows, "");
+  add_lora(a.on_gist_rows, both ? "gist_" : "");
+  if (both) {
+    metadata["lora_rows"] = "both";
+  } else if (!a.on_all_rows.empty() || !a.on_gist_rows.empty()) {
+    metadata["lora_rows"] = a.on_all_rows.empty() ? "gists" : "all";
   }
   write_safetensors(path, list.tensors(), metadata);
 }
@@ -84,6 +95,37 @@ inline const std::string& adapter_fact(const safetensors_file& file, std::string
     throw format_error(file.name() + ": metadata " + quote(key) + " is missing");
   }
   return found->second;
+}
+
+}  // namespace detail
+
+namespace detail {
+
+/// The LoRA of a kind ("" or "gist_"); the names of its tensors are added to `known`.
+inline model::lora read_adapter_lora(const safetensors_file& file,
+                                     const model::model_config& config, const std::string& kind,
+                                     std::set<std::string, std::less<>>& known) {
+  model::lora l;
+  for (index_t layer = 0; layer < config.n_layers; ++layer) {
+    for (const adapter_target& t : adapter_targets(config)) {
+      const std::string map = "blocks." + std::to_string(layer) + "." + std::string(t.name) + ".";
+      const std::string a = map + kind + "lora_a";
+      const std::string b = map + kind + "lora_b";
+      if (file.find_tensor(a) == nullptr && file.find_tensor(b) == nullptr) continue;
+      l.factors.push_back(read_low_rank(as_weight(file.tensor(a), file.name()),
+                                        as_weight(file.tensor(b), file.name()), layer, t.name,
+                                        t.rows, t.cols, file.name()));
+      known.insert({a, b});
+    }
+  }
+  if (l.empty()) return l;
+  const std::string& alpha = adapter_fact(file, kind + "alpha");
+  const auto end = std::from_chars(alpha.data(), alpha.data() + alpha.size(), l.alpha);
+  if (end.ec != std::errc() || end.ptr != alpha.data() + alpha.size()) {
+    throw format_error(file.name() + ": metadata " + quote(kind + "alpha") + " is " + quote(alpha) +
+                       ", expected a number");
+  }
+  return l;
 }
 
 }  // namespace detail
@@ -139,50 +181,31 @@ inline model::adapter read_adapter(const safetensors_file& file,
     return stored_values(as_weight(t, file.name()), a.gists.n_gist, config.d_model, file.name());
   };
   a.gists.input = gists(file.tensor("gist.input"));
-  std::size_t n_known = 1;
-  if (const auto* head = file.find_tensor("gist.head")) {
-    ++n_known;
-    a.gists.head = gists(*head);
+  if (const auto* head = file.find_tensor("gist.head")) a.gists.head = gists(*head);
+  std::set<std::string, std::less<>> known;
+  model::lora plain = detail::read_adapter_lora(file, config, "", known);
+  a.on_gist_rows = detail::read_adapter_lora(file, config, "gist_", known);
+  for (const safetensors_tensor& tensor : file.tensors()) {
+    if (tensor.name == "gist.input" || tensor.name == "gist.head") continue;
+    if (known.contains(tensor.name)) continue;
+    throw format_error(file.name() + ": tensor " + quote(tensor.name) +
+                       " is unknown, expected gist.input, gist.head and blocks.L.TARGET.lora_a, "
+                       ".lora_b, .gist_lora_a and .gist_lora_b of layers below " +
+                       std::to_string(config.n_layers));
   }
-  for (index_t layer = 0; layer < config.n_layers; ++layer) {
-    for (const adapter_target& t : adapter_targets(config)) {
-      const std::string name = "blocks." + std::to_string(layer) + "." + std::string(t.name);
-      const auto* down = file.find_tensor(name + ".lora_a");
-      const auto* up = file.find_tensor(name + ".lora_b");
-      if (down == nullptr && up == nullptr) continue;
-      a.factors.push_back(read_low_rank(as_weight(file.tensor(name + ".lora_a"), file.name()),
-                                        as_weight(file.tensor(name + ".lora_b"), file.name()),
-                                        layer, t.name, t.rows, t.cols, file.name()));
-      n_known += 2;
-    }
-  }
-  if (n_known != file.tensors().size()) {
-    for (const safetensors_tensor& tensor : file.tensors()) {
-      bool known = tensor.name == "gist.input" || tensor.name == "gist.head";
-      for (const model::low_rank& f : a.factors) {
-        const std::string name = "blocks." + std::to_string(f.layer) + "." + f.target;
-        known |= tensor.name == name + ".lora_a" || tensor.name == name + ".lora_b";
-      }
-      if (known) continue;
-      throw format_error(file.name() + ": tensor " + quote(tensor.name) +
-                         " is unknown, expected gist.input, gist.head and blocks.L.TARGET.lora_a "
-                         "and .lora_b of layers below " +
-                         std::to_string(config.n_layers));
-    }
-  }
-  if (a.factors.empty()) return a;
-  const std::string& alpha = detail::adapter_fact(file, "alpha");
-  const auto end = std::from_chars(alpha.data(), alpha.data() + alpha.size(), a.alpha);
-  if (end.ec != std::errc() || end.ptr != alpha.data() + alpha.size()) {
-    throw format_error(file.name() + ": metadata 'alpha' is " + quote(alpha) +
-                       ", expected a number");
-  }
+  if (known.empty()) return a;
   const std::string& rows = detail::adapter_fact(file, "lora_rows");
-  if (rows != "all" && rows != "gists") {
+  const bool both = rows == "both";
+  if (!both && rows != "all" && rows != "gists") {
     throw format_error(file.name() + ": metadata 'lora_rows' is " + quote(rows) +
-                       ", expected all or gists");
+                       ", expected all, gists or both");
   }
-  a.gist_rows_only = rows == "gists";
+  if (plain.empty() || both == a.on_gist_rows.empty()) {
+    throw format_error(file.name() + ": metadata 'lora_rows' is " + quote(rows) +
+                       ", but there is " + (plain.empty() ? "no" : "a") + " tensor .lora_a and " +
+                       (a.on_gist_rows.empty() ? "no" : "a") + " tensor .gist_lora_a");
+  }
+  (rows == "gists" ? a.on_gist_rows : a.on_all_rows) = std::move(plain);
   return a;
 }
 

@@ -2,9 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <vector>
-
-#include <gistkv/core/error.hpp>
 #include <gistkv/model/gist_rows.hpp>
 #include <gistkv/model/host_model.hpp>
 #include <gistkv/model/lora.hpp>
@@ -12,26 +9,19 @@
 namespace gistkv::model {
 
 /// What training adds to a model: rows of the gist tokens and, if it went deeper, low-rank changes
-/// of weights, for all rows of a sequence or for those of gist tokens only.
+/// of weights. A map W of a gist's row is then W + LoRA on all rows + LoRA on gist rows, that of
+/// every other row W + LoRA on all rows.
 struct adapter {
   gist_rows gists;
-  double alpha = 0.0;
-  bool gist_rows_only = false;
-  std::vector<low_rank> factors;
-
-  /// Whether a text without gists is read by another model than the base.
-  bool changes_all_rows() const { return !factors.empty() && !gist_rows_only; }
+  lora on_all_rows;   ///< If there is any, a text without gists is read by another model.
+  lora on_gist_rows;  ///< Leaves all other rows as they are.
 };
 
-/// The model with its LoRA merged: for LoRA on all rows, where it shall not stand beside the
-/// weights (transformer::adapt).
-/// @throws argument_error for an adapter whose LoRA is for gist rows only; as merge_lora.
+/// The model with the LoRA on all rows merged, where that shall not stand beside the weights
+/// (transformer::adapt); `on_gist_rows` always does. @throws as merge_lora.
 inline host_model merged(const host_model& base, const adapter& a) {
-  if (a.gist_rows_only && !a.factors.empty()) {
-    throw argument_error("merge: the adapter's LoRA is for gist rows only");
-  }
   host_model m = base;
-  merge_lora(m, a.factors, a.alpha);
+  merge_lora(m, a.on_all_rows.factors, a.on_all_rows.alpha);
   return m;
 }
 

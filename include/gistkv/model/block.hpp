@@ -81,6 +81,9 @@ struct sequence_kv : kv_append<T, Space> {
   vector_view<const std::int32_t, Space> gist_rows = {};
 };
 
+/// The rows of a batch that a LoRA applies to.
+enum class lora_on { all_rows, gist_rows };
+
 /// Looks at no queries; see block::forward.
 struct nobody {
   void operator()(const auto&...) const {}
@@ -129,8 +132,8 @@ class block {
   }
 
   /// Adds LoRA, to all rows or to those of gist tokens only (sequence_kv::gist_rows): then all
-  /// others stay as they are, to the bit.
-  void adapt(B& be, const low_rank& source, double alpha, bool gist_rows_only) {
+  /// others stay as they are, to the bit. A map may have both.
+  void adapt(B& be, const low_rank& source, double alpha, lora_on rows) {
     const auto at = std::find(targets.begin(), targets.end(), source.target);
     if (at == targets.end()) {
       throw argument_error("LoRA: target '" + source.target + "' is none of a block");
@@ -141,14 +144,17 @@ class block {
                         std::to_string(source.cols) + "], expected [" + std::to_string(want.rows) +
                         ", " + std::to_string(want.cols) + "]");
     }
-    lora_[static_cast<std::size_t>(at - targets.begin())].emplace(be, source, alpha);
-    gist_rows_only_ = gist_rows_only;
+    auto& maps = rows == lora_on::all_rows ? lora_ : gist_lora_;
+    maps[static_cast<std::size_t>(at - targets.begin())].emplace(be, source, alpha);
   }
-  /// Bytes of scratch that LoRA needs for n rows: all, or those of gists.
-  std::size_t lora_workspace_size(index_t n) const {
+  /// Bytes of scratch that LoRA needs for n rows, n_gists of them gists of one sequence at most.
+  std::size_t lora_workspace_size(index_t n, index_t n_gists) const {
     std::size_t most = 0;
     for (const auto& map : lora_) {
       if (map) most = std::max(most, map->workspace_size(n));
+    }
+    for (const auto& map : gist_lora_) {
+      if (map) most = std::max(most, map->workspace_size(n_gists));
     }
     return most;
   }
@@ -189,7 +195,7 @@ class block {
     const auto v = scratch.template take<T>({n, c.n_kv_heads, c.head_dim});
     const auto o = scratch.template take<T>({n, c.n_heads, c.head_dim});
     const norm_options norm{c.norm, c.norm_eps};
-    if (fuses_heads(be, c, n)) {
+    if (fuses_heads(be, c, n, sequences)) {
       if constexpr (B::native_few_rows) {
         ops::project<B, T>(be,
                            {q,
@@ -234,7 +240,8 @@ class block {
     const typename workspace<B>::scope scope(scratch);
     const auto gate = scratch.template take<T>({x.extent(0), c.d_ff});
     const norm_options norm{c.norm, c.norm_eps};
-    if (!lora_[4] && !lora_[5] && ops::takes_few_rows(be, x.extent(0), c.d_model, c.d_ff)) {
+    if (!has_lora(4, sequences) && !has_lora(5, sequences) &&
+        ops::takes_few_rows(be, x.extent(0), c.d_model, c.d_ff)) {
       if constexpr (B::native_few_rows) {
         ops::gated<B, T>(
             be,
@@ -253,19 +260,27 @@ class block {
   }
 
   /// May the backend go from x to rotated and appended heads in one call?
-  bool fuses_heads(const B& be, const model_config& c, index_t n) const {
-    const bool plain =
-        !lora_[0] && !lora_[1] && !lora_[2] && query_norm_.size() == 0 && key_norm_.size() == 0;
-    return plain && ops::takes_few_rows(be, n, c.d_model, c.head_dim);
+  bool fuses_heads(const B& be, const model_config& c, index_t n,
+                   std::span<const sequence_kv<KV, space>> sequences) const {
+    const bool adapted = has_lora(0, sequences) || has_lora(1, sequences) || has_lora(2, sequences);
+    return !adapted && query_norm_.size() == 0 && key_norm_.size() == 0 &&
+           ops::takes_few_rows(be, n, c.d_model, c.head_dim);
   }
 
-  /// o += LoRA of one target, on all rows or on those of gists.
+  /// Whether LoRA of one target has anything to add to these rows.
+  bool has_lora(std::size_t target, std::span<const sequence_kv<KV, space>> sequences) const {
+    if (lora_[target]) return true;
+    return gist_lora_[target] &&
+           std::ranges::any_of(sequences, [](const auto& s) { return !s.gist_rows.empty(); });
+  }
+
+  /// o += LoRA of one target, on all rows and on those of gists.
   void add_lora(B& be, std::size_t target, matrix_view<T, space> o, matrix_view<const T, space> x,
                 std::span<const sequence_kv<KV, space>> sequences, workspace<B>& scratch) const {
-    if (!lora_[target]) return;
-    if (!gist_rows_only_) return lora_[target]->add_to(be, o, x, scratch);
+    if (lora_[target]) lora_[target]->add_to(be, o, x, scratch);
+    if (!gist_lora_[target]) return;
     for (const auto& s : sequences) {
-      if (!s.gist_rows.empty()) lora_[target]->add_to(be, o, x, s.gist_rows, scratch);
+      if (!s.gist_rows.empty()) gist_lora_[target]->add_to(be, o, x, s.gist_rows, scratch);
     }
   }
 
@@ -288,8 +303,9 @@ class block {
   };
 
   std::array<host_extents, 7> extents_ = {};
-  std::array<std::optional<low_rank_map<B, T>>, 7> lora_;  ///< In the order of `targets`.
-  bool gist_rows_only_ = false;
+  // In the order of `targets`: on all rows, and on those of gists.
+  std::array<std::optional<low_rank_map<B, T>>, 7> lora_;
+  std::array<std::optional<low_rank_map<B, T>>, 7> gist_lora_;
   buffer<T, B> attention_norm_;
   linear_map<B, T> query_;
   linear_map<B, T> key_;

@@ -40,6 +40,14 @@ struct low_rank {
   }
 };
 
+/// Changes of maps of a model, one at most of each, with the alpha that they share.
+struct lora {
+  double alpha = 0.0;
+  std::vector<low_rank> factors;
+
+  bool empty() const { return factors.empty(); }
+};
+
 /// The linear maps of a block, which may be const, with the names that low_rank and Hugging Face
 /// have for them.
 template <class Block>

@@ -73,25 +73,24 @@ class transformer {
     frequencies_ = buffer<float, B>(be, std::span<const float>(f));
   }
 
-  /// Adds the LoRA of an adapter beside the weights. Where it is for all rows, a model made of
-  /// `merged` weights computes the same without the additional products, but holds floats.
+  /// Puts LoRA beside the weights, in place of what was there for the same rows and maps.
   /// @throws argument_error, shape_error.
-  void adapt(const adapter& a) {
-    if (adapted_ && !a.factors.empty() && a.gist_rows_only != gist_rows_only_) {
-      throw argument_error(std::string("transformer: LoRA on ") +
-                           (a.gist_rows_only ? "gist" : "all") + " rows beside LoRA on " +
-                           (gist_rows_only_ ? "gist" : "all") + " rows");
-    }
-    for (const low_rank& f : a.factors) {
+  void adapt(const lora& l, lora_on rows) {
+    for (const low_rank& f : l.factors) {
       if (f.layer < 0 || f.layer >= config_.n_layers) {
         throw argument_error("transformer: LoRA for layer " + std::to_string(f.layer) + " of " +
                              std::to_string(config_.n_layers));
       }
       recordings_ = {};
-      blocks_[static_cast<std::size_t>(f.layer)].adapt(*be_, f, a.alpha, a.gist_rows_only);
+      blocks_[static_cast<std::size_t>(f.layer)].adapt(*be_, f, l.alpha, rows);
       adapted_ = true;
-      gist_rows_only_ = a.gist_rows_only;
     }
+  }
+  /// The LoRA of an adapter. That on all rows needs no products of its own in a model made of
+  /// `merged` weights, which are floats: then adapt only with `on_gist_rows`.
+  void adapt(const adapter& a) {
+    adapt(a.on_all_rows, lora_on::all_rows);
+    adapt(a.on_gist_rows, lora_on::gist_rows);
   }
 
   B& backend() const { return *be_; }
@@ -128,8 +127,7 @@ class transformer {
         n_gists = std::max(n_gists, count);
       }
       std::size_t lora = 0;
-      for (const auto& b : blocks_)
-        lora = std::max(lora, b.lora_workspace_size(gist_rows_only_ ? n_gists : n));
+      for (const auto& b : blocks_) lora = std::max(lora, b.lora_workspace_size(n, n_gists));
       bytes += lora;
     }
     return bytes + workspace<B>::template bytes_for<std::int32_t>(n) +
@@ -377,8 +375,7 @@ class transformer {
   model_config config_;
   index_t n_gist_;
   bool adapted_ = false;
-  bool gist_rows_only_ = false;  ///< Of the LoRA.
-  buffer<T, B> table_;           ///< [n_vocab(), d_model]
+  buffer<T, B> table_;  ///< [n_vocab(), d_model]
   std::vector<block<B, T, KV>> blocks_;
   buffer<T, B> final_norm_;
   std::optional<linear_map<B, T>> head_;

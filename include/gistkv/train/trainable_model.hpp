@@ -160,14 +160,19 @@ class trainable_model {
     out.gists = {gists_->rows, rows(*gists_), {}};
     if (gist_head_ != gists_) out.gists.head = rows(*gist_head_);
     if (options_.trained != trained_weights::lora) return out;
-    out.alpha = options_.lora.alpha;
-    out.gist_rows_only = options_.lora.gist_rows_only;
-    for (std::size_t l = 0; l < blocks_.size(); ++l) {
-      blocks_[l]->save(static_cast<index_t>(l), out.factors);
-    }
+    model::lora& learned = options_.lora.gist_rows_only ? out.on_gist_rows : out.on_all_rows;
+    learned = {options_.lora.alpha, factors()};
     return out;
   }
 
+  /// Low-rank factors as they are now.
+  std::vector<model::low_rank> factors() const {
+    std::vector<model::low_rank> all;
+    for (std::size_t l = 0; l < blocks_.size(); ++l) {
+      blocks_[l]->save(static_cast<index_t>(l), all);
+    }
+    return all;
+  }
   /// Low-rank factors to go on from. @throws shape_error.
   void load(std::span<const model::low_rank> factors) {
     for (std::size_t l = 0; l < blocks_.size(); ++l) {

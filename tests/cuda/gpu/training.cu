@@ -50,7 +50,7 @@ outcome train_on(const model::host_model& source, const model::gist_rows& gists,
   using backend = backends::cuda<T>;
   backend be;
   train::trainable_model<backend, T> m(be, source, gists, options);
-  std::vector<model::low_rank> factors = m.save().factors;
+  std::vector<model::low_rank> factors = m.factors();
   random_generator random(17);
   for (model::low_rank& f : factors) {
     for (float& x : f.b) x = static_cast<float>(0.05 * random.normal());
