@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // What the machine can do at most, as one line of JSON: products of bf16 pairs (of floats where the
-// CPU has no others) out of registers, and reading of memory, on all threads.
+// CPU has no others; of tiles where it has those) out of registers, and reading of memory, on all
+// threads.
 //
 //   gistkv_bench_ceilings [THREADS]
 #include <algorithm>
@@ -16,6 +17,10 @@
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
+#endif
+#if defined(__AMX_BF16__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #include <gistkv/core/thread_pool.hpp>
@@ -58,6 +63,40 @@ float multiply() {
 }
 #endif
 
+#if defined(__AMX_BF16__)
+/// Products of 16 x 32 by 32 x 16 into four sums, which is as many as hide each other's latency.
+constexpr double flop_of_tiles = 4 * 2 * 16 * 32 * 16;
+float multiply_tiles() {
+  alignas(64) std::uint8_t configuration[64] = {1};
+  for (int i = 0; i < 8; ++i) {
+    configuration[16 + 2 * i] = 64;
+    configuration[48 + i] = 16;
+  }
+  _tile_loadconfig(configuration);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  for (int i = 0; i < n_rounds; ++i) {
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_dpbf16ps(1, 4, 5);
+    _tile_dpbf16ps(2, 4, 5);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  float row[16 * 16];
+  _tile_stored(0, row, 64);
+  _tile_release();
+  return row[0];
+}
+bool has_tiles() { return ::syscall(SYS_arch_prctl, 0x1023, 18) == 0; }  // ARCH_REQ_XCOMP_PERM
+#else
+constexpr double flop_of_tiles = 0;
+float multiply_tiles() { return 0; }
+bool has_tiles() { return false; }
+#endif
+
 /// Least seconds of five tries.
 template <class F>
 double least_seconds(F&& f) {
@@ -77,12 +116,14 @@ int main(int argc, char** argv) {
   gistkv::thread_pool pool(argc > 1 ? std::atoi(argv[1]) : 0);
   const gistkv::index_t threads = pool.size();
   std::vector<float> results(static_cast<std::size_t>(threads));
+  const bool tiles = has_tiles();
   const double multiplied = least_seconds([&] {
     pool.for_tasks(threads, [&](gistkv::index_t i, int) {
-      results[static_cast<std::size_t>(i)] = multiply();
+      results[static_cast<std::size_t>(i)] = tiles ? multiply_tiles() : multiply();
     });
   });
-  const double flop = flop_a_product * n_sums * n_rounds * static_cast<double>(threads);
+  const double flop =
+      (tiles ? flop_of_tiles : flop_a_product * n_sums) * n_rounds * static_cast<double>(threads);
 
   const std::vector<std::uint64_t> words(std::size_t{1} << 26, 1);  // 512 MiB, beyond any cache.
   std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads));

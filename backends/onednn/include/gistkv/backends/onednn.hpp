@@ -83,6 +83,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
         kernels_(&onednn_detail::kernels_for<T>(isa_)),
         narrow_(&onednn_detail::kernels_for<bf16>(isa_)),
         code_kernels_(codes_for(isa_)),
+        tile_kernels_(onednn_detail::tile_kernels_for<T>(isa_)),
         few_rows_(onednn_detail::few_rows_for<T>(isa_)),
         pool_(options.n_threads),
         product_(pool_.size()),
@@ -281,7 +282,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   void attention(tensor_view<T, 3> o, tensor_view<const T, 3> q, const kv_spans<KV, space>& kv,
                  const span_list& spans, double scale, matrix_view<T> lse) {
     using namespace onednn_detail;
-    const attend_function<T, KV> attend = attend_for<T, KV, F>(isa_);
+    const attend_function<T, KV> attend = attend_for<T, KV, F>(isa_, q.extent(2));
     const index_t n_q = q.extent(0);
     const index_t n_kv_heads = kv.n_kv_heads();
     const index_t group = q.extent(1) / n_kv_heads;
@@ -426,7 +427,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
 
   void linear_codes(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
     if (x.extent(0) >= worth_expanding) {
-      linear_expanded(o, x, w);
+      tile_kernels_ != nullptr ? linear_tiles(o, x, w) : linear_expanded(o, x, w);
     } else {
       const output to{o, &w};
       linear_whole_numbers({&to, 1}, x);
@@ -488,32 +489,71 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   /// Many rows: four panels of codes at a time are unpacked for all of them.
   void linear_expanded(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
     using namespace onednn_detail;
-    constexpr index_t slice = expanded_panels::rows;
     const code_matrix& codes = w.codes_;
     const index_t n = x.extent(0);
     const quantized_rows rows = quantized(x, codes.format());
     if (codes.format().has_minimum) {
       parallel(n, w.cols_ / 4, [&](index_t i) { code_kernels_->pair_sums(rows.from(i)); });
     }
+    for_expanded(n, w, expanded_panels::words_for(codes.n_blocks()), [&](const part_of_product& p) {
+      const auto expanded = expanded_panels::in(p.memory, codes.n_blocks());
+      code_kernels_->expand(expanded, p.panels, codes.n_blocks(), codes.format());
+      code_kernels_->multiply_expanded(o.data() + p.begin * o.stride(0) + p.first, o.stride(0),
+                                       rows.from(p.begin), p.count, expanded, p.n_out,
+                                       codes.format());
+    });
+  }
+
+  /// The same with tiles.
+  void linear_tiles(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
+    using namespace onednn_detail;
+    const code_matrix& codes = w.codes_;
+    const index_t n = x.extent(0);
+    const index_t d = x.extent(1);
+    const split_numbers rows = split_numbers::rows_in(
+        activations_.get<std::uint32_t>(split_numbers::words_for_rows(n, d)), n, d);
+    parallel(n, 2 * d,
+             [&](index_t i) { tile_kernels_->split(rows.from(i * d / 2), row(x, i), d); });
+    const std::size_t words = split_numbers::words_for_panels(codes.n_blocks());
+    for_expanded(n, w, words, [&](const part_of_product& p) {
+      const auto expanded = split_numbers::panels_in(p.memory, codes.n_blocks());
+      tile_kernels_->expand(expanded, p.panels, codes.n_blocks(), codes.format());
+      tile_kernels_->multiply(o.data() + p.begin * o.stride(0) + p.first, o.stride(0),
+                              rows.from(p.begin * d / 2), p.count, d, expanded, p.n_out);
+    });
+  }
+
+  /// Rows [begin, begin + count) times the rows of a weight from `first` on, n_out of which exist.
+  struct part_of_product {
+    index_t begin;
+    index_t count;
+    index_t first;
+    index_t n_out;
+    const std::byte* panels[4];
+    std::uint32_t* memory;  ///< Of the thread.
+  };
+
+  /// Calls f(part) on the threads, with memory for as many words, for all of n rows times codes.
+  template <class Function>
+  void for_expanded(index_t n, const packed_weight& w, std::size_t words, const Function& f) {
+    using namespace onednn_detail;
+    constexpr index_t slice = 4 * code_panel;
+    const code_matrix& codes = w.codes_;
     const index_t n_slices = (w.rows_ + slice - 1) / slice;
     const row_parts parts(n, n_slices, n_threads());
-    const std::size_t words = expanded_panels::words_for(codes.n_blocks());
     reserve_of_threads(words * sizeof(std::uint32_t));
     pool_.for_tasks(n_slices * parts.count, [&](index_t i, int thread) {
-      const index_t first = i / parts.count * slice;
-      const index_t begin = i % parts.count * parts.length;
-      const std::byte* panels[4];
-      for (index_t p = 0; p < 4; ++p) {
+      part_of_product p;
+      p.first = i / parts.count * slice;
+      p.n_out = std::min(slice, w.rows_ - p.first);
+      p.begin = i % parts.count * parts.length;
+      p.count = std::min(parts.length, n - p.begin);
+      for (index_t k = 0; k < 4; ++k) {
         // Panels past the end stand for the last one, and their results are dropped.
-        panels[p] = codes.panel(std::min(first / code_panel + p, codes.n_panels() - 1));
+        p.panels[k] = codes.panel(std::min(p.first / code_panel + k, codes.n_panels() - 1));
       }
-      auto* memory =
-          of_thread_[static_cast<std::size_t>(thread)].template get<std::uint32_t>(words);
-      const auto expanded = expanded_panels::in(memory, codes.n_blocks());
-      code_kernels_->expand(expanded, panels, codes.n_blocks(), codes.format());
-      code_kernels_->multiply_expanded(o.data() + begin * o.stride(0) + first, o.stride(0),
-                                       rows.from(begin), std::min(parts.length, n - begin),
-                                       expanded, std::min(slice, w.rows_ - first), codes.format());
+      p.memory = of_thread_[static_cast<std::size_t>(thread)].template get<std::uint32_t>(words);
+      f(p);
     });
   }
 
@@ -702,6 +742,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   const onednn_detail::kernels<T>* kernels_;
   const onednn_detail::kernels<bf16>* narrow_;
   const onednn_detail::code_kernels<T>* code_kernels_;
+  const onednn_detail::tile_kernels<T>* tile_kernels_;
   onednn_detail::few_rows_function<T> few_rows_;
   thread_pool pool_;
   onednn_detail::dnnl_product product_;

@@ -6,6 +6,8 @@
 #include <string_view>
 
 #if defined(__x86_64__)
+#include <gistkv/backends/onednn/amx.hpp>
+#include <gistkv/backends/onednn/amx_codes.hpp>
 #include <gistkv/backends/onednn/avx2.hpp>
 #include <gistkv/backends/onednn/avx512.hpp>
 #include <gistkv/backends/onednn/avx512_bf16.hpp>
@@ -18,8 +20,9 @@
 namespace gistkv::backends {
 
 /// What a CPU can do, each including those before it. `avx512_bf16` stands for AVX-512 with VNNI
-/// and BF16 products, as in Cooper Lake, Sapphire Rapids, Zen 4 and later.
-enum class instruction_set { portable, avx2, avx512, avx512_bf16 };
+/// and BF16 products, as in Cooper Lake, Sapphire Rapids, Zen 4 and later; `amx` for that and
+/// products of BF16 tiles, as in Sapphire Rapids and later.
+enum class instruction_set { portable, avx2, avx512, avx512_bf16, amx };
 
 constexpr std::string_view to_string(instruction_set set) {
   switch (set) {
@@ -31,6 +34,8 @@ constexpr std::string_view to_string(instruction_set set) {
       return "AVX-512";
     case instruction_set::avx512_bf16:
       return "AVX-512 with VNNI and BF16";
+    case instruction_set::amx:
+      return "AMX";
   }
   return "unknown";
 }
@@ -40,9 +45,11 @@ inline instruction_set best_instruction_set() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")
-               ? instruction_set::avx512_bf16
-               : instruction_set::avx512;
+    if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bf16")) {
+      return instruction_set::avx512;
+    }
+    static const bool has_tiles = onednn_detail::amx::available();
+    return has_tiles ? instruction_set::amx : instruction_set::avx512_bf16;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return instruction_set::avx2;
 #endif
@@ -55,6 +62,7 @@ template <class T>
 const kernels<T>& kernels_for(instruction_set set) {
 #if defined(__x86_64__)
   switch (set) {
+    case instruction_set::amx:
     case instruction_set::avx512_bf16:
       return avx512_bf16::table<T>;
     case instruction_set::avx512:
@@ -72,6 +80,7 @@ const kernels<T>& kernels_for(instruction_set set) {
 inline const training_kernels& training_kernels_for(instruction_set set) {
 #if defined(__x86_64__)
   switch (set) {
+    case instruction_set::amx:
     case instruction_set::avx512_bf16:
       return avx512_bf16::training_table;
     case instruction_set::avx512:
@@ -88,9 +97,16 @@ inline const training_kernels& training_kernels_for(instruction_set set) {
 
 /// Attention whose products have factors of F where the CPU multiplies those, else floats.
 template <class T, class KV, class F>
-attend_function<T, KV> attend_for(instruction_set set) {
+attend_function<T, KV> attend_for(instruction_set set, index_t head_dim) {
 #if defined(__x86_64__)
   switch (set) {
+    case instruction_set::amx:
+      if constexpr (std::same_as<F, bf16>) {
+        if (amx::dot_bf16::takes(head_dim)) {
+          return avx512_bf16::attend<T, KV, amx::dot_bf16>;
+        }
+      }
+      [[fallthrough]];
     case instruction_set::avx512_bf16:
       if constexpr (std::same_as<F, bf16>) {
         return avx512_bf16::attend<T, KV, avx512_bf16::dot_bf16>;
@@ -106,6 +122,7 @@ attend_function<T, KV> attend_for(instruction_set set) {
   }
 #endif
   (void)set;
+  (void)head_dim;
   return portable::attend<T, KV, portable::dot_f32>;
 }
 
@@ -113,7 +130,7 @@ attend_function<T, KV> attend_for(instruction_set set) {
 template <class T>
 few_rows_function<T> few_rows_for(instruction_set set) {
 #if defined(__x86_64__)
-  if (set == instruction_set::avx512_bf16) return avx512_bf16::few_rows<T>;
+  if (set >= instruction_set::avx512_bf16) return avx512_bf16::few_rows<T>;
 #endif
   (void)set;
   return nullptr;
@@ -123,7 +140,17 @@ few_rows_function<T> few_rows_for(instruction_set set) {
 template <class T>
 const code_kernels<T>* code_kernels_for(instruction_set set) {
 #if defined(__x86_64__)
-  if (set == instruction_set::avx512_bf16) return &avx512_vnni::table<T>;
+  if (set >= instruction_set::avx512_bf16) return &avx512_vnni::table<T>;
+#endif
+  (void)set;
+  return nullptr;
+}
+
+/// Null where the CPU has no tiles.
+template <class T>
+const tile_kernels<T>* tile_kernels_for(instruction_set set) {
+#if defined(__x86_64__)
+  if (set == instruction_set::amx) return &amx::code_table<T>;
 #endif
   (void)set;
   return nullptr;

@@ -66,12 +66,16 @@ inline constexpr index_t max_tile_rows = 192;
 /// Keys unpacked at a time: keys and values of one block stay in the first-level cache.
 inline constexpr index_t key_block = 128;
 
+/// Rows that share scores and weights of a block, at most.
+inline constexpr index_t most_group_rows = 16;
+
 inline constexpr index_t padded(index_t n) { return (n + 15) / 16 * 16; }
 
 /// Bytes that `attend` needs besides its result.
 inline constexpr std::size_t attention_scratch_bytes(index_t n_rows, index_t head_dim) {
   const index_t d = padded(head_dim);
-  return 4 * static_cast<std::size_t>(n_rows * d + 2 * key_block * d + 16 * d + 12 * key_block);
+  return 4 * static_cast<std::size_t>(n_rows * d + 2 * key_block * d + 16 * d +
+                                      2 * most_group_rows * key_block);
 }
 
 template <class T>

@@ -203,6 +203,44 @@ struct expanded_panels {
   }
 };
 
+/// Numbers as sums of two bf16, which are 16 bits of them: where a CPU multiplies tiles of bf16,
+/// three products of these are faster than one of whole numbers, and as exact.
+struct split_numbers {
+  std::uint32_t* high = nullptr;
+  std::uint32_t* low = nullptr;
+
+  /// Two tiles of 16 rows are read at a time, so there is memory for a multiple of them.
+  static constexpr index_t padded_rows(index_t n) { return (n + 31) / 32 * 32; }
+  /// Of rows of activations, [n, d / 2] words each: pairs of columns in the order of
+  /// quantized_rows.
+  static constexpr std::size_t words_for_rows(index_t n, index_t d) {
+    return static_cast<std::size_t>(padded_rows(n) * d);
+  }
+  static split_numbers rows_in(std::uint32_t* memory, index_t n, index_t d) {
+    return {memory, memory + padded_rows(n) * (d / 2)};
+  }
+  /// Of the weights of four panels, [d / 2][64] words each, in the same order.
+  static constexpr std::size_t words_for_panels(index_t n_blocks) {
+    return static_cast<std::size_t>(4 * code_panel * n_blocks * code_block);
+  }
+  static split_numbers panels_in(std::uint32_t* memory, index_t n_blocks) {
+    return {memory, memory + 4 * code_panel * n_blocks * (code_block / 2)};
+  }
+  split_numbers from(index_t words) const { return {high + words, low + words}; }
+};
+
+/// Products of many rows with weights in codes by tiles.
+template <class T>
+struct tile_kernels {
+  /// Of one row of d elements.
+  void (*split)(const split_numbers& to, const T* x, index_t d);
+  void (*expand)(const split_numbers& to, const std::byte* const (&panels)[4], index_t n_blocks,
+                 code_format format);
+  /// o[i, :n_out] of n rows i of d elements; n_out <= 64 of the outputs exist.
+  void (*multiply)(T* o, index_t ldo, const split_numbers& x, index_t n, index_t d,
+                   const split_numbers& w, index_t n_out);
+};
+
 template <class T>
 struct code_kernels {
   /// Quantises one row.
