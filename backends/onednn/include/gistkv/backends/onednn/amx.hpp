@@ -4,8 +4,11 @@
 
 #include <cpuid.h>
 #include <immintrin.h>
+
+#if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 
 #include <cstdint>
 

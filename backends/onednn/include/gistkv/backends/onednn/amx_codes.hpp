@@ -42,6 +42,12 @@ struct split_lanes {
   }
 };
 
+/// Words of two bf16, the first in the lower half.
+inline __m512i pairs(__m256i first, __m256i second) {
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(first),
+                         _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
+}
+
 /// See tile_kernels.
 template <class T>
 void split(const split_numbers& to, const T* x, index_t d) {
@@ -61,10 +67,6 @@ template <int Bits, bool Minimum>
 void expand_panels(const split_numbers& to, const std::byte* const (&panels)[4], index_t n_blocks,
                    int offset) {
   using namespace avx512_vnni;
-  const auto pairs = [](const __m256i& first, const __m256i& second) {
-    return _mm512_or_si512(_mm512_cvtepu16_epi32(first),
-                           _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
-  };
   for (index_t b = 0; b < n_blocks; ++b) {
     for (int p = 0; p < 4; ++p) {
       const std::byte* record =
