@@ -31,6 +31,15 @@ does eval ppl --method full,sag --recent 3 --segmenter paper,before --data "$roo
   --length 1024 --model "$model" --json
 holds 'untrained gists' "$(printf "$ratio" sag full) > 1.45"
 
+# One whose gist rows have LoRA of their own, on top of that on all rows.
+both=$root/examples/adapters/smollm2-135m-instruct-k4/adapter.safetensors
+does inspect "$both" --model "$model" --json
+holds 'the adapter with LoRA of both kinds' 'd["fits_model"] and d["metadata"]["lora_rows"] == "both" and
+  (d["n_gist"], d["recent"], d["segmenter"]) == (4, 4, "paper,before,min_bytes:160,max_length:80")'
+does eval ppl --method base,full,sag --data "$root/LICENSE" --limit 1 --length 1024 --adapter "$both" \
+  --model "$model" --json
+holds 'its gists' "$(printf "$ratio" sag base) < 1.25 and $(printf "$ratio" full base) < 1.05"
+
 # Under every method it changes the model as far as it is one of all rows.
 head -c 600 "$root/LICENSE" > "$work/text"
 short="--max-tokens 12 --adapter $adapter --model $model --json"

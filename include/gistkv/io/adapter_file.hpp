@@ -97,10 +97,6 @@ inline const std::string& adapter_fact(const safetensors_file& file, std::string
   return found->second;
 }
 
-}  // namespace detail
-
-namespace detail {
-
 /// The LoRA of a kind ("" or "gist_"); the names of its tensors are added to `known`.
 inline model::lora read_adapter_lora(const safetensors_file& file,
                                      const model::model_config& config, const std::string& kind,
