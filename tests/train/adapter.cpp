@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include <gistkv/model/transformer.hpp>
 #include <gistkv/train/trainable_model.hpp>
 
+#include "support/golden_arrays.hpp"
 #include "support/random_model.hpp"
 
 /// What was trained is what the transformer then computes with.
@@ -114,6 +116,10 @@ double trained_loss(const model::host_model& source, const model::adapter& a,
   m.load(last.factors);
   const train::batch<oracle> b(be(), {&s, 1}, rule, source.config.n_vocab);
   return m.loss(b, 1.0);
+}
+
+void write_all(const std::filesystem::path& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
 }
 
 }  // namespace
@@ -255,6 +261,22 @@ TEST_CASE("an adapter file holds what was trained") {
       FAIL("was read");
     } catch (const format_error& e) {
       CHECK(std::string(e.what()).find("blocks.0.gate.lora_b") != std::string::npos);
+    }
+    // The kinds of LoRA that the metadata name are those that the tensors have.
+    const std::string named =
+        a.on_all_rows.empty() ? "\"gists\"" : (a.on_gist_rows.empty() ? "\"all\"" : "\"both\"");
+    const std::string other = named == "\"both\"" ? "\"all\"" : "\"both\"";
+    std::string bytes = read_file(path);
+    const std::size_t at = bytes.find("\"lora_rows\":" + named);
+    REQUIRE(at != std::string::npos);
+    const auto length = static_cast<std::size_t>(12) + named.size();
+    if (other.size() <= named.size()) {
+      bytes.replace(at, length,
+                    "\"lora_rows\":" + other + std::string(named.size() - other.size(), ' '));
+      write_all(path, bytes);
+      CHECK_THROWS_AS(io::read_adapter(io::safetensors_file::open(path), source.config),
+                      format_error);
+      io::write_adapter(path, a, source.config.d_model, {}, true);
     }
     wider = source.config;
     wider.n_layers = 1;

@@ -51,8 +51,7 @@ inline __m512i pairs(__m256i first, __m256i second) {
 /// See tile_kernels.
 template <class T>
 void split(const split_numbers& to, const T* x, index_t d) {
-  const __m512i order = _mm512_set_epi16(31, 29, 30, 28, 27, 25, 26, 24, 23, 21, 22, 20, 19, 17, 18,
-                                         16, 15, 13, 14, 12, 11, 9, 10, 8, 7, 5, 6, 4, 3, 1, 2, 0);
+  const __m512i order = avx512_vnni::order_of_neighbours();
   for (index_t j = 0; j < d; j += code_block) {
     const split_lanes left(avx512_vnni::load(x + j));
     const split_lanes right(avx512_vnni::load(x + j + 16));
@@ -104,7 +103,8 @@ inline void expand(const split_numbers& to, const std::byte* const (&panels)[4],
   }
 }
 
-/// Tiles 0 to 3 += x[32, 32] w[32, 32], of which tiles 4 and 5 are to be the rows.
+// The next three make tiles 0 to 3 += x[32, 32] w[32, 32]: x in tiles 4 and 5, w in 6 and 7.
+
 inline void load_rows(const std::uint32_t* x, index_t words) {
   const auto row = static_cast<std::size_t>(4 * words);
   _tile_loadd(4, x, row);

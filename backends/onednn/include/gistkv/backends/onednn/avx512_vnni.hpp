@@ -59,6 +59,12 @@ inline __m128i reduce_four(const __m512i (&x)[4]) {
   return _mm512_castsi512_si128(Combine(quarters, _mm512_shuffle_i64x2(quarters, quarters, 0xb1)));
 }
 
+/// For each four neighbours of 16 bits the order 0 2 1 3.
+inline __m512i order_of_neighbours() {
+  return _mm512_set_epi16(31, 29, 30, 28, 27, 25, 26, 24, 23, 21, 22, 20, 19, 17, 18, 16, 15, 13,
+                          14, 12, 11, 9, 10, 8, 7, 5, 6, 4, 3, 1, 2, 0);
+}
+
 /// See quantized_rows.
 template <class T>
 void quantize(const quantized_rows& to, const T* x, code_format format) {
@@ -93,8 +99,7 @@ void quantize(const quantized_rows& to, const T* x, code_format format) {
   // Where an element is not a number or infinite, neither is any result.
   *to.scale = most == 255 ? __builtin_nanf("") : __builtin_ldexpf(1.0F, base - 126 - 15);
 
-  const __m512i order = _mm512_set_epi16(31, 29, 30, 28, 27, 25, 26, 24, 23, 21, 22, 20, 19, 17, 18,
-                                         16, 15, 13, 14, 12, 11, 9, 10, 8, 7, 5, 6, 4, 3, 1, 2, 0);
+  const __m512i order = order_of_neighbours();
   for (index_t b = 0; b < n_blocks; b += 4) {
     const __m128i exponents =
         _mm_max_epi32(_mm_maskz_loadu_epi32(stored(b), to.shift + b), _mm_set1_epi32(base));

@@ -209,8 +209,8 @@ struct split_numbers {
   std::uint32_t* high = nullptr;
   std::uint32_t* low = nullptr;
 
-  /// Two tiles of 16 rows are read at a time, so there is memory for a multiple of them.
-  static constexpr index_t padded_rows(index_t n) { return (n + 31) / 32 * 32; }
+  /// Rows are read 32 at a time from whichever a task begins with, so there is memory for as many.
+  static constexpr index_t padded_rows(index_t n) { return n + 31; }
   /// Of rows of activations, [n, d / 2] words each: pairs of columns in the order of
   /// quantized_rows.
   static constexpr std::size_t words_for_rows(index_t n, index_t d) {
