@@ -59,6 +59,19 @@ class object {
       to.push_back(item.get<std::string>());
     }
   }
+  void read_whole_numbers(const char* key, std::vector<index_t>& to, index_t least) const {
+    const nlohmann::json* list = fields_.find(key);
+    if (list == nullptr) return;
+    to.clear();
+    bool good = list->is_array() && !list->empty();
+    for (std::size_t i = 0; good && i < list->size(); ++i) {
+      good = (*list)[i].is_number_integer() && (*list)[i].get<index_t>() >= least;
+      if (good) to.push_back((*list)[i].get<index_t>());
+    }
+    if (!good) {
+      reject(key, list->dump(), "a list of whole numbers of at least " + std::to_string(least));
+    }
+  }
   /// The number of the choice, or `otherwise` if there is none.
   std::size_t choice(const char* key, std::initializer_list<std::string_view> names,
                      std::size_t otherwise) const {
@@ -197,7 +210,12 @@ train_config read_train_config(const std::string& path) {
   c.source = parsed;
   read_common(o, path, c);
   o.read_at_least("gists", c.rule.n_gist, 1);
-  o.read_at_least("recent", c.rule.recent, 0);
+  if (const nlohmann::json* recent = o.find("recent"); recent != nullptr && recent->is_array()) {
+    o.read_whole_numbers("recent", c.recent, 0);
+  } else {
+    o.read_at_least("recent", c.recent.front(), 0);
+  }
+  c.rule.recent = c.recent.front();
   o.read_at_least("sink", c.rule.n_sink, 0);
   o.read_between("distillation", c.distillation, 0, 1);
   o.read("recompute", c.recompute);
@@ -264,15 +282,7 @@ soft_config read_soft_config(const std::string& path) {
   c.decoder_lora = gmsa::training_options{}.decoder_lora;
   c.data.segmenters = {"unicode"};  // Its boundaries insert nothing.
   read_common(o, path, c);
-  if (const nlohmann::json* rates = o.find("rates")) {
-    c.rates.clear();
-    bool good = rates->is_array() && !rates->empty();
-    for (std::size_t i = 0; good && i < rates->size(); ++i) {
-      good = (*rates)[i].is_number_integer() && (*rates)[i].get<index_t>() >= 1;
-      if (good) c.rates.push_back((*rates)[i].get<index_t>());
-    }
-    if (!good) o.reject("rates", rates->dump(), "a list of whole numbers above 0");
-  }
+  o.read_whole_numbers("rates", c.rates, 1);
   o.read_at_least("encoder_layers", c.shape.encoder_layers, 1);
   o.read_at_least("alignment_layers", c.shape.alignment_layers, 1);
   c.alignment =

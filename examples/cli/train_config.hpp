@@ -61,6 +61,8 @@ struct run_config {
 
 struct train_config : run_config {
   sentence_rule rule{4, 0, 1};
+  /// Values of `rule.recent` of which documents take turns; the adapter brings the first along.
+  std::vector<index_t> recent = {0};
   double distillation = 0;  ///< Share of the teacher in the loss.
   bool recompute = false;
   bool narrow_model = false;  ///< A model that was trained as a whole is written as bf16.

@@ -181,6 +181,7 @@ class gist_run final : public training_run {
     w.first_gist = static_cast<token_t>(source_->weights.config.n_vocab);
     w.length = s.sequence;
     w.gist_targets = s.gist_targets;
+    w.recent = config_.recent;
     if (tokens_.add_bos()) w.bos = tokens_.bos();
     return w;
   }

@@ -183,7 +183,7 @@ refuses 1 "'merging' is 'median', want one of mean, last, slots" train gmsa --co
 for bad in '"rates": [],' '"rates": [4, 0],'; do
   config "$restoring"
   sed -i "s/\"rates\": \[4, 2\],/$bad/" "$work/c.json"
-  refuses 1 "field 'rates' is .*, want a list of whole numbers above 0" train gmsa --config "$work/c.json"
+  refuses 1 "field 'rates' is .*, want a list of whole numbers of at least 1" train gmsa --config "$work/c.json"
 done
 config "$restoring"
 sed -i 's/"encoder_layers": 3/"encoder_layers": 9/' "$work/c.json"

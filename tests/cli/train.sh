@@ -60,6 +60,18 @@ steps() { sed 1d "$1" | cut -d, -f1-7; }
 config "$lora"
 sed -e 's/"cache": "[^"]*"/"segmenter": ["paper", "uniform:5"]/' -e "s,$work/run,$work/turns," \
   "$work/c.json" > "$work/turns.json"
+first_loss() { sed -n 2p "$work/turns/log.csv" | cut -d, -f4; }
+does train sag --config "$work/turns.json"
+of_one=$(first_loss)
+# So they do in how many recent sentences they keep.
+sed 's/"recent": 1/"recent": [1, 0]/' "$work/turns.json" > "$work/recent.json"
+does train sag --config "$work/recent.json"
+does inspect "$work/turns/adapter.safetensors" --model "$model" --json
+holds 'the first number of recent sentences' 'd["recent"] == 1'
+[ "$(first_loss)" != "$of_one" ] || wrong 'documents do not take turns in recent sentences'
+sed 's/"recent": 1/"recent": [1, -1]/' "$work/turns.json" > "$work/recent.json"
+refuses 1 "field 'recent' is .1,-1., want a list of whole numbers of at least 0" \
+  train sag --config "$work/recent.json"
 does train sag --config "$work/turns.json"
 does inspect "$work/turns/adapter.safetensors" --model "$model" --json
 holds 'the first segmenter' 'd["segmenter"] == "paper"'

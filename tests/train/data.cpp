@@ -137,6 +137,36 @@ TEST_CASE("a sentence that is longer than a window is cut") {
                   argument_error);
 }
 
+TEST_CASE("documents take turns in how many recent sentences they keep") {
+  const std::vector<std::string> texts = {"ab. cd. efg. h.", "i", "j", "kl. mn. o.", "p. q. r. s."};
+  const auto stream = stream_of(texts);
+  for (const index_t length : {8, 11, 15, 100}) {
+    CAPTURE(length);
+    train::window_options o;
+    o.n_gist = 2;
+    o.first_gist = 256;
+    o.length = length;
+    o.recent = {4, 0, 1};
+    std::string all;
+    for (const train::window& w : train::cut_windows(stream, o)) {
+      for (const train::sequence& s : train::sequences_of(stream, w, o)) {
+        // Its first letter says which document it is of; texts of one token are dropped.
+        const char first = static_cast<char>(s.tokens.front());
+        std::size_t document = 0;
+        while (texts[document].find(first) == std::string::npos) ++document;
+        CAPTURE(first);
+        REQUIRE(s.recent.has_value());
+        CHECK(*s.recent == o.recent[document % 3]);
+        all += first;
+      }
+    }
+    CHECK(all.find('k') != std::string::npos);
+    CHECK(all.find('p') != std::string::npos);
+    o.recent.clear();
+    CHECK(!train::sequences_of(stream, train::cut_windows(stream, o).front(), o)[0].recent);
+  }
+}
+
 TEST_CASE("an order has every window once and depends on seed and epoch only") {
   const auto order = train::shuffled(100, 3, 0);
   CHECK(order == train::shuffled(100, 3, 0));

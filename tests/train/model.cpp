@@ -193,6 +193,24 @@ TEST_CASE("recomputing gives the same gradients, and a batch the sum of its sequ
   }
 }
 
+TEST_CASE("sequences of a batch may keep different numbers of recent sentences") {
+  const form f = forms()[1];
+  const model::host_model source = random_model(f.shape);
+  model_type m(be(), source, small_gists(source, 2), options_of(f));
+  auto sequences = documents(source.config.n_vocab, 2, true);
+  const auto loss_of = [&](std::span<const train::sequence> of, index_t recent) {
+    const sentence_rule rule{2, recent, 1};
+    return m.loss(train::batch<oracle>(be(), of, rule, source.config.n_vocab), 1.0);
+  };
+  const std::span<const train::sequence> both(sequences);
+  const double apart = loss_of(both.first(1), 0) + loss_of(both.last(1), 3);
+  const double alike = loss_of(both, 1);
+  CHECK(std::abs(alike - apart) > 1e-4);
+  sequences[0].recent = 0;
+  sequences[1].recent = 3;
+  CHECK(std::abs(loss_of(both, 1) - apart) <= 1e-12 * apart);
+}
+
 TEST_CASE("dropout is a function of its seed and off when nothing is trained") {
   form f = forms()[2];
   const model::host_model source = random_model(f.shape);

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -24,6 +25,8 @@ struct sequence {
   /// One entry a token: what the loss of predicting it counts; 0 for what is no target. The first
   /// is never predicted. Empty: 1 for all but the first.
   std::vector<float> weights;
+  /// Closed sentences whose rows stay raw (K); none: as the batch's rule says.
+  std::optional<index_t> recent = {};
 };
 
 /// Sum of the weights of all targets.
@@ -116,7 +119,9 @@ struct batch {
         targets.push_back(t);
         weights.push_back(weight);
       }
-      const sentence_structure structure(flags, rule);
+      sentence_rule own = rule;
+      own.recent = s.recent.value_or(rule.recent);
+      const sentence_structure structure(flags, own);
       for (index_t q = 0; q < count; ++q) spans.push_back(structure.spans(q));
       part p{n, count, static_cast<index_t>(all_anchors.size()), 0};
       for (const index_t row : structure.anchors()) {

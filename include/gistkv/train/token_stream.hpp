@@ -60,13 +60,21 @@ struct window_options {
   index_t length = 1024;     ///< Rows of a window at most, gists included.
   bool gist_targets = true;  ///< Predicting a gist counts; false is the published `flexible`.
   std::optional<token_t> bos = {};  ///< Put in front of every sequence.
+  /// Recent sentences that stay raw, of which documents take turns; empty: nothing is said.
+  std::vector<index_t> recent = {};
 };
 
 /// A piece of the stream, [begin, end).
 struct window {
   std::size_t begin = 0;
   std::size_t end = 0;
+  std::size_t document = 0;  ///< The number of the one it begins in.
 };
+
+/// Documents that end in a piece of a stream.
+inline std::size_t n_documents(std::span<const std::int32_t> piece) {
+  return static_cast<std::size_t>(std::count(piece.begin(), piece.end(), document_end));
+}
 
 /// Cuts a stream into windows of at most `length` rows that begin at a sentence or a document, one
 /// behind the other; a sentence longer than a window is cut. Documents share windows.
@@ -80,6 +88,7 @@ inline std::vector<window> cut_windows(std::span<const std::int32_t> stream,
   }
   std::vector<window> found;
   std::size_t begin = 0;
+  std::size_t document = 0;
   std::size_t cut = 0;  // Behind the last sentence that fits; begin: there is none yet.
   index_t rows = extra;
   for (std::size_t i = 0; i < stream.size(); ++i) {
@@ -87,7 +96,8 @@ inline std::vector<window> cut_windows(std::span<const std::int32_t> stream,
     const index_t more = x == document_end ? extra : x == sentence_end ? o.n_gist : 1;
     if (rows + more > o.length) {
       const std::size_t end = cut > begin ? cut : i;
-      found.push_back({begin, end});
+      found.push_back({begin, end, document});
+      document += n_documents(stream.subspan(begin, end - begin));
       begin = end;
       cut = end;
       rows = extra;
@@ -97,7 +107,7 @@ inline std::vector<window> cut_windows(std::span<const std::int32_t> stream,
     rows += more;
     if (x < 0 && x >= document_end) cut = i + 1;
   }
-  if (begin < stream.size()) found.push_back({begin, stream.size()});
+  if (begin < stream.size()) found.push_back({begin, stream.size(), document});
   return found;
 }
 
@@ -106,11 +116,13 @@ inline std::vector<sequence> sequences_of(std::span<const std::int32_t> stream, 
                                           const window_options& o) {
   std::vector<sequence> found;
   sequence open;
+  std::size_t document = w.document;
   const auto put = [&open](token_t t, bool counts) {
     open.tokens.push_back(t);
     open.weights.push_back(counts && open.tokens.size() > 1 ? 1.0F : 0.0F);
   };
   const auto close = [&] {
+    if (!o.recent.empty()) open.recent = o.recent[document++ % o.recent.size()];
     if (open.tokens.size() >= 2) found.push_back(std::move(open));
     open = {};
     if (o.bos) put(*o.bos, false);
