@@ -137,6 +137,44 @@ TEST_CASE("a sentence that is longer than a window is cut") {
                   argument_error);
 }
 
+TEST_CASE("a document that fits into a window is not cut") {
+  const std::vector<std::string> texts = {"ab. cd. ef", "g. h", "ij. kl. m", "nopqrst. u. vwx. yz",
+                                          "a"};
+  const auto stream = stream_of(texts);
+  for (const bool bos : {false, true}) {
+    for (const index_t length : {12, 14, 17, 20, 27}) {
+      CAPTURE(bos);
+      CAPTURE(length);
+      train::window_options o;
+      o.n_gist = 2;
+      o.first_gist = 256;
+      o.length = length;
+      if (bos) o.bos = 'B';
+      std::vector<std::size_t> whole;
+      std::size_t next = 0;
+      for (const train::window& w : train::cut_windows(stream, o)) {
+        CHECK(w.begin == next);
+        next = w.end;
+        index_t rows = 0;
+        for (const train::sequence& s : train::sequences_of(stream, w, o)) {
+          rows += static_cast<index_t>(s.tokens.size());
+        }
+        CHECK(rows <= length);
+        if (w.begin == 0 || stream[w.begin - 1] == train::document_end) continue;
+        // What begins in the middle of a document is of one that is too long for any window.
+        std::size_t first = w.begin;
+        while (first > 0 && stream[first - 1] != train::document_end) --first;
+        index_t all = bos ? 1 : 0;
+        for (std::size_t i = first; stream[i] != train::document_end; ++i) {
+          all += stream[i] == train::sentence_end ? 2 : 1;
+        }
+        CHECK(all > length);
+      }
+      CHECK(next == stream.size());
+    }
+  }
+}
+
 TEST_CASE("documents take turns in how many recent sentences they keep") {
   const std::vector<std::string> texts = {"ab. cd. efg. h.", "i", "j", "kl. mn. o.", "p. q. r. s."};
   const auto stream = stream_of(texts);

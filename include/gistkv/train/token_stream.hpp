@@ -76,8 +76,9 @@ inline std::size_t n_documents(std::span<const std::int32_t> piece) {
   return static_cast<std::size_t>(std::count(piece.begin(), piece.end(), document_end));
 }
 
-/// Cuts a stream into windows of at most `length` rows that begin at a sentence or a document, one
-/// behind the other; a sentence longer than a window is cut. Documents share windows.
+/// Cuts a stream into windows of at most `length` rows, one behind the other. Documents share
+/// windows; one that fits into a window is never cut, since what is asked at its end may stand at
+/// its beginning. A longer one is cut behind a sentence, a sentence longer than a window anywhere.
 /// @throws argument_error if a window has no room for a token and its gists.
 inline std::vector<window> cut_windows(std::span<const std::int32_t> stream,
                                        const window_options& o) {
@@ -86,6 +87,17 @@ inline std::vector<window> cut_windows(std::span<const std::int32_t> stream,
     throw argument_error("training windows: length " + std::to_string(o.length) +
                          ", expected at least " + std::to_string(o.n_gist + 2 + extra));
   }
+  const auto rows_of = [&o](std::int32_t x) {
+    return x == document_end ? index_t{0} : x == sentence_end ? o.n_gist : index_t{1};
+  };
+  /// Whether the document that begins at i fits into a window, but not behind so many rows.
+  const auto wants_own = [&](std::size_t i, index_t rows) {
+    index_t all = extra;
+    for (; i < stream.size() && stream[i] != document_end && all <= o.length; ++i) {
+      all += rows_of(stream[i]);
+    }
+    return all <= o.length && rows + all > o.length;
+  };
   std::vector<window> found;
   std::size_t begin = 0;
   std::size_t document = 0;
@@ -93,8 +105,9 @@ inline std::vector<window> cut_windows(std::span<const std::int32_t> stream,
   index_t rows = extra;
   for (std::size_t i = 0; i < stream.size(); ++i) {
     const std::int32_t x = stream[i];
-    const index_t more = x == document_end ? extra : x == sentence_end ? o.n_gist : 1;
-    if (rows + more > o.length) {
+    const bool joins = i > begin && stream[i - 1] == document_end;
+    const index_t more = rows_of(x) + (joins ? extra : 0);
+    if (rows + more > o.length || (joins && wants_own(i, rows))) {
       const std::size_t end = cut > begin ? cut : i;
       found.push_back({begin, end, document});
       document += n_documents(stream.subspan(begin, end - begin));
