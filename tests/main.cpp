@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
   setenv("GISTKV_DATA_DIR", GISTKV_TEST_DATA_DIR, 0);
   setenv("GISTKV_GOLDEN_DIR", GISTKV_TEST_GOLDEN_DIR, 0);
   setenv("GISTKV_MODEL", GISTKV_TEST_MODEL, 0);
+  setenv("GISTKV_SOURCE_DIR", GISTKV_TEST_SOURCE_DIR, 0);
   doctest::Context context(argc, argv);
   const int status = context.run();
   if (context.shouldExit()) return status;

@@ -11,6 +11,7 @@ name=$(basename "$CXX")
 work=$SCRATCH/headers_alone.$name
 rm -rf "$work"
 CCACHE=${CCACHE:-}
+export CCACHE_BASEDIR="$SOURCE" CCACHE_NOHASHDIR=true
 mkdir -p "$work"
 
 # The reference: the files behind all standard headers, as this compiler finds them.
@@ -67,7 +68,7 @@ $CCACHE "$CXX" -std=c++20 -O0 -Wall -Wextra -Wpedantic -Wconversion -Wsign-conve
   > "$log.out" 2>&1 || { echo "$header does not compile alone:"; head -n 30 "$log.out"; exit 1; }
 case $header in include/gistkv/io/* | backends/*) exit 0 ;; esac
 foreign=$(sed 's/^[^:]*://' "$log.d" | tr -d '\\' | tr -s ' ' '\n' | sort -u |
-  comm -23 - "$work/standard" | grep -v '^include/gistkv/' | grep -v -e "^$log.cpp$" -e '^$')
+  comm -23 - "$work/standard" | grep -v '^include/gistkv/' | grep -v -e "/${log##*/}.cpp$" -e '^$')
 [ -z "$foreign" ] || { echo "$header reads more than the standard library: $(echo "$foreign" | head -n 3 | tr "\n" " ")"; exit 1; }
 ONE
 export work CXX CCACHE third_party

@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -19,6 +18,8 @@
 #include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/quantize.hpp>
 #include <gistkv/core/random.hpp>
+
+#include <support/data.hpp>
 
 namespace {
 
@@ -84,8 +85,7 @@ TEST_CASE("row_bytes refuses what is no whole row") {
 }
 
 TEST_CASE("blocks decode as an independent decoder does") {
-  const auto path =
-      std::filesystem::path(__FILE__).parent_path().parent_path() / "data" / "block_formats.json";
+  const auto path = test::source_dir() / "tests" / "data" / "block_formats.json";
   std::ifstream stream(path);
   REQUIRE_MESSAGE(stream.good(), path.string());
   const auto document = nlohmann::json::parse(stream);

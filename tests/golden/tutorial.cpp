@@ -106,7 +106,7 @@ std::string trimmed_lines(std::string_view text) {
 TEST_SUITE_BEGIN("golden");
 
 TEST_CASE("the tutorial's code is code that is compiled here") {
-  const auto root = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
+  const auto root = test::source_dir();
   const auto tutorial = root / "docs" / "tutorial.md";
   if (!test::require_file(tutorial)) return;
   std::string sources;
@@ -115,7 +115,7 @@ TEST_CASE("the tutorial's code is code that is compiled here") {
     if (extension != ".cpp" && extension != ".hpp") continue;
     sources += trimmed_lines(test::read_file(entry.path()));
   }
-  sources += trimmed_lines(test::read_file(__FILE__));
+  sources += trimmed_lines(test::read_file(root / "tests" / "golden" / "tutorial.cpp"));
   const std::string text = test::read_file(tutorial);
   const std::string fence = "```cpp\n";
   int n_blocks = 0;

@@ -3,7 +3,6 @@
 
 #include <doctest/doctest.h>
 
-#include <filesystem>
 #include <fstream>
 #include <string>
 #include <string_view>
@@ -15,6 +14,8 @@
 #include <gistkv/io/chat_template.hpp>
 #include <gistkv/io/jinja_skeleton.hpp>
 
+#include <support/data.hpp>
+
 using namespace gistkv;
 using io::chat_family;
 using io::chat_message;
@@ -23,8 +24,7 @@ using io::chat_template;
 namespace {
 
 nlohmann::json cases() {
-  const auto path =
-      std::filesystem::path(__FILE__).parent_path().parent_path() / "data/chat_templates.json";
+  const auto path = test::source_dir() / "tests/data/chat_templates.json";
   return nlohmann::json::parse(std::ifstream(path));
 }
 

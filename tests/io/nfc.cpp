@@ -4,7 +4,6 @@
 #include <doctest/doctest.h>
 
 #include <cstddef>
-#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -12,17 +11,14 @@
 
 #include <gistkv/io/nfc.hpp>
 
+#include <support/data.hpp>
+
 using gistkv::io::compose;
 using gistkv::io::is_composed;
 
-namespace {
-
-const auto tests = std::filesystem::path(__FILE__).parent_path().parent_path();
-
-}  // namespace
-
 TEST_CASE("nfc: as an independent implementation normalises") {
-  const auto cases = nlohmann::json::parse(std::ifstream(tests / "data/nfc_cases.json"));
+  const auto cases = nlohmann::json::parse(
+      std::ifstream(gistkv::test::source_dir() / "tests/data/nfc_cases.json"));
   REQUIRE(cases.size() > 500);
   std::size_t changed = 0;
   for (const auto& c : cases) {

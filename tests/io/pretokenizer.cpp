@@ -4,7 +4,6 @@
 #include <doctest/doctest.h>
 
 #include <cstddef>
-#include <filesystem>
 #include <fstream>
 #include <string>
 #include <string_view>
@@ -15,6 +14,8 @@
 #include <gistkv/core/error.hpp>
 #include <gistkv/core/random.hpp>
 #include <gistkv/io/pretokenizer.hpp>
+
+#include <support/data.hpp>
 
 using namespace gistkv;
 using io::pretokenizer;
@@ -32,8 +33,7 @@ using strings = std::vector<std::string>;
 }  // namespace
 
 TEST_CASE("pretokenizer: the words are those of an independent regular expression engine") {
-  const auto path =
-      std::filesystem::path(__FILE__).parent_path().parent_path() / "data/pretokenizer_splits.json";
+  const auto path = test::source_dir() / "tests/data/pretokenizer_splits.json";
   const auto cases = nlohmann::json::parse(std::ifstream(path));
   REQUIRE(cases.size() > 400);
   for (const auto& c : cases) {

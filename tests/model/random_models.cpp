@@ -224,7 +224,7 @@ TEST_CASE("the older form of the config says the same") {
 }
 
 TEST_CASE("rotary frequencies are those of Hugging Face") {
-  const auto rotations = test::read_json(test::random_models / "rotations" / "rotations.json");
+  const auto rotations = test::read_json(test::random_models() / "rotations" / "rotations.json");
   double worst = 0;
   for (const auto& rotation : rotations.items()) {
     CAPTURE(rotation.key());

@@ -34,6 +34,10 @@ inline std::filesystem::path data_dir() { return path_from("GISTKV_DATA_DIR"); }
 /// Expected results of independent implementations; environment variable GISTKV_GOLDEN_DIR.
 inline std::filesystem::path golden_dir() { return path_from("GISTKV_GOLDEN_DIR"); }
 
+/// The root of the source; environment variable GISTKV_SOURCE_DIR. Not from __FILE__, which is
+/// relative where a compiler cache serves several copies of the source.
+inline std::filesystem::path source_dir() { return path_from("GISTKV_SOURCE_DIR"); }
+
 /// SmolLM2-135M-Instruct as GGUF; environment variable GISTKV_MODEL.
 inline std::filesystem::path model_path() { return path_from("GISTKV_MODEL"); }
 

@@ -28,8 +28,9 @@
 
 namespace gistkv::test {
 
-inline const auto random_models =
-    std::filesystem::path(__FILE__).parent_path().parent_path() / "data" / "random_models";
+inline std::filesystem::path random_models() {
+  return source_dir() / "tests" / "data" / "random_models";
+}
 
 struct weight_tensor {
   std::string name;
@@ -71,7 +72,7 @@ inline std::vector<float> rule_weights(std::size_t t, const std::string& name,
 
 inline std::vector<random_case> read_cases() {
   std::vector<random_case> cases;
-  for (const auto& file : std::filesystem::directory_iterator(random_models)) {
+  for (const auto& file : std::filesystem::directory_iterator(random_models())) {
     if (file.is_directory()) continue;
     random_case c{file.path().stem().string(), read_json(file.path()), {}};
     const auto& tensors = c.json.at("tensors");

@@ -11,8 +11,7 @@
 #include <support/data.hpp>
 
 TEST_CASE("the tables are what their script writes") {
-  const auto script =
-      std::filesystem::path(__FILE__).parent_path().parent_path() / "generate/unicode_tables.py";
+  const auto script = gistkv::test::source_dir() / "tests/generate/unicode_tables.py";
   if (!gistkv::test::require_file(script)) return;
   const int status = std::system(("python3 '" + script.string() + "' --check 2>/dev/null").c_str());
   REQUIRE(WIFEXITED(status));
