@@ -26,6 +26,8 @@
 #include <io/gguf_builder.hpp>
 #include <support/golden_arrays.hpp>
 
+#include "support/data.hpp"
+
 namespace gistkv::test {
 
 inline std::filesystem::path random_models() {
