@@ -24,9 +24,8 @@
 #include <gistkv/core/types.hpp>
 
 #include <io/gguf_builder.hpp>
+#include <support/data.hpp>
 #include <support/golden_arrays.hpp>
-
-#include "support/data.hpp"
 
 namespace gistkv::test {
 
