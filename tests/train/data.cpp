@@ -44,6 +44,24 @@ std::string text_of(const train::sequence& s) {
   return text;
 }
 
+/// Windows that follow each other without a gap and hold no more rows than they may.
+std::vector<train::window> checked_windows(const std::vector<std::int32_t>& stream,
+                                           const train::window_options& o) {
+  const auto windows = train::cut_windows(stream, o);
+  std::size_t next = 0;
+  for (const train::window& w : windows) {
+    CHECK(w.begin == next);
+    next = w.end;
+    index_t rows = 0;
+    for (const train::sequence& s : train::sequences_of(stream, w, o)) {
+      rows += static_cast<index_t>(s.tokens.size());
+    }
+    CHECK(rows <= o.length);
+  }
+  CHECK(next == stream.size());
+  return windows;
+}
+
 }  // namespace
 
 TEST_CASE("a document becomes tokens, sentence ends and its end") {
@@ -89,22 +107,15 @@ TEST_CASE("windows begin at sentences, and no text is lost") {
       o.n_gist = n_gist;
       o.first_gist = 256;
       o.length = length;
-      std::size_t next = 0;
       std::string all;
-      for (const train::window& w : train::cut_windows(stream, o)) {
-        CHECK(w.begin == next);
-        next = w.end;
-        index_t rows = 0;
+      for (const train::window& w : checked_windows(stream, o)) {
         for (const train::sequence& s : train::sequences_of(stream, w, o)) {
-          rows += static_cast<index_t>(s.tokens.size());
           CHECK(s.weights.front() == 0.0F);
           for (std::size_t i = 0; i < s.tokens.size(); ++i) {
             if (s.tokens[i] < 256) all += static_cast<char>(s.tokens[i]);
           }
         }
-        CHECK(rows <= length);
       }
-      CHECK(next == stream.size());
       // Inserted spaces included: one a document that ends with a full stop.
       CHECK(all == "ab. cd. efg. h. ij. klm. n. o. p. q. r. s. t. u. ");
     }
@@ -150,16 +161,7 @@ TEST_CASE("a document that fits into a window is not cut") {
       o.first_gist = 256;
       o.length = length;
       if (bos) o.bos = 'B';
-      std::vector<std::size_t> whole;
-      std::size_t next = 0;
-      for (const train::window& w : train::cut_windows(stream, o)) {
-        CHECK(w.begin == next);
-        next = w.end;
-        index_t rows = 0;
-        for (const train::sequence& s : train::sequences_of(stream, w, o)) {
-          rows += static_cast<index_t>(s.tokens.size());
-        }
-        CHECK(rows <= length);
+      for (const train::window& w : checked_windows(stream, o)) {
         if (w.begin == 0 || stream[w.begin - 1] == train::document_end) continue;
         // What begins in the middle of a document is of one that is too long for any window.
         std::size_t first = w.begin;
@@ -170,7 +172,6 @@ TEST_CASE("a document that fits into a window is not cut") {
         }
         CHECK(all > length);
       }
-      CHECK(next == stream.size());
     }
   }
 }
