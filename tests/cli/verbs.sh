@@ -120,6 +120,15 @@ print([a["text"] for a in json.load(open(sys.argv[1]))["answers"]])' "$work/out"
 fi
 does ask "$work/x.gkv" "$question" --model "$model" --max-tokens 8
 [ -s "$work/out" ] || wrong 'ask wrote nothing'
+# A program that knows the format from docs/format.md alone replaces its gists by zeros.
+if command -v python3 > /dev/null; then
+  python3 "$(dirname "$0")/../../docs/quality/zero_gists.py" "$work/x.gkv" "$work/zeroed.gkv" ||
+    wrong 'zero_gists.py failed'
+  does inspect "$work/zeroed.gkv"
+  says out '^checksum  *good'
+  ! cmp -s "$work/x.gkv" "$work/zeroed.gkv" || wrong 'zero_gists.py changed nothing'
+  does ask "$work/zeroed.gkv" "$question" --model "$model" --max-tokens 2
+fi
 does ask "$work/x.gkv" '[a, b]' --model "$model" --max-tokens 2 --json
 holds 'a question in brackets' 'd["answers"][0]["question"] == "[a, b]"'
 does ask "$text" "$question" --compare=full,window --model "$model" --max-tokens 6
