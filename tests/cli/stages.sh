@@ -73,6 +73,10 @@ done
 # A stage by itself begins with the model and the adapter that are there.
 does train sag --config "$work/c.json" --threads 1 --stage 3 --json
 holds 'stage 3 again' 'd["stages"] == 3'
+# Also where the config names an adapter: that is what the first stage begins with.
+config "$warm, $full, $cool" '"adapter": "absent.safetensors",'
+does train sag --config "$work/c.json" --threads 1 --stage 3
+refuses 1 'absent.safetensors' train sag --config "$work/c.json" --threads 1 --stage 1
 
 # A stage that trains gists, then one that may change all but at rate 0: the weights are those of
 # the source, to the bit, and LoRA behind it begins with the model that was written.

@@ -34,7 +34,7 @@ struct model_options {
   lora_options lora;  ///< Of `lora`.
   sentence_rule rule;
   /// Keep the input of each block and compute its inside again in the backward pass: about a third
-  /// more work, and a tenth of the memory.
+  /// more work, and a tenth of the memory for activations.
   bool recompute = false;
 };
 
