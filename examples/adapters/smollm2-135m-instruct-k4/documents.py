@@ -2,31 +2,39 @@
 # Copyright 2026 The gistkv authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""documents.py DATA OUT.jsonl LENGTH MEGABYTES SEED [KIND=SHARE...]: documents that teach gists to
-carry words, always the same ones for the same arguments.
+"""documents.py DATA OUT.jsonl LENGTHS MEGABYTES SEED TURNS [KIND=SHARE...]: documents that teach gists
+to carry words, always the same ones for the same arguments.
 
 Each is a list of parts, of which the second, fourth and so on are learned: what is asked for stands in
-no other place than in sentences that have become gists. LENGTH is that of a text in characters, on
-average; texts are from a third of it to twice as long. DATA holds train_text/books_{0..7}.jsonl.zst (old
-books in the public domain) and squad/train.jsonl (SQuAD 1.1). Kinds and their shares:
+no other place than in sentences that have become gists. LENGTHS are those of texts in characters,
+between commas, on average; texts are from a third of one to twice as long. TURNS says what follows what,
+say whole,mix: a piece of a book as it stands, and one of the other kinds, and so on. DATA holds
+train_text/books_{0..7}.jsonl.zst (old books in the public domain) and squad/train.jsonl (SQuAD 1.1);
+/usr/share/common-licenses gives a seventh of the prose, BSD excepted. Kinds and their shares of the mix,
+in characters:
 
     restate    a text, and then the same text
     complete   a text, the beginnings of some of its sentences, each with what followed
     recall     keys with numbers or words among sentences of a book, and questions
+    follow     a text and, in the chat template, what comes behind some of its words
     question   paragraphs and questions of SQuAD in the model's chat template
-    whole      a text without a question, all of it learned
+    whole      a text without a question, all of it learned: 3,600 to 6,600 characters
 
 Needs zstdcat."""
 
 import json
+import pathlib
 import random
 import re
 import subprocess
 import sys
+import textwrap
 
 SYSTEM = ("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
           "<|im_end|>\n")
-SHARES = {"restate": 0.35, "complete": 0.25, "recall": 0.25, "question": 0.15, "whole": 0.0}
+SHARES = {"restate": 0.2, "complete": 0.2, "recall": 0.3, "follow": 0.15, "question": 0.15}
+FOLLOW = ('What follows "{}" in the text?', 'What comes after "{}"?', 'Which words come after "{}"?',
+          'How does the text go on after "{}"?', 'In the text, what follows "{}"?')
 ORDERS = ("Repeat the text above.", "Repeat the text.", "What does the text say?",
           "Write the text once more:", "The same text again:")
 
@@ -42,9 +50,13 @@ def sentences_of(text):
 
 
 class Source:
-    def __init__(self, data, seed, length):
+    def __init__(self, data, seed, lengths):
         self.random = random.Random(seed)
-        self.length = length
+        self.lengths = lengths
+        licences = pathlib.Path("/usr/share/common-licenses")
+        self.licences = [p.read_text(encoding="utf-8", errors="replace")
+                         for p in sorted(licences.iterdir())
+                         if not p.is_symlink() and p.name != "BSD"]
         self.books = []
         self.words = set()
         for number in range(8):
@@ -64,14 +76,15 @@ class Source:
             self.articles = [json.loads(line)["paragraphs"] for line in lines]
 
     def n_characters(self):
-        return int(self.length * self.random.choice([0.35, 0.5, 0.7, 1.0, 1.4, 2.0]))
+        return int(self.random.choice(self.lengths) * self.random.choice([0.35, 0.5, 0.7, 1.0, 1.4, 2.0]))
 
     def prose(self, size):
         """Consecutive sentences of about `size` characters, of a book or an article."""
         r = self.random
         while True:
-            if r.random() < 0.6:
-                book = r.choice(self.books)
+            drawn = r.random()
+            if drawn < 0.6:
+                book = r.choice(self.books if drawn > 0.15 else self.licences)
                 begin = book.find(". ", r.randrange(max(1, len(book) - size - 500))) + 2
                 text = book[begin:begin + size + 400]
             else:
@@ -91,7 +104,7 @@ class Source:
 
     def value(self, kind):
         if kind == "number":
-            return str(self.random.randint(1, 10**self.random.randint(1, 6)))
+            return str(self.random.randint(1, 10**self.random.choice([1, 2, 3, 4, 5, 6, 7, 7])))
         return self.name() if self.random.random() < 0.6 else self.random.choice(self.words)
 
     def context(self, text, question, chat):
@@ -100,8 +113,14 @@ class Source:
             return SYSTEM + user(f"{text}\n\n{question}")
         return f"{text}\n\n{question}\n"
 
+    def lines(self, text):
+        """A third of the texts in lines of equal width, as in plain files."""
+        if self.random.random() > 0.35:
+            return text
+        return textwrap.fill(text, self.random.randint(66, 78))
+
     def further(self, question, chat):
-        return f"<|im_end|>\n{user(question)}" if chat else f"\n\n{question}\n"
+        return f"\n{user(question)}" if chat else f"\n\n{question}\n"
 
     def restate(self):
         text = " ".join(self.prose(self.n_characters()))
@@ -109,7 +128,7 @@ class Source:
             text = " ".join(self.random.choices(self.words, k=max(6, len(text) // 12))) + "."
         chat = self.random.random() < 0.3
         return [self.context(text, self.random.choice(ORDERS), chat),
-                text + ("<|im_end|>\n" if chat else "")]
+                text + ("<|im_end|>" if chat else "")]
 
     def complete(self):
         chosen = self.prose(int(1.5 * self.n_characters()))
@@ -122,10 +141,26 @@ class Source:
             document += [" " + " ".join(words[k:]), ""]
         return document[:-1]
 
+    def follow(self):
+        r = self.random
+        chosen = self.prose(self.n_characters())
+        long = [s for s in chosen if len(s.split()) >= 8]
+        document = []
+        for sentence in r.sample(long, min(len(long), r.randint(2, 7))):
+            words = sentence.split()
+            n_cue = r.randint(3, 6)
+            begin = 0 if r.random() < 0.4 else r.randint(0, len(words) - n_cue - 1)
+            question = r.choice(FOLLOW).format(" ".join(words[begin:begin + n_cue]))
+            answer = " ".join(words[begin + n_cue:begin + n_cue + r.randint(3, 8)])
+            document.append(self.further(question, True) if document else
+                            self.context(self.lines(" ".join(chosen)), question, True))
+            document.append(answer.rstrip(".,;:") + ".<|im_end|>")
+        return document or self.follow()
+
     def recall(self):
         r = self.random
-        kind = r.choice(["number", "word", "words"])
-        keys = [self.name() for _ in range(r.choice([1, 1, 2, 3, 4]))]
+        kind = r.choice(["number", "number", "number", "word", "words"])
+        keys = [self.name() for _ in range(r.choice([2, 3, 4, 5, 6]))]
         values = [self.value(kind) for _ in keys]
         lines = [f"One of the special magic {kind.rstrip('s')}s for {k} is: {v}."
                  if r.random() < 0.8 else
@@ -150,7 +185,7 @@ class Source:
                             if not chat else self.context(text, question, chat)]
             else:
                 document.append(self.further(question, chat) if chat else f"\n\n{question}")
-            document.append(f" {values[i]}." if not chat else f"{values[i]}.")
+            document.append(f" {values[i]}." if not chat else f"{values[i]}.<|im_end|>")
         return document
 
     def question(self):
@@ -176,38 +211,45 @@ class Source:
             if not pairs:
                 continue
             r.shuffle(pairs)
-            text = "\n".join(p["context"].strip() for p in chosen)
+            text = "\n".join(self.lines(p["context"].strip()) for p in chosen)
             document = []
-            for n, (asked, answer) in enumerate(pairs[:r.randint(2, 6)]):
+            for n, (asked, answer) in enumerate(pairs[:r.randint(3, 8)]):
                 document.append(self.context(text, asked, True) if n == 0 else
                                 self.further(asked, True))
-                document.append(answer + ".")
+                document.append(answer + ".<|im_end|>")
             return document
 
     def whole(self):
         """Paragraphs of a book as they stand; nothing in front."""
         book = self.random.choice(self.books)
-        size = int(self.length * self.random.uniform(0.8, 1.6))
+        size = int(self.random.uniform(3600, 6600))
         begin = book.find("\n", self.random.randrange(max(1, len(book) - size))) + 1
         return ["\n", book[begin:begin + size].strip()]
 
 
 def main():
-    data, output, length, megabytes, seed = sys.argv[1:6]
+    data, output, lengths, megabytes, seed, turns = sys.argv[1:7]
     shares = dict(SHARES)
-    for setting in sys.argv[6:]:
+    for setting in sys.argv[7:]:
         kind, share = setting.split("=")
         shares[kind] = float(share)
-    source = Source(data, int(seed), int(length))
+    source = Source(data, int(seed), [int(n) for n in lengths.split(",")])
     sizes = dict.fromkeys(shares, 0)
+    n_whole = 0
     with open(output, "w", encoding="utf-8") as out:
-        while sum(sizes.values()) < float(megabytes) * 1e6:
-            # By characters, since kinds differ in length.
-            kind = max(shares, key=lambda k: shares[k] * (sum(sizes.values()) + 1) - sizes[k])
-            document = getattr(source, kind)()
-            sizes[kind] += sum(len(p) for p in document)
-            out.write(json.dumps({"text": document}) + "\n")
-    print(output, "characters of each kind:", sizes)
+        while n_whole + sum(sizes.values()) < float(megabytes) * 1e6:
+            for turn in turns.split(","):
+                # By characters, since kinds differ in length.
+                kind = "whole" if turn == "whole" else max(
+                    shares, key=lambda k: shares[k] * (sum(sizes.values()) + 1) - sizes[k])
+                document = getattr(source, kind)()
+                n = sum(len(p) for p in document)
+                if kind == "whole":
+                    n_whole += n
+                else:
+                    sizes[kind] += n
+                out.write(json.dumps({"text": document}) + "\n")
+    print(output, "characters of each kind:", {**sizes, "whole": n_whole})
 
 
 if __name__ == "__main__":
