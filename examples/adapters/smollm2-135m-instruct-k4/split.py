@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """split.py text ADAPTER OUT: the adapter without its LoRA on gist rows.
-split.py join TEXT GISTS OUT: LoRA on all rows from TEXT; gists and LoRA on gist rows from GISTS."""
+split.py join TEXT GISTS OUT: LoRA on all rows from TEXT; gists and LoRA on gist rows from GISTS.
+split.py scale ADAPTER OUT ALPHA: the adapter with another alpha of its LoRA on all rows."""
 
 import json
 import struct
@@ -43,6 +44,9 @@ def main():
         facts["lora_rows"] = "all"
         del facts["gist_alpha"]
         write(rest[0], facts, on_all)
+    elif what == "scale":
+        facts["alpha"] = rest[1]
+        write(rest[0], facts, tensors)
     else:
         facts2, tensors2 = read(rest[0])
         kept = {n: t for n, t in tensors2.items() if ".lora_" not in n}
