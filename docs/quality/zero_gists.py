@@ -51,6 +51,8 @@ def main():
     source, target = sys.argv[1:3]
     with open(source, "rb") as file:
         data = bytearray(file.read())
+    if data[:8] != b"GKVCACHE" or struct.unpack_from("<I", data, 8)[0] != 3:
+        sys.exit(f"{source}: no compressed context of version 3")
     n_sections = struct.unpack_from("<I", data, 12)[0]
     entries = [struct.unpack_from("<IIQQ", data, 64 + 32 * i) for i in range(n_sections)]
     places = {(kind, index): (begin, size) for kind, index, begin, size in entries}

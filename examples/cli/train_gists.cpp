@@ -76,8 +76,7 @@ class gist_run final : public training_run {
   /// The gists that a run begins with.
   void begin(const position& at) override {
     if (trained_before(at.stage)) take_trained_model();
-    // A later stage by itself goes on from what the earlier ones have left.
-    const std::string from = at.stage > 0 ? adapter_path().string() : config_.adapter;
+    const std::string from = adapter_before(at, config_.adapter);
     if (from.empty()) {
       adapter_.gists =
           model::untrained_gist_rows(source_->weights, config_.rule.n_gist, config_.seed);

@@ -68,8 +68,7 @@ class soft_run final : public training_run {
   }
 
   void begin(const position& at) override {
-    // A later stage by itself goes on from what the earlier ones have left.
-    const std::string from = at.stage > 0 ? adapter_path().string() : config_.adapter;
+    const std::string from = adapter_before(at, config_.adapter);
     if (!from.empty()) return take_adapter(from);
     parts_ = gmsa::untrained_parts(source_->weights, config_.shape);
     parts_.merging = config_.merging;

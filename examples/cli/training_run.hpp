@@ -90,6 +90,11 @@ class training_run {
   /// Whether this is the rank that writes files.
   bool speaks() const { return group_.rank() == 0; }
   std::filesystem::path adapter_path() const { return folder_ / "adapter.safetensors"; }
+  /// The adapter that a stage begins with, empty if none: the first with the one that the config
+  /// names, a later one by itself with what those before it have left.
+  std::string adapter_before(const position& at, const std::string& of_config) const {
+    return at.stage > 0 ? adapter_path().string() : of_config;
+  }
   /// Of what is trained, for metadata.
   io::string_map facts_of(const position& at) const;
 

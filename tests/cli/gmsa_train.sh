@@ -64,6 +64,11 @@ steps() { sed 1d "$1" | cut -d, -f1-7; }
 [ "$(steps "$work/whole/log.csv")" = "$(steps "$work/run/log.csv")" ] ||
   wrong "log.csv differs: $(steps "$work/run/log.csv")"
 
+# The second stage by itself begins with what is there, whatever adapter the config names.
+config "$restoring, $answering" '"adapter": "absent.safetensors",'
+does train gmsa --config "$work/c.json" --threads 1 --stage 2
+refuses 1 'absent.safetensors' train gmsa --config "$work/c.json" --threads 1 --stage 1
+
 # A stage moves what it says and nothing else.
 config "$restoring"
 rm -rf "$work/run"

@@ -64,7 +64,7 @@ class Source:
             with subprocess.Popen(["zstdcat", path], stdout=subprocess.PIPE) as unpacked:
                 for _, line in zip(range(24), unpacked.stdout):
                     text = json.loads(line)["text"]
-                    # Not the places that other trainings of this adapter read.
+                    # Not the places that the first adapter (mix.py) was trained on.
                     begin = text.find("\n", 2 * len(text) // 5) + 1
                     piece = text[begin:begin + 60000]
                     self.books.append(piece)
@@ -113,14 +113,15 @@ class Source:
             return SYSTEM + user(f"{text}\n\n{question}")
         return f"{text}\n\n{question}\n"
 
-    def lines(self, text):
+    def wrapped(self, text):
         """A third of the texts in lines of equal width, as in plain files."""
         if self.random.random() > 0.35:
             return text
         return textwrap.fill(text, self.random.randint(66, 78))
 
-    def further(self, question, chat):
-        return f"\n{user(question)}" if chat else f"\n\n{question}\n"
+    def further(self, question):
+        """A later question of a document in the chat template."""
+        return f"\n{user(question)}"
 
     def restate(self):
         text = " ".join(self.prose(self.n_characters()))
@@ -152,8 +153,8 @@ class Source:
             begin = 0 if r.random() < 0.4 else r.randint(0, len(words) - n_cue - 1)
             question = r.choice(FOLLOW).format(" ".join(words[begin:begin + n_cue]))
             answer = " ".join(words[begin + n_cue:begin + n_cue + r.randint(3, 8)])
-            document.append(self.further(question, True) if document else
-                            self.context(self.lines(" ".join(chosen)), question, True))
+            document.append(self.further(question) if document else
+                            self.context(self.wrapped(" ".join(chosen)), question, True))
             document.append(answer.rstrip(".,;:") + ".<|im_end|>")
         return document or self.follow()
 
@@ -184,7 +185,7 @@ class Source:
                 document = [self.context(text, question, chat).rstrip("\n")
                             if not chat else self.context(text, question, chat)]
             else:
-                document.append(self.further(question, chat) if chat else f"\n\n{question}")
+                document.append(self.further(question) if chat else f"\n\n{question}")
             document.append(f" {values[i]}." if not chat else f"{values[i]}.<|im_end|>")
         return document
 
@@ -211,11 +212,11 @@ class Source:
             if not pairs:
                 continue
             r.shuffle(pairs)
-            text = "\n".join(self.lines(p["context"].strip()) for p in chosen)
+            text = "\n".join(self.wrapped(p["context"].strip()) for p in chosen)
             document = []
             for n, (asked, answer) in enumerate(pairs[:r.randint(3, 8)]):
                 document.append(self.context(text, asked, True) if n == 0 else
-                                self.further(asked, True))
+                                self.further(asked))
                 document.append(answer + ".<|im_end|>")
             return document
 
@@ -228,6 +229,8 @@ class Source:
 
 
 def main():
+    if len(sys.argv) < 7:
+        sys.exit(__doc__)
     data, output, lengths, megabytes, seed, turns = sys.argv[1:7]
     shares = dict(SHARES)
     for setting in sys.argv[7:]:

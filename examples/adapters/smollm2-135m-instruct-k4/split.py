@@ -37,7 +37,9 @@ def write(path, facts, tensors):
 
 
 def main():
-    what, first, *rest = sys.argv[1:]
+    what, first, *rest = sys.argv[1:] if len(sys.argv) > 3 else ["", ""]
+    if what not in ("text", "join", "scale") or len(rest) != (1 if what == "text" else 2):
+        sys.exit(__doc__)
     facts, tensors = read(first)
     on_all = {n: t for n, t in tensors.items() if ".gist_lora_" not in n}
     if what == "text":
