@@ -77,12 +77,12 @@ struct counting : Base {
   }
   /// The base class knows outputs of its own type only.
   void linears(std::span<const linear_output<counting, typename Base::element>> outputs,
-               matrix_view<const typename Base::element> x) {
+               matrix_view<const typename Base::element> x, row_range coarse) {
     std::array<linear_output<Base, typename Base::element>, 3> list;
     REQUIRE(outputs.size() <= list.size());
     for (std::size_t i = 0; i < outputs.size(); ++i) list[i] = {outputs[i].o, outputs[i].w};
     const watch w(*this);
-    base::linears(std::span(list).first(outputs.size()), x);
+    base::linears(std::span(list).first(outputs.size()), x, coarse);
   }
   template <class... Args>
   void matmul(Args&&... args) {

@@ -54,6 +54,38 @@ std::vector<float> product(fast& be, const codes& w, const std::vector<float>& x
   return o;
 }
 
+/// The same with coarse rows.
+std::vector<float> product(fast& be, const codes& w, const std::vector<float>& x, index_t n,
+                           row_range coarse) {
+  std::vector<float> o(static_cast<std::size_t>(n * d_out));
+  const auto packed = be.pack(w.host);
+  const linear_output<fast, float> to{matrix_view<float>(o.data(), {n, d_out}), &packed};
+  ops::linears<fast, float>(be, {&to, 1}, matrix_view<const float>(x.data(), {n, d_in}), coarse);
+  return o;
+}
+
+/// Six deviations of what rounding to 127 steps up and down a block does to o[i, r], and some
+/// digits of float.
+double coarse_budget(const codes& w, const std::vector<float>& x, index_t i, index_t r) {
+  std::vector<float> row(d_in);
+  dequantize_row(w.host, r, row.data());
+  double variance = 0;
+  double size = 0;
+  for (index_t b = 0; b < d_in; b += 32) {
+    double most = 0;
+    double squares = 0;
+    for (index_t k = b; k < b + 32; ++k) {
+      const auto v = static_cast<double>(x[static_cast<std::size_t>(i * d_in + k)]);
+      const auto weight = static_cast<double>(row[static_cast<std::size_t>(k)]);
+      most = std::max(most, std::abs(v));
+      squares += weight * weight;
+      size += std::abs(v * weight);
+    }
+    variance += most * most / (127.0 * 127.0 * 12.0) * squares;
+  }
+  return 6 * std::sqrt(variance) + 1e-4 * size + 1e-30;
+}
+
 /// Elsewhere these weights are floats, and other tests have all there is to see.
 bool codes_stay(const fast& be) {
   if (be.isa() >= backends::instruction_set::avx512_bf16) return true;
@@ -103,6 +135,56 @@ TEST_CASE("blocks of activations may be of any size beside each other") {
   }
 }
 
+TEST_CASE("coarse rows are rounded to 8 bits, and no other row changes") {
+  fast be;
+  if (!codes_stay(be)) return;
+  random_generator random(8);
+  double closest = 0;
+  for (const weight_type type : {weight_type::q8_0, weight_type::q4_0, weight_type::q4_1}) {
+    const codes w(type, random);
+    for (index_t n_before = 0; n_before < 3; ++n_before) {
+      for (index_t n_behind = 0; n_before + n_behind < 4; ++n_behind) {
+        for (index_t n_coarse = 1; n_coarse < 9; ++n_coarse) {
+          const index_t n = n_before + n_coarse + n_behind;
+          const row_range coarse{n_before, n_before + n_coarse};
+          CAPTURE(to_string(type));
+          CAPTURE(n_before);
+          CAPTURE(n_coarse);
+          CAPTURE(n_behind);
+          std::vector<float> x;
+          for (index_t i = 0; i < n * d_in; ++i) {
+            // Blocks of several sizes, one of zeros and one that is hardly more.
+            const index_t block = i / 32 % 11;
+            const float size = block == 3   ? 0.0F
+                               : block == 5 ? 1e-36F
+                                            : static_cast<float>(block + 1);
+            x.push_back(size * static_cast<float>(conformance::normals(random, 1).front()));
+          }
+          const std::vector<float> fine = product(be, w, x, n);
+          const std::vector<float> mixed = product(be, w, x, n, coarse);
+          const bool takes = n_coarse < 8 && n_before + n_behind > 0 && n_before + n_behind < 3;
+          index_t n_changed = 0;
+          for (index_t i = 0; i < n; ++i) {
+            for (index_t r = 0; r < d_out; ++r) {
+              const auto at = static_cast<std::size_t>(i * d_out + r);
+              if (mixed[at] == fine[at]) continue;
+              ++n_changed;
+              CHECK(i >= coarse.begin);
+              CHECK(i < coarse.end);
+              const double error = std::abs(static_cast<double>(mixed[at] - fine[at]));
+              closest = std::max(closest, error / coarse_budget(w, x, i, r));
+            }
+          }
+          CHECK((n_changed > n_coarse * d_out / 2) == takes);
+          CHECK((n_changed > 0) == takes);
+        }
+      }
+    }
+  }
+  MESSAGE("largest error " << closest << " of its bound");
+  CHECK(closest < 1);
+}
+
 TEST_CASE("what is no number or infinite stays so in its row and in no other") {
   fast be;
   if (!codes_stay(be)) return;
@@ -117,6 +199,12 @@ TEST_CASE("what is no number or infinite stays so in its row and in no other") {
       for (std::size_t i = 0; i < o.size(); ++i) {
         CHECK(std::isfinite(o[i]) == (i >= static_cast<std::size_t>(d_out)));
       }
+    }
+    std::vector<float> x(5 * d_in, 1.0F);
+    x[2 * d_in + 40] = bad;
+    const std::vector<float> o = product(be, w, x, 5, {1, 4});
+    for (std::size_t i = 0; i < o.size(); ++i) {
+      CHECK(std::isfinite(o[i]) == (i / static_cast<std::size_t>(d_out) != 2));
     }
   }
 }

@@ -61,6 +61,8 @@ TEST_CASE("a step is the same while its cache grows in place, and another if it 
   CHECK(key_with([](sequence&) {}) == key);
 
   CHECK(key_with([](sequence& s) { s.count = 2; }) != key);
+  CHECK(key_with([](sequence& s) { s.inner_gists = {0, 1}; }) != key);
+  CHECK(key_with([](sequence& s) { s.inner_gists = {1, 1}; }) != key);
   CHECK(key_with([&](sequence& s) { s.visible.own = t.part(2004, 70); }) != key);
   CHECK(key_with([&](sequence& s) { s.visible.local.v = t.part(6004, 10).v; }) != key);
   CHECK(key_with([&](sequence& s) { s.visible.own = t.part(2000, 70, 120); }) != key);

@@ -49,7 +49,7 @@ struct fixture {
 };
 
 template <class F>
-void expect_error(F&& call, std::initializer_list<std::string_view> parts) {
+void expect_error(F&& call, std::initializer_list<std::string> parts) {
   std::string text;
   try {
     call();
@@ -57,7 +57,7 @@ void expect_error(F&& call, std::initializer_list<std::string_view> parts) {
     text = e.what();
   }
   CAPTURE(text);
-  for (const std::string_view part : parts) {
+  for (const std::string& part : parts) {
     CAPTURE(part);
     CHECK(text.find(part) != std::string::npos);
   }
@@ -75,6 +75,18 @@ TEST_CASE_FIXTURE(fixture, "linear") {
                {"linear: o", "stride of 2", "1"});
   expect_error([&] { ops::linear(be, t(2, 5), t(2, 3), w, t(4)); }, {"add: b", "[2, 4]", "[2, 5]"});
   CHECK_NOTHROW(ops::linear(be, t(0, 5), t(0, 3), w));
+}
+
+TEST_CASE_FIXTURE(fixture, "coarse rows of linears") {
+  const auto w = be.pack({"w", weight_type::f32, 5, 3, std::as_bytes(std::span(memory))});
+  const linear_output<backend, float> to{t(2, 5), &w};
+  const auto call = [&](row_range coarse) {
+    ops::linears<backend, float>(be, {&to, 1}, t(2, 3), coarse);
+  };
+  for (const row_range good : {row_range{0, 0}, {0, 2}, {2, 2}}) CHECK_NOTHROW(call(good));
+  for (const row_range bad : {row_range{-1, 1}, {2, 1}, {0, 3}}) {
+    expect_error([&] { call(bad); }, {"linears: coarse rows " + std::to_string(bad.begin), "of 2"});
+  }
 }
 
 TEST_CASE_FIXTURE(fixture, "matmul") {

@@ -99,7 +99,7 @@ concept Backend = Storage<B> && Computes<B, element_t<B>>;
 /// Base of a backend: no fused path. A backend that has one sets its flag to true and defines the
 /// function; a wrong signature is then a compile error and never a silent slow path.
 struct no_native {
-  /// `linears(outputs, x)` as ops::linears.
+  /// `linears(outputs, x, coarse)` as ops::linears.
   static constexpr bool native_linears = false;
   /// `attention(o, q, kv, spans, scale, lse)` as ops::attention, without scratch.
   static constexpr bool native_attention = false;

@@ -14,6 +14,14 @@ enum class norm_kind { rms, layer };
 /// gelu_tanh: x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
 enum class activation_kind { silu, gelu, gelu_tanh };
 
+/// Rows [begin, end) of a call.
+struct row_range {
+  index_t begin = 0;
+  index_t end = 0;
+
+  constexpr index_t size() const { return end - begin; }
+};
+
 struct matmul_options {
   bool transpose_b = false;  ///< b is [batch, n, k] instead of [batch, k, n].
   bool accumulate = false;   ///< o += a b instead of o = a b.

@@ -56,14 +56,15 @@ struct linear_map {
   linear_call<B, T> call() const { return {&weight, bias.view({bias.size()})}; }
 };
 
-/// Several maps of the same activations, in one call of the backend.
+/// Several maps of the same activations, in one call of the backend; `coarse` as in ops::linears.
 template <class B, class T, std::size_t N>
 void apply(
     B& be, matrix_view<const T, space_of<B>> x,
-    const std::array<std::pair<const linear_map<B, T>*, matrix_view<T, space_of<B>>>, N>& maps) {
+    const std::array<std::pair<const linear_map<B, T>*, matrix_view<T, space_of<B>>>, N>& maps,
+    row_range coarse) {
   std::array<linear_output<B, T>, N> outputs;
   for (std::size_t i = 0; i < N; ++i) outputs[i] = {maps[i].second, &maps[i].first->weight};
-  ops::linears<B, T>(be, outputs, x);
+  ops::linears<B, T>(be, outputs, x, coarse);
   for (const auto& [map, o] : maps) {
     if (map->bias.size() == 0) continue;
     ops::add<B, T>(be, o, o, repeat_rows(map->bias.view({map->bias.size()}), o.extent(0)));
@@ -79,6 +80,9 @@ struct sequence_kv : kv_append<T, Space> {
   /// Rows of the batch that are gists of this sequence, to which a block's LoRA applies; counted
   /// from the first row of the batch.
   vector_view<const std::int32_t, Space> gist_rows = {};
+  /// Gists of a sentence that others of it follow, likewise counted: of them only keys and values
+  /// are needed.
+  row_range inner_gists = {};
 };
 
 /// The rows of a batch that a LoRA applies to.
@@ -213,7 +217,8 @@ class block {
       ops::norm<B, T>(be, y, x, vector(attention_norm_), {}, norm);
       apply<B, T, 3>(
           be, y,
-          {{{&query_, joined_heads(q)}, {&key_, joined_heads(k)}, {&value_, joined_heads(v)}}});
+          {{{&query_, joined_heads(q)}, {&key_, joined_heads(k)}, {&value_, joined_heads(v)}}},
+          coarse_rows(sequences));
       add_lora(be, 0, joined_heads(q), y, sequences, scratch);
       add_lora(be, 1, joined_heads(k), y, sequences, scratch);
       add_lora(be, 2, joined_heads(v), y, sequences, scratch);
@@ -228,7 +233,7 @@ class block {
                                s.spans, scale_, scratch);
       see(s, tensor_view<const T, 3, space>(q.rows(s.begin, s.count)), scale_);
     }
-    output_(be, y, joined_heads(o));
+    apply<B, T, 1>(be, joined_heads(o), {{{&output_, y}}}, coarse_rows(sequences));
     add_lora(be, 3, y, joined_heads(o), sequences, scratch);
   }
 
@@ -250,13 +255,18 @@ class block {
     } else {
       const auto up = scratch.template take<T>({x.extent(0), c.d_ff});
       ops::norm<B, T>(be, y, x, vector(feed_forward_norm_), {}, norm);
-      apply<B, T, 2>(be, y, {{{&gate_, gate}, {&up_, up}}});
+      apply<B, T, 2>(be, y, {{{&gate_, gate}, {&up_, up}}}, coarse_rows(sequences));
       add_lora(be, 4, gate, y, sequences, scratch);
       add_lora(be, 5, up, y, sequences, scratch);
       ops::activation<B, T>(be, gate, gate, up, c.activation);
     }
-    down_(be, y, gate);
+    apply<B, T, 1>(be, gate, {{{&down_, y}}}, coarse_rows(sequences));
     add_lora(be, 6, y, gate, sequences, scratch);
+  }
+
+  /// Rows may lie side by side only: those of one sequence.
+  static row_range coarse_rows(std::span<const sequence_kv<KV, space>> sequences) {
+    return sequences.size() == 1 ? sequences.front().inner_gists : row_range{};
   }
 
   /// May the backend go from x to rotated and appended heads in one call?

@@ -23,6 +23,8 @@ void add_to_key(replay_key& key, const sequence_kv<KV, Space>& s) {
   key.add(s.local_rows);
   key.add(s.gist_rows);
   key.add(s.gist_rows.extent(0));
+  key.add(s.inner_gists.begin);
+  key.add(s.inner_gists.end);
 }
 
 /// The caches of one layer: where they are, and what of their lengths may count. A part that is

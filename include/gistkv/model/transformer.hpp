@@ -168,6 +168,7 @@ class transformer {
         kv.local_rows = uploaded(scratch, plan.local_rows);
         kv.spans = {plan.spans, uploaded(scratch, plan.spans).data()};
         if (adapted_) kv.gist_rows = uploaded(scratch, gist_rows_of(s, begin));
+        kv.inner_gists = inner_gists_of(s, begin);
         begin += count;
       }
       for (std::size_t i = 0; i < plans.size(); ++i) sequences[i].spans.host = plans[i].spans;
@@ -301,6 +302,16 @@ class transformer {
       }
     }
     return found;
+  }
+
+  /// Of the first sentence that the step closes.
+  row_range inner_gists_of(const step& s, index_t begin) const {
+    const auto gist = [this](token_t t) { return is_gist(t); };
+    const auto first = std::find_if(s.tokens.begin(), s.tokens.end(), gist);
+    const auto last = std::find_if_not(first, s.tokens.end(), gist);
+    const index_t n = last - first;
+    const index_t at = begin + (first - s.tokens.begin());
+    return {at, at + std::max<index_t>(n - 1, 0)};
   }
 
   std::vector<std::uint8_t> gist_flags(const step& s) const {

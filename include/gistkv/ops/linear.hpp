@@ -3,9 +3,12 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <type_traits>
 
 #include <gistkv/core/backend.hpp>
+#include <gistkv/core/error.hpp>
+#include <gistkv/core/op_options.hpp>
 #include <gistkv/ops/add.hpp>
 #include <gistkv/ops/check.hpp>
 
@@ -44,10 +47,16 @@ void linear(B& be, matrix_view<T, space_of<B>> o,
 ///
 /// As `linear` for each; a backend with a native path reads and rounds x once, and hands the work
 /// out once.
+/// @param[in] coarse  rows of x that it may round to 8 bits with a scale for 32 neighbours, where
+///                    that saves time: those of which only keys and values are needed
 template <class B, class T>
 requires Computes<B, T>
 void linears(B& be, std::span<const linear_output<B, T>> outputs,
-             std::type_identity_t<matrix_view<const T, space_of<B>>> x) {
+             std::type_identity_t<matrix_view<const T, space_of<B>>> x, row_range coarse = {}) {
+  if (coarse.begin < 0 || coarse.begin > coarse.end || coarse.end > x.extent(0)) {
+    throw shape_error("linears: coarse rows " + std::to_string(coarse.begin) + " to " +
+                      std::to_string(coarse.end) + " of " + std::to_string(x.extent(0)));
+  }
   if constexpr (B::native_linears) {
     expect_contiguous_rows("linears", "x", x);
     for (const auto& to : outputs) {
@@ -55,7 +64,7 @@ void linears(B& be, std::span<const linear_output<B, T>> outputs,
       expect_shape("linears", "o", to.o, {x.extent(0), to.w->rows()});
       expect_contiguous_rows("linears", "o", to.o);
     }
-    if (!outputs.empty() && x.extent(0) > 0) be.linears(outputs, x);
+    if (!outputs.empty() && x.extent(0) > 0) be.linears(outputs, x, coarse);
   } else {
     for (const auto& to : outputs) linear<B, T>(be, to.o, x, *to.w);
   }

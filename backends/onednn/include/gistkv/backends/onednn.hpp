@@ -243,8 +243,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   using output = linear_output<onednn, T>;
 
   /// One round of tasks for few rows times weights that lie in panels; else one product after the
-  /// other.
-  void linears(std::span<const output> outputs, matrix_view<const T> x) {
+  /// other. Coarse rows save time with weights in codes, for rows of one sentence's end.
+  void linears(std::span<const output> outputs, matrix_view<const T> x, row_range coarse) {
     const onednn_detail::code_matrix& first = outputs.front().w->codes_;
     const auto all = [&](const auto& f) {
       return std::all_of(outputs.begin(), outputs.end(),
@@ -253,7 +253,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     if (x.extent(0) < worth_expanding && all([&](const packed_weight& w) {
           return w.codes_.n_panels() > 0 && w.codes_.format() == first.format();
         })) {
-      return linear_whole_numbers(outputs, x);
+      return linear_whole_numbers(outputs, x, coarse);
     }
     if (all([&](const packed_weight& w) { return takes_few(x.extent(0), w); })) {
       return linear_few(outputs, x);
@@ -430,21 +430,24 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
       tile_kernels_ != nullptr ? linear_tiles(o, x, w) : linear_expanded(o, x, w);
     } else {
       const output to{o, &w};
-      linear_whole_numbers({&to, 1}, x);
+      linear_whole_numbers({&to, 1}, x, {});
     }
   }
 
   /// Few rows: reading the weights is all that takes time. All outputs have codes of one format.
-  void linear_whole_numbers(std::span<const output> outputs, matrix_view<const T> x) {
+  void linear_whole_numbers(std::span<const output> outputs, matrix_view<const T> x,
+                            row_range coarse) {
     using namespace onednn_detail;
-    const index_t n = x.extent(0);
     const code_matrix& codes = outputs.front().w->codes_;
-    const quantized_rows rows = quantized(x, codes.format());
+    const index_t n_fine = x.extent(0) - coarse.size();
+    const bool worth_it =
+        coarse.size() <= most_coarse_rows && n_fine >= 1 && n_fine <= most_beside_coarse_rows;
+    const mixed_rows rows = mixed(x, worth_it ? coarse : row_range{}, codes.format());
     const auto panels_of = [](const packed_weight& w) { return w.codes_.n_panels(); };
     for_panels(outputs, panels_of, [&](const output& to, index_t p) {
       const code_matrix& m = to.w->codes_;
       const index_t first = p * code_panel;
-      code_kernels_->product(to.o.data() + first, to.o.stride(0), rows, n, m.panel(p),
+      code_kernels_->product(to.o.data() + first, to.o.stride(0), rows, m.panel(p),
                              std::min(code_panel, to.w->rows_ - first), m.format());
     });
   }
@@ -560,13 +563,29 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   /// The rows of x in whole numbers.
   onednn_detail::quantized_rows quantized(matrix_view<const T> x,
                                           onednn_detail::code_format format) {
-    using onednn_detail::quantized_rows;
+    return mixed(x, {}, format).fine;
+  }
+  onednn_detail::mixed_rows mixed(matrix_view<const T> x, row_range coarse,
+                                  onednn_detail::code_format format) {
+    using namespace onednn_detail;
     const index_t n = x.extent(0);
     const index_t d = x.extent(1);
-    auto* memory = activations_.get<std::uint32_t>(quantized_rows::words_for(n, d));
-    const quantized_rows rows = quantized_rows::in(memory, n, d);
-    parallel(n, 4 * d,
-             [&](index_t i) { code_kernels_->quantize(rows.from(i), row(x, i), format); });
+    const index_t n_fine = n - coarse.size();
+    const std::size_t words = quantized_rows::words_for(n_fine, d);
+    auto* memory =
+        activations_.get<std::uint32_t>(words + coarse_rows::words_for(coarse.size(), d));
+    mixed_rows rows(quantized_rows::in(memory, n_fine, d), n_fine);
+    rows.coarse = coarse_rows::in(memory + words, coarse.size(), d);
+    rows.n_coarse = coarse.size();
+    rows.n_before = coarse.begin;
+    parallel(n, 4 * d, [&](index_t i) {
+      if (i >= coarse.begin && i < coarse.end) {
+        code_kernels_->quantize_coarse(rows.coarse.from(i - coarse.begin), row(x, i), format);
+      } else {
+        const index_t before = i < coarse.begin ? i : i - coarse.size();
+        code_kernels_->quantize(rows.fine.from(before), row(x, i), format);
+      }
+    });
     return rows;
   }
 

@@ -4,8 +4,10 @@
 
 #include <immintrin.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include <gistkv/backends/onednn/quantized.hpp>
 
@@ -131,6 +133,50 @@ void quantize(const quantized_rows& to, const T* x, code_format format) {
   }
 }
 
+/// See coarse_rows.
+template <class T>
+void quantize_coarse(const coarse_rows& to, const T* x, code_format format) {
+  const index_t n_blocks = to.d / code_block;
+  const auto block = [&](index_t b, int i) { return b + i < n_blocks ? b + i : n_blocks - 1; };
+  for (index_t b = 0; b < n_blocks; b += 4) {
+    const auto stored = static_cast<__mmask8>(n_blocks - b < 4 ? (1U << (n_blocks - b)) - 1U : 15U);
+    __m512i largest[4];
+    for (int i = 0; i < 4; ++i) {
+      const T* from = x + block(b, i) * code_block;
+      largest[i] = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(load(from))),
+                                    _mm512_castps_si512(_mm512_abs_ps(load(from + 16))));
+    }
+    const __m128i most = reduce_four<larger_lanes>(largest);
+    // What is smaller is zero: its reciprocal might be none.
+    const __mmask8 counts = _mm_cmpge_epi32_mask(most, _mm_set1_epi32((127 - 100) << 23));
+    const __mmask8 is_finite = _mm_cmplt_epi32_mask(most, _mm_set1_epi32(255 << 23));
+    const __m128 size = _mm_maskz_mov_ps(counts, _mm_castsi128_ps(most));
+    const __m512 inverse =
+        _mm512_castps128_ps512(_mm_maskz_div_ps(counts, _mm_set1_ps(127.0F), size));
+    // Where an element is not a number or infinite, neither is any result.
+    const __m128 scale = _mm_mask_mul_ps(_mm_set1_ps(__builtin_nanf("")), is_finite, size,
+                                         _mm_set1_ps(1.0F / 127.0F));
+    __m512i sums[4];
+    for (int i = 0; i < 4; ++i) {
+      const index_t at = block(b, i) * code_block;
+      const __m512 factor =
+          _mm512_permutexvar_ps(_mm512_set1_epi32(static_cast<int>(block(b, i) - b)), inverse);
+      const __m512i left = _mm512_cvtps_epi32(_mm512_mul_ps(load(x + at), factor));
+      const __m512i right = _mm512_cvtps_epi32(_mm512_mul_ps(load(x + at + 16), factor));
+      auto* values = reinterpret_cast<__m128i*>(to.values + at);
+      _mm_storeu_si128(values, _mm512_cvtsepi32_epi8(left));
+      _mm_storeu_si128(values + 1, _mm512_cvtsepi32_epi8(right));
+      sums[i] = _mm512_add_epi32(left, right);
+    }
+    const __m128i total = reduce_four<added_lanes>(sums);
+    const __m128i extra = format.has_minimum
+                              ? _mm_castps_si128(_mm_mul_ps(_mm_cvtepi32_ps(total), scale))
+                              : _mm_mullo_epi32(total, _mm_set1_epi32(-format.offset));
+    _mm_mask_storeu_ps(to.scale + b, stored, scale);
+    _mm_mask_storeu_epi32(to.extra + b, stored, extra);
+  }
+}
+
 /// The 64 bytes number `w` of a record, in a register: the compiler would read them again for each
 /// of the words in them, and reading is what a product of one row waits for.
 inline __m512i load_bytes(const std::byte* record, int w) {
@@ -161,6 +207,14 @@ inline __m512i part_in_place(__m512i bytes, int j) {
   return _mm512_and_si512(bytes,
                           _mm512_set1_epi16(static_cast<std::int16_t>(15 << (4 * place_of(j)))));
 }
+/// Codes as they lie in `Bits` bytes: number `j` of what multiplies four neighbours, columns
+/// 4 (w + 4 j) and following of 16 rows.
+template <int Bits>
+inline __m512i bytes_part(__m512i bytes, int j) {
+  if (Bits == 8) return bytes;
+  const __m512i shifted = j == 0 ? bytes : _mm512_srli_epi16(bytes, 4);
+  return _mm512_and_si512(shifted, _mm512_set1_epi8(15));
+}
 template <int Bits>
 inline __m512 load_scale(const std::byte* record) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(record + 64 * Bits)));
@@ -174,11 +228,12 @@ inline __m512 load_minimum(const std::byte* record) {
 template <int Bits, bool Minimum>
 inline constexpr std::size_t record_size = 64 * Bits + (Minimum ? 64 : 32);
 
-/// Two neighbours of a row, for all lanes.
-inline __m512i load_pair(const std::int16_t* x) {
-  std::int32_t pair;
-  __builtin_memcpy(&pair, x, 4);
-  return _mm512_set1_epi32(pair);
+/// Two neighbours of a row in 16 bits, or four in 8, for all lanes.
+template <class Value>
+inline __m512i load_word(const Value* x) {
+  std::int32_t word;
+  __builtin_memcpy(&word, x, 4);
+  return _mm512_set1_epi32(word);
 }
 
 /// sum + 2^(shift / 2^23) scale dot. The shift goes to the exponent of the scale, which is no
@@ -200,28 +255,37 @@ inline void prefetch_record(const std::byte* record) {
   }
 }
 
-/// R rows with one panel: each word of weights is unpacked once for all of them.
-template <int Bits, bool Minimum, int R, class T>
-void product_rows(T* o, index_t ldo, const quantized_rows& x, const std::byte* panel,
-                  __mmask16 lanes) {
+/// F rows and C coarse ones with one panel: each word of weights is unpacked once for all of them.
+/// The coarse ones stand behind the first `x.n_before` of the others.
+template <int Bits, bool Minimum, int F, int C, class T>
+void product_rows(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, __mmask16 lanes) {
   // Few rows leave codes of 4 bits where they are in 16 and move the sums instead: as many sums as
   // there are places.
-  constexpr bool in_place = R <= 2 && Bits == 4;
+  constexpr bool in_place = F <= 2 && Bits == 4;
   constexpr int chains = in_place ? 3 : 2;
-  const index_t n_blocks = x.d / code_block;
-  __m512 sum[std::size_t{R}];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) sum[r] = _mm512_setzero_ps();
+  const quantized_rows& fine = x.fine;
+  const coarse_rows& coarse = x.coarse;
+  const index_t n_blocks = fine.d / code_block;
+  __m512 sum[std::size_t{F + C}];
+#pragma GCC unroll 16
+  for (int r = 0; r < F + C; ++r) sum[r] = _mm512_setzero_ps();
   for (index_t b = 0; b < n_blocks; ++b) {
-    if constexpr (R > 1) prefetch_record<Bits, Minimum>(panel);
-    __m512i dot[std::size_t{R}][std::size_t{chains}];
+    if constexpr (F + C > 1) prefetch_record<Bits, Minimum>(panel);
+    __m512i dot[std::size_t{F}][std::size_t{chains}];
+    __m512i coarse_dot[std::size_t{C + 1}];  // No array has no element.
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
+    for (int r = 0; r < F; ++r) {
 #pragma GCC unroll 4
       for (int c = 0; c < chains; ++c) dot[r][c] = _mm512_setzero_si512();
       if constexpr (!Minimum) {
-        dot[r][0] = _mm512_set1_epi32(static_cast<std::int32_t>(x.extra[r * n_blocks + b]));
+        dot[r][0] = _mm512_set1_epi32(static_cast<std::int32_t>(fine.extra[r * n_blocks + b]));
       }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < C; ++r) {
+      coarse_dot[r] =
+          Minimum ? _mm512_setzero_si512()
+                  : _mm512_set1_epi32(static_cast<std::int32_t>(coarse.extra[r * n_blocks + b]));
     }
 #pragma GCC unroll 8
     for (int w = 0; w < Bits; ++w) {
@@ -232,16 +296,30 @@ void product_rows(T* o, index_t ldo, const quantized_rows& x, const std::byte* p
         const int chain = in_place ? place_of(j) : j % chains;
         const index_t column = b * code_block + 2 * word_of(w, j);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          dot[r][chain] =
-              _mm512_dpwssd_epi32(dot[r][chain], word, load_pair(x.values + r * x.d + column));
+        for (int r = 0; r < F; ++r) {
+          dot[r][chain] = _mm512_dpwssd_epi32(dot[r][chain], word,
+                                              load_word(fine.values + r * fine.d + column));
+        }
+      }
+#pragma GCC unroll 2
+      for (int j = 0; j < (C > 0 ? 8 / Bits : 0); ++j) {
+        const __m512i codes = bytes_part<Bits>(bytes, j);
+        const index_t column = b * code_block + 4 * (w + 4 * j);
+#pragma GCC unroll 8
+        for (int r = 0; r < C; ++r) {
+          coarse_dot[r] = _mm512_dpbusd_epi32(coarse_dot[r], codes,
+                                              load_word(coarse.values + r * fine.d + column));
         }
       }
     }
     const __m512 scale = load_scale<Bits>(panel);
     const __m512 minimum = load_minimum<Bits, Minimum>(panel);
+    const auto add_minimum = [&](__m512& to, std::uint32_t extra) {
+      if constexpr (!Minimum) return;
+      to = _mm512_fmadd_ps(minimum, _mm512_set1_ps(__builtin_bit_cast(float, extra)), to);
+    };
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
+    for (int r = 0; r < F; ++r) {
 #pragma GCC unroll 4
       for (int c = 1; c < chains; ++c) {
         const __m512i moved =
@@ -249,58 +327,76 @@ void product_rows(T* o, index_t ldo, const quantized_rows& x, const std::byte* p
         dot[r][0] = _mm512_add_epi32(dot[r][0], moved);
       }
       const index_t at = r * n_blocks + b;
-      sum[r] = add_block(sum[r], dot[r][0], scale, x.shift[at]);
-      if constexpr (Minimum) {
-        const float of_x = __builtin_bit_cast(float, x.extra[at]);
-        sum[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(of_x), sum[r]);
-      }
+      sum[r] = add_block(sum[r], dot[r][0], scale, fine.shift[at]);
+      add_minimum(sum[r], fine.extra[at]);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < C; ++r) {
+      const index_t at = r * n_blocks + b;
+      const __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(coarse.scale[at]));
+      sum[F + r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(coarse_dot[r]), factor, sum[F + r]);
+      add_minimum(sum[F + r], coarse.extra[at]);
     }
     panel += record_size<Bits, Minimum>;
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    store(o + r * ldo, _mm512_mul_ps(sum[r], _mm512_set1_ps(x.scale[r])), lanes);
+  for (int r = 0; r < F; ++r) {
+    const index_t row = r < x.n_before ? r : r + C;
+    store(o + row * ldo, _mm512_mul_ps(sum[r], _mm512_set1_ps(fine.scale[r])), lanes);
   }
+#pragma GCC unroll 8
+  for (int r = 0; r < C; ++r) store(o + (x.n_before + r) * ldo, sum[F + r], lanes);
+}
+
+template <class T>
+using product_function = void (*)(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel,
+                                  __mmask16 lanes);
+
+/// Number i: of i + 1 rows, none of them coarse.
+template <int Bits, bool Minimum, class T, int... I>
+constexpr std::array<product_function<T>, sizeof...(I)> fine_products(
+    std::integer_sequence<int, I...>) {
+  return {product_rows<Bits, Minimum, I + 1, 0, T>...};
+}
+/// Number i: of F rows and i + 1 coarse ones.
+template <int Bits, bool Minimum, int F, class T, int... I>
+constexpr std::array<product_function<T>, sizeof...(I)> coarse_products(
+    std::integer_sequence<int, I...>) {
+  return {product_rows<Bits, Minimum, F, I + 1, T>...};
 }
 
 template <int Bits, bool Minimum, class T>
-void product_of(T* o, index_t ldo, const quantized_rows& x, index_t n, const std::byte* panel,
-                __mmask16 lanes) {
+void product_of(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, __mmask16 lanes) {
   // Every number of rows up to 6 in one pass: unpacking a panel costs as much as a row of products.
-  index_t i = 0;
-  for (; n - i > 6; i += 4) {
-    product_rows<Bits, Minimum, 4>(o + i * ldo, ldo, x.from(i), panel, lanes);
+  static constexpr auto fine =
+      fine_products<Bits, Minimum, T>(std::make_integer_sequence<int, 6>());
+  using counts = std::make_integer_sequence<int, most_coarse_rows>;
+  static constexpr std::array with_coarse = {coarse_products<Bits, Minimum, 1, T>(counts()),
+                                             coarse_products<Bits, Minimum, 2, T>(counts())};
+  static_assert(with_coarse.size() == most_beside_coarse_rows);
+  if (x.n_coarse > 0) {
+    const auto& products = with_coarse[static_cast<std::size_t>(x.n_fine - 1)];
+    return products[static_cast<std::size_t>(x.n_coarse - 1)](o, ldo, x, panel, lanes);
   }
-  const auto rest = x.from(i);
-  T* to = o + i * ldo;
-  switch (n - i) {
-    case 1:
-      return product_rows<Bits, Minimum, 1>(to, ldo, rest, panel, lanes);
-    case 2:
-      return product_rows<Bits, Minimum, 2>(to, ldo, rest, panel, lanes);
-    case 3:
-      return product_rows<Bits, Minimum, 3>(to, ldo, rest, panel, lanes);
-    case 4:
-      return product_rows<Bits, Minimum, 4>(to, ldo, rest, panel, lanes);
-    case 5:
-      return product_rows<Bits, Minimum, 5>(to, ldo, rest, panel, lanes);
-    case 6:
-      return product_rows<Bits, Minimum, 6>(to, ldo, rest, panel, lanes);
-    default:
-      return;
+  for (index_t i = 0; i < x.n_fine;) {
+    const index_t left = x.n_fine - i;
+    const index_t n = left > 6 ? 4 : left;
+    fine[static_cast<std::size_t>(n - 1)](o + i * ldo, ldo, mixed_rows(x.fine.from(i), n), panel,
+                                          lanes);
+    i += n;
   }
 }
 
 template <class T>
-void product(T* o, index_t ldo, const quantized_rows& x, index_t n, const std::byte* panel,
-             index_t n_out, code_format format) {
+void product(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, index_t n_out,
+             code_format format) {
   const auto lanes = static_cast<__mmask16>((1U << n_out) - 1U);
   if (format.bits == 8) {
-    product_of<8, false>(o, ldo, x, n, panel, lanes);
+    product_of<8, false>(o, ldo, x, panel, lanes);
   } else if (format.has_minimum) {
-    product_of<4, true>(o, ldo, x, n, panel, lanes);
+    product_of<4, true>(o, ldo, x, panel, lanes);
   } else {
-    product_of<4, false>(o, ldo, x, n, panel, lanes);
+    product_of<4, false>(o, ldo, x, panel, lanes);
   }
 }
 
@@ -391,7 +487,7 @@ void expanded_rows(T* o, index_t ldo, const quantized_rows& x, const expanded_pa
       const __m512i right = _mm512_loadu_si512(at + 16);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        const __m512i pair = load_pair(x.values + r * x.d + b * code_block + 2 * u);
+        const __m512i pair = load_word(x.values + r * x.d + b * code_block + 2 * u);
         dot[r][0] = _mm512_dpwssd_epi32(dot[r][0], left, pair);
         dot[r][1] = _mm512_dpwssd_epi32(dot[r][1], right, pair);
       }
@@ -452,6 +548,7 @@ void multiply_expanded(T* o, index_t ldo, const quantized_rows& x, index_t n,
 
 template <class T>
 inline constexpr code_kernels<T> table{.quantize = quantize<T>,
+                                       .quantize_coarse = quantize_coarse<T>,
                                        .product = product<T>,
                                        .expand = expand,
                                        .pair_sums = pair_sums,

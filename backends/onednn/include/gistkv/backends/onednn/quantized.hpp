@@ -186,6 +186,44 @@ struct quantized_rows {
   }
 };
 
+/// Rows of activations in 7 bits and a sign, with a scale for 32 neighbours: half the products of
+/// quantized_rows, for rows that only leave keys and values behind. `extra` is as there, with
+/// scale sum(values) for a minimum.
+struct coarse_rows {
+  std::int8_t* values = nullptr;   ///< [n, d]
+  float* scale = nullptr;          ///< [n, d / 32]
+  std::uint32_t* extra = nullptr;  ///< [n, d / 32]
+  index_t d = 0;
+
+  static constexpr std::size_t words_for(index_t n, index_t d) {
+    return static_cast<std::size_t>(n * (d / 4 + d / code_block * 2));
+  }
+  /// In the memory of words_for(n, d) words.
+  static coarse_rows in(std::uint32_t* memory, index_t n, index_t d) {
+    std::uint32_t* rest = memory + n * d / 4;
+    return {reinterpret_cast<std::int8_t*>(memory), reinterpret_cast<float*>(rest),
+            rest + n * (d / code_block), d};
+  }
+  coarse_rows from(index_t row) const {
+    const index_t blocks = row * (d / code_block);
+    return {values + row * d, scale + blocks, extra + blocks, d};
+  }
+};
+
+inline constexpr index_t most_coarse_rows = 7;         ///< Of a product that has some: 8 gists.
+inline constexpr index_t most_beside_coarse_rows = 2;  ///< The end of a sentence and its last gist.
+
+/// Rows of a product, of which n_coarse follow behind the first n_before of the others.
+struct mixed_rows {
+  quantized_rows fine;
+  index_t n_fine = 0;
+  coarse_rows coarse = {};
+  index_t n_coarse = 0;
+  index_t n_before = 0;
+
+  mixed_rows(const quantized_rows& rows, index_t n) : fine(rows), n_fine(n) {}
+};
+
 /// Four panels with their codes, less their middle, in 16 bits: a weight is scale code + minimum.
 struct expanded_panels {
   std::uint32_t* words = nullptr;    ///< [d / 2][64], pairs in the order of quantized_rows
@@ -245,9 +283,11 @@ template <class T>
 struct code_kernels {
   /// Quantises one row.
   void (*quantize)(const quantized_rows& to, const T* x, code_format format);
-  /// o[i, :n_out] of n rows i for one panel; n_out <= 16 of its outputs exist.
-  void (*product)(T* o, index_t ldo, const quantized_rows& x, index_t n, const std::byte* panel,
-                  index_t n_out, code_format format);
+  void (*quantize_coarse)(const coarse_rows& to, const T* x, code_format format);
+  /// o[i, :n_out] of all rows i for one panel; n_out <= 16 of its outputs exist. With coarse rows
+  /// there are 1 to most_beside_coarse_rows others, and most_coarse_rows of them at most.
+  void (*product)(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, index_t n_out,
+                  code_format format);
   void (*expand)(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
                  code_format format);
   /// Makes `extra` of one row, of floats, what multiply_expanded reads.
