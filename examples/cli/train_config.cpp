@@ -173,6 +173,13 @@ void read_targets(const object& l, train::lora_options& lora) {
   }
 }
 
+/// Of a training of gists.
+void read_gist_lora(const object& l, train::lora_options& lora) {
+  read_lora(l, lora);
+  if (l.find("alpha") == nullptr) lora.alpha = 2.0 * static_cast<double>(lora.rank);
+  read_targets(l, lora);
+}
+
 void read_data_config(const nlohmann::json& data, const object& o, data_config& c) {
   const object d(data, o.in("data"),
                  {"files", "field", "segmenter", "markers", "max_tokens", "cache"});
@@ -224,11 +231,22 @@ train_config read_train_config(const std::string& path) {
   if (data == nullptr) throw format_error(path + ": field 'data' is missing");
   read_data_config(*data, o, c.data);
   if (const nlohmann::json* lora = o.find("lora")) {
-    const object l(*lora, o.in("lora"), {"rank", "alpha", "dropout", "targets", "rows"});
-    read_lora(l, c.lora);
-    if (l.find("alpha") == nullptr) c.lora.alpha = 2.0 * static_cast<double>(c.lora.rank);
-    read_targets(l, c.lora);
-    c.lora.gist_rows_only = l.choice("rows", {"all", "gists"}, 0) == 1;
+    const object l(*lora, o.in("lora"),
+                   {"rank", "alpha", "dropout", "targets", "rows", "all_rows"});
+    read_gist_lora(l, c.lora);
+    const std::size_t rows = l.choice("rows", {"all", "gists", "both"}, 0);
+    c.lora.gist_rows_only = rows > 0;
+    const nlohmann::json* all_rows = l.find("all_rows");
+    if ((rows == 2) != (all_rows != nullptr)) {
+      throw format_error(l.in("all_rows") + (rows == 2 ? " is missing" : " is given") +
+                         ": \"rows\": \"both\" has it, and no other");
+    }
+    if (all_rows != nullptr) {
+      c.lora_on_all_rows.emplace().name = "all_rows_lora";
+      read_gist_lora(object(*all_rows, l.in("all_rows"), {"rank", "alpha", "dropout", "targets"}),
+                     *c.lora_on_all_rows);
+      c.lora_on_all_rows->seed = c.seed;
+    }
   }
   c.lora.seed = c.seed;
   const nlohmann::json& stages = stages_of(o, path);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,8 @@ struct train_config : run_config {
   sentence_rule rule{4, 0, 1};
   /// Values of `rule.recent` of which documents take turns; the adapter brings the first along.
   std::vector<index_t> recent = {0};
+  /// Beside `lora` on gist rows: one on all rows that learns along.
+  std::optional<train::lora_options> lora_on_all_rows;
   double distillation = 0;  ///< Share of the teacher in the loss.
   bool recompute = false;
   bool narrow_model = false;  ///< A model that was trained as a whole is written as bf16.

@@ -94,7 +94,7 @@ class gist_run final : public training_run {
     if (trained_before(at.stage)) take_trained_model();
     adapter_.gists = model::untrained_gist_rows(source_->weights, config_.rule.n_gist, 0);
     // What is frozen is no part of the checkpoint.
-    if (!config_.adapter.empty() && !trained_before(at.stage)) {
+    if (!config_.adapter.empty() && !config_.lora_on_all_rows && !trained_before(at.stage)) {
       adapter_.on_all_rows = read_adapter(config_.adapter).on_all_rows;
     }
   }
@@ -102,18 +102,23 @@ class gist_run final : public training_run {
   /// Whether a stage goes on with the LoRA on all rows; others take it into the weights.
   bool trains_all_rows(std::size_t stage) const {
     return config_.stages[stage].trained == train::trained_weights::lora &&
-           !config_.lora.gist_rows_only;
+           (!config_.lora.gist_rows_only || config_.lora_on_all_rows);
+  }
+  bool trains_gist_rows(std::size_t stage) const {
+    return config_.stages[stage].trained == train::trained_weights::lora &&
+           config_.lora.gist_rows_only;
   }
 
   /// A model for a stage, with what was learned before.
   trainer_state& make_trainer(std::size_t stage) override {
     const stage_config& s = config_.stages[stage];
-    const train::model_options o{s.trained, config_.lora, config_.rule, config_.recompute};
-    const bool on_gists = s.trained == train::trained_weights::lora && !trains_all_rows(stage);
-    if (!on_gists && !adapter_.on_gist_rows.empty()) {
+    const train::model_options o{s.trained, config_.lora, config_.rule, config_.recompute,
+                                 config_.lora_on_all_rows};
+    if (!trains_gist_rows(stage) && !adapter_.on_gist_rows.empty()) {
       throw argument_error("stage " + std::to_string(stage + 1) +
                            ": the adapter has LoRA on gist rows, which belongs to the model as it "
-                           "is; only a stage of \"lora\" with \"rows\": \"gists\" goes on from it");
+                           "is; only a stage of \"lora\" with \"rows\": \"gists\" or \"both\" "
+                           "goes on from it");
     }
     if (trains_all_rows(stage) || adapter_.on_all_rows.empty()) {
       model_ = this_backend().make_trainer(options_.threads, source_->weights, adapter_.gists, o);
@@ -121,16 +126,18 @@ class gist_run final : public training_run {
       const model::host_model weights = model::merged(source_->weights, adapter_);
       model_ = this_backend().make_trainer(options_.threads, weights, adapter_.gists, o);
     }
-    if (s.trained == train::trained_weights::lora) {
-      const model::lora& before = on_gists ? adapter_.on_gist_rows : adapter_.on_all_rows;
-      if (!before.empty() && before.alpha != config_.lora.alpha) {
-        throw argument_error("stage " + std::to_string(stage + 1) +
-                             ": the adapter's LoRA has alpha " + decimal(before.alpha, 3) +
-                             ", the config " + decimal(config_.lora.alpha, 3));
-      }
-      model_->load(before.factors);
+    if (trains_gist_rows(stage)) expect_alpha(stage, adapter_.on_gist_rows, config_.lora);
+    if (trains_all_rows(stage)) {
+      expect_alpha(stage, adapter_.on_all_rows, config_.lora_on_all_rows.value_or(config_.lora));
     }
+    model_->load(adapter_);
     return *model_;
+  }
+  static void expect_alpha(std::size_t stage, const model::lora& before,
+                           const train::lora_options& o) {
+    if (before.empty() || before.alpha == o.alpha) return;
+    throw argument_error("stage " + std::to_string(stage + 1) + ": the adapter's LoRA has alpha " +
+                         decimal(before.alpha, 3) + ", the config " + decimal(o.alpha, 3));
   }
   /// What has been learned, with what the stage was given beside the model.
   model::adapter learned(std::size_t stage) const {

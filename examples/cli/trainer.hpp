@@ -60,7 +60,7 @@ class trainer : public trainer_state {
                                   std::uint64_t seed, double mix) = 0;
   virtual double loss(std::span<const train::sequence> sequences, double scale) = 0;
   virtual model::adapter save() const = 0;
-  virtual void load(std::span<const model::low_rank> factors) = 0;
+  virtual void load(const model::adapter& from) = 0;
   /// `source` with what was trained in it, but for gists and LoRA.
   virtual model::host_model trained(const model::host_model& source) = 0;
 };

@@ -123,7 +123,7 @@ class typed_trainer final : public typed_state<B, train::trainable_model<B>, tra
     return model_.loss(batch(sequences), scale);
   }
   model::adapter save() const override { return model_.save(); }
-  void load(std::span<const model::low_rank> factors) override { model_.load(factors); }
+  void load(const model::adapter& from) override { model_.load(from); }
   model::host_model trained(const model::host_model& source) override {
     return train::trained_model(model_.parameters(), source);
   }

@@ -137,6 +137,35 @@ refuses 1 'the adapter has LoRA on gist rows' train sag --config "$work/c.json"
 sed 's/"rank": 4/"rank": 4, "alpha": 3/' "$work/both.json" > "$work/c.json"
 sed -i "s,$work/first/ad,$work/both/ad," "$work/c.json"
 refuses 1 "the adapter's LoRA has alpha 8.000, the config 3.000" train sag --config "$work/c.json"
+# Both learn together, from there: uninterrupted, and killed.
+sed -e 's/"rows": "gists"/"rows": "both", "all_rows": {"rank": 4}/' -e "s,$work/first/ad,$work/both/ad," \
+  -e "s,$work/both\",$work/together\"," "$work/both.json" > "$work/together.json"
+does train sag --config "$work/together.json"
+does inspect "$work/together/adapter.safetensors" --model "$model" --json
+holds 'both kinds, learned together' 'd["metadata"]["lora_rows"] == "both" and d["fits_model"]'
+python3 - "$work/both/adapter.safetensors" "$work/together/adapter.safetensors" << 'END' ||
+import json, struct, sys
+def read(path):
+    data = open(path, "rb").read()
+    n = struct.unpack_from("<Q", data)[0]
+    return {k: data[8 + n + v["data_offsets"][0]:8 + n + v["data_offsets"][1]]
+            for k, v in json.loads(data[8:8 + n]).items() if k != "__metadata__"}
+before, after = map(read, sys.argv[1:])
+same = [k for k in before if before[k] == after[k]]
+sys.exit(not (before.keys() == after.keys() and not same))
+END
+  wrong 'of two LoRA that learn together one stayed as it was'
+mv "$work/together" "$work/unkilled_together"
+kill_at 2 "$work/together/log.csv" train sag --config "$work/together.json"
+does train sag --config "$work/together.json" --resume
+cmp "$work/unkilled_together/adapter.safetensors" "$work/together/adapter.safetensors" ||
+  wrong 'two LoRA that learn together: a run that was killed and went on gives other bytes'
+sed 's/, "all_rows": {"rank": 4}//' "$work/together.json" > "$work/c.json"
+refuses 1 "field 'lora.all_rows' is missing" train sag --config "$work/c.json"
+sed 's/"both"/"gists"/' "$work/together.json" > "$work/c.json"
+refuses 1 "field 'lora.all_rows' is given" train sag --config "$work/c.json"
+sed 's/"all_rows": {"rank": 4}/"all_rows": {"rank": 4, "alpha": 3}/' "$work/together.json" > "$work/c.json"
+refuses 1 "the adapter's LoRA has alpha 8.000, the config 3.000" train sag --config "$work/c.json"
 printf 'The mill stood by the river. It was old. Nobody came.' > "$work/text"
 does ask "$work/text" 'Who?' --compare --model "$model" --adapter "$work/both/adapter.safetensors" --json
 

@@ -192,6 +192,21 @@ TEST_CASE("LoRA on gist rows comes on top of LoRA on all rows") {
   CHECK(std::abs(loss(logits(half, s.tokens, 100), s.tokens, m.n_vocab()) - wanted) <=
         1e-9 * wanted);
 
+  // So are both where they learn together; what is learned is what was loaded.
+  train::model_options together = options_of(a.on_gist_rows, true);
+  together.lora_on_all_rows = options_of(a.on_all_rows, false).lora;
+  CHECK_THROWS_AS(train::trainable_model<oracle>(be(), source, a.gists, together), argument_error);
+  together.lora_on_all_rows->name = "second";
+  train::trainable_model<oracle> learner(be(), source, a.gists, together);
+  learner.load(a);
+  const train::batch<oracle> b(be(), {&s, 1}, rule, source.config.n_vocab);
+  CHECK(std::abs(learner.loss(b, 1.0) - loss(found, s.tokens, m.n_vocab())) <= 1e-9 * wanted);
+  model::transformer<oracle> again(be(), source, a.gists);
+  again.adapt(learner.save());
+  CHECK(logits(again, s.tokens, 100) == found);
+  together.lora.gist_rows_only = false;
+  CHECK_THROWS_AS(train::trainable_model<oracle>(be(), source, a.gists, together), argument_error);
+
   // One without the other is another model, in whatever order they come.
   const auto only = [&](const model::lora& l, model::lora_on rows) {
     model::transformer<oracle> one(be(), source, a.gists);

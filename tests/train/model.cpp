@@ -60,11 +60,13 @@ std::vector<train::sequence> documents(index_t n_vocab, index_t n_gist, bool gis
 /// LoRA with a B that is not zero, or A would have no derivative.
 void fill_lora(model_type& m) {
   random_generator random(17);
-  std::vector<model::low_rank> factors = m.factors();
-  for (model::low_rank& f : factors) {
-    for (float& x : f.b) x = static_cast<float>(0.3 * random.normal());
+  for (std::size_t i = 0; i < train::most_loras; ++i) {
+    std::vector<model::low_rank> factors = m.factors(i);
+    for (model::low_rank& f : factors) {
+      for (float& x : f.b) x = static_cast<float>(0.3 * random.normal());
+    }
+    m.load(factors, i);
   }
-  m.load(factors);
 }
 
 /// Compares some elements of every gradient with central differences of `loss`.
@@ -101,6 +103,7 @@ struct form {
   train::trained_weights trained;
   bool gist_rows_only;
   random_model_options shape;
+  bool both = false;
 };
 
 std::vector<form> forms() {
@@ -114,6 +117,7 @@ std::vector<form> forms() {
           {"gist rows, untied", trained_weights::none, false, rich},
           {"LoRA on all rows", trained_weights::lora, false, plain},
           {"LoRA on gist rows", trained_weights::lora, true, rich},
+          {"LoRA on gist rows and on all", trained_weights::lora, true, rich, true},
           {"all", trained_weights::all, false, plain},
           {"all, biases, head norms, untied", trained_weights::all, false, rich}};
 }
@@ -123,7 +127,12 @@ train::model_options options_of(const form& f, bool recompute = false) {
   lora.rank = 3;
   lora.alpha = 6;
   lora.gist_rows_only = f.gist_rows_only;
-  return {f.trained, lora, {2, 1, 1}, recompute};
+  train::model_options options{f.trained, lora, {2, 1, 1}, recompute};
+  if (f.both) {
+    options.lora_on_all_rows = train::lora_options{
+        .rank = 2, .alpha = 3, .targets = {"query", "output", "up"}, .name = "all_rows_lora"};
+  }
+  return options;
 }
 
 }  // namespace

@@ -91,12 +91,13 @@ class trainable_gmsa {
         be, config_.tied_head ? model::host_linear{decoder.token_embedding, {}} : decoder.head,
         head, nullptr);
     encoder_.emplace(set_, restoring ? parts.encoder : compressor_of(parts).encoder, "encoder.",
-                     false, false, restoring ? &options_.lora : nullptr);
+                     false, false, some_if(restoring, options_.lora));
     if (!parts.alignment.blocks.empty()) {
-      alignment_.emplace(set_, parts.alignment, "alignment.", restoring, false, nullptr);
+      alignment_.emplace(set_, parts.alignment, "alignment.", restoring, false,
+                         std::span<const train::lora_options>());
     }
     decoder_.emplace(set_, decoder, "decoder.", !restoring && !by_lora,
-                     options.stage == stage::decoder, by_lora ? &options_.decoder_lora : nullptr);
+                     options.stage == stage::decoder, some_if(by_lora, options_.decoder_lora));
     if (restoring) {
       expect_same_lora(parts.encoder_lora, parts.lora_alpha, options_.lora, "encoder");
       encoder_->load(parts.encoder_lora);
@@ -133,6 +134,9 @@ class trainable_gmsa {
  private:
   using sequences = std::vector<train::sequence>;
 
+  static std::span<const train::lora_options> some_if(bool wanted, const train::lora_options& o) {
+    return {&o, wanted ? std::size_t{1} : std::size_t{0}};
+  }
   static void expect_same_lora(std::span<const model::low_rank> factors, double alpha,
                                const train::lora_options& options, const std::string& part) {
     for (const model::low_rank& f : factors) {

@@ -36,7 +36,7 @@ class trainable_stack {
   /// @param train_norm    so is the final norm
   trainable_stack(train::parameter_set<B, T>& set, const model::host_model& m,
                   const std::string& prefix, bool train_blocks, bool train_norm,
-                  const train::lora_options* lora)
+                  std::span<const train::lora_options> lora)
       : be_(&set.backend()), config_(m.config) {
     for (std::size_t l = 0; l < m.blocks.size(); ++l) {
       blocks_.push_back(std::make_unique<train::trainable_block<B, T>>(
@@ -57,7 +57,9 @@ class trainable_stack {
   /// Bytes that forward takes and leaves taken.
   std::size_t kept_bytes(const train::batch<B>& b, bool backward) const {
     const std::size_t row = workspace<B>::template bytes_for<T>(b.n * config_.d_model);
-    return (backward ? blocks_.size() : 1) * blocks_.front()->activation_bytes(b.n, b.n) + row;
+    const train::lora_rows<space> all;
+    return (backward ? blocks_.size() : 1) * blocks_.front()->activation_bytes(b.n, {&all, 1}) +
+           row;
   }
   /// Bytes that either pass takes and gives back.
   std::size_t workspace_size(const train::batch<B>& b) const {
@@ -71,8 +73,8 @@ class trainable_stack {
                     bool backward, workspace<B>& memory) {
     kept_rows kept;
     for (std::size_t l = 0; l < blocks_.size(); ++l) {
-      if (backward || l == 0) kept.blocks.push_back(blocks_[l]->reserve(memory, b.n, b.n));
-      blocks_[l]->forward(x, kept.blocks.back(), b, rotation(b), lora, memory);
+      if (backward || l == 0) kept.blocks.push_back(blocks_[l]->reserve(memory, b.n, {&lora, 1}));
+      blocks_[l]->forward(x, kept.blocks.back(), b, rotation(b), {&lora, 1}, memory);
     }
     kept.x = x;
     kept.hidden = memory.template take<T>({b.n, config_.d_model});
@@ -93,7 +95,7 @@ class trainable_stack {
                              {config_.norm, config_.norm_eps});
     be_->copy(d.data(), d_x.data(), static_cast<std::size_t>(d.size()) * sizeof(T));
     for (std::size_t l = blocks_.size(); l-- > 0;) {
-      blocks_[l]->backward(d, kept.blocks[l], b, rotation(b), lora, memory);
+      blocks_[l]->backward(d, kept.blocks[l], b, rotation(b), {&lora, 1}, memory);
     }
   }
 
@@ -101,13 +103,13 @@ class trainable_stack {
   std::vector<model::low_rank> lora() const {
     std::vector<model::low_rank> out;
     for (std::size_t l = 0; l < blocks_.size(); ++l) {
-      blocks_[l]->save(static_cast<index_t>(l), out);
+      blocks_[l]->save(static_cast<index_t>(l), 0, out);
     }
     return out;
   }
   void load(std::span<const model::low_rank> factors) {
     for (std::size_t l = 0; l < blocks_.size(); ++l) {
-      blocks_[l]->load(static_cast<index_t>(l), factors);
+      blocks_[l]->load(static_cast<index_t>(l), 0, factors);
     }
   }
 

@@ -46,7 +46,7 @@ struct block_activations {
   matrix_view<T, Space> lse = {};       ///< [n, n_heads]
   matrix_view<T, Space> middle = {};    ///< [n, d_model], behind attention
   matrix_view<T, Space> gates = {};     ///< [n, 2 d_ff], gate and up
-  std::array<matrix_view<T, Space>, 4> down = {};  ///< LoRA of qkv, output, gates, down.
+  std::array<lora_activations<T, Space>, 4> down = {};  ///< LoRA of qkv, output, gates, down.
 };
 
 /// One layer of model::block with its backward pass. The weights are constant or trained; either
@@ -60,10 +60,11 @@ class trainable_block {
   using const_matrix = matrix_view<const T, space>;
   using tensor = tensor_view<T, 3, space>;
   using activations = block_activations<T, space>;
+  using lora_passes = std::span<const lora_rows<space>>;  ///< One for each LoRA.
 
   trainable_block(parameter_set<B, T>& set, const model::model_config& config,
                   const model::host_block& w, const std::string& prefix, bool train,
-                  const lora_options* lora)
+                  std::span<const lora_options> lora)
       : be_(&set.backend()),
         config_(config),
         attention_norm_(set, prefix + "attention_norm", w.attention_norm, train),
@@ -82,8 +83,8 @@ class trainable_block {
                                           : 1.0 / std::sqrt(static_cast<double>(config.head_dim))) {
   }
 
-  /// Takes room for the activations of n rows, of which m are rows of LoRA.
-  activations reserve(workspace<B>& w, index_t n, index_t m) const {
+  /// Takes room for the activations of n rows, with LoRA on those that `on` names.
+  activations reserve(workspace<B>& w, index_t n, lora_passes on) const {
     const auto& c = config_;
     activations a;
     a.x = w.template take<T>({n, c.d_model});
@@ -95,17 +96,24 @@ class trainable_block {
     a.gates = w.template take<T>({n, 2 * c.d_ff});
     const auto maps = {&qkv_, &output_, &gates_, &down_};
     std::size_t i = 0;
-    for (const auto* map : maps) a.down[i++] = w.template take<T>({m, map->total_rank()});
+    for (const auto* map : maps) {
+      for (std::size_t l = 0; l < on.size(); ++l) {
+        a.down[i][l] = w.template take<T>({on[l].count(n), map->total_rank(l)});
+      }
+      ++i;
+    }
     return a;
   }
-  std::size_t activation_bytes(index_t n, index_t m) const {
+  std::size_t activation_bytes(index_t n, lora_passes on) const {
     const auto bytes = [](index_t count) { return workspace<B>::template bytes_for<T>(count); };
     const auto& c = config_;
     std::size_t sum = 2 * bytes(n * c.d_model) + bytes(n * qkv_.rows()) + bytes(n * query_width()) +
                       bytes(n * c.n_heads) + bytes(n * 2 * c.d_ff);
     if (has_head_norms()) sum += bytes(n * (query_width() + key_width()));
     for (const auto* map : {&qkv_, &output_, &gates_, &down_}) {
-      sum += bytes(m * map->total_rank());
+      for (std::size_t l = 0; l < on.size(); ++l) {
+        sum += bytes(on[l].count(n) * map->total_rank(l));
+      }
     }
     return sum;
   }
@@ -128,7 +136,7 @@ class trainable_block {
 
   /// x <- block(x), leaving in `a` what backward needs.
   void forward(matrix x, const activations& a, const batch<B>& b, const rotation<B>& rope,
-               const lora_rows<space>& lora, workspace<B>& scratch) {
+               lora_passes lora, workspace<B>& scratch) {
     const typename workspace<B>::scope scope(scratch);
     const index_t n = b.n;
     copy(a.x, x);
@@ -156,16 +164,17 @@ class trainable_block {
   /// d <- derivative with respect to the block's input, from that with respect to its output.
   /// Overwrites the activations.
   void backward(matrix d, const activations& a, const batch<B>& b, const rotation<B>& rope,
-                const lora_rows<space>& lora, workspace<B>& scratch) {
+                lora_passes lora, workspace<B>& scratch) {
     feed_forward_backward(d, a, lora, scratch);
     attention_backward(d, a, b, rope, lora, scratch);
   }
 
-  void save(index_t layer, std::vector<model::low_rank>& out) const {
-    for (const auto* map : {&qkv_, &output_, &gates_, &down_}) map->save(layer, out);
+  /// Of LoRA number i.
+  void save(index_t layer, std::size_t i, std::vector<model::low_rank>& out) const {
+    for (const auto* map : {&qkv_, &output_, &gates_, &down_}) map->save(layer, i, out);
   }
-  void load(index_t layer, std::span<const model::low_rank> from) {
-    for (auto* map : {&qkv_, &output_, &gates_, &down_}) map->load(layer, from);
+  void load(index_t layer, std::size_t i, std::span<const model::low_rank> from) {
+    for (auto* map : {&qkv_, &output_, &gates_, &down_}) map->load(layer, i, from);
   }
 
  private:
@@ -290,7 +299,7 @@ class trainable_block {
     ops::attention_batch<B, T>(*be_, calls, scale_, scratch);
   }
 
-  void feed_forward_backward(matrix d, const activations& a, const lora_rows<space>& lora,
+  void feed_forward_backward(matrix d, const activations& a, lora_passes lora,
                              workspace<B>& scratch) {
     const typename workspace<B>::scope scope(scratch);
     const index_t n = d.extent(0);
@@ -313,8 +322,7 @@ class trainable_block {
   }
 
   void attention_backward(matrix d, const activations& a, const batch<B>& b,
-                          const rotation<B>& rope, const lora_rows<space>& lora,
-                          workspace<B>& scratch) {
+                          const rotation<B>& rope, lora_passes lora, workspace<B>& scratch) {
     const typename workspace<B>::scope scope(scratch);
     const index_t n = d.extent(0);
     const matrix d_qkv = scratch.template take<T>({n, qkv_.rows()});

@@ -3,18 +3,14 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <gistkv/core/dequantize.hpp>
-#include <gistkv/core/hash.hpp>
-#include <gistkv/core/random.hpp>
 #include <gistkv/core/workspace.hpp>
 #include <gistkv/model/host_model.hpp>
 #include <gistkv/model/lora.hpp>
@@ -22,42 +18,15 @@
 #include <gistkv/ops/backward.hpp>
 #include <gistkv/ops/linear.hpp>
 #include <gistkv/ops/matmul.hpp>
-#include <gistkv/ops/rows.hpp>
 #include <gistkv/train/parameters.hpp>
+#include <gistkv/train/trainable_lora.hpp>
 
 namespace gistkv::train {
-
-/// Low-rank adaptation (Hu et al. 2021): y = W x + (alpha / rank) B A x, A [rank, in] drawn at
-/// random, B [out, rank] zero at first, with dropout on x in front of A while training.
-struct lora_options {
-  index_t rank = 16;
-  double alpha = 32.0;
-  double dropout = 0.0;
-  /// Of query, key, value, output, gate, up, down.
-  std::vector<std::string> targets = {"query", "key", "value", "output", "gate", "up", "down"};
-  bool gist_rows_only = false;  ///< Applied to the rows of gist tokens and to no others.
-  std::uint64_t seed = 0;
-
-  bool has(const std::string& target) const {
-    return std::find(targets.begin(), targets.end(), target) != targets.end();
-  }
-};
 
 /// One of the maps that a trainable_linear holds.
 struct linear_source {
   std::string name;  ///< As a target of LoRA: "query".
   const model::host_linear* map = nullptr;
-};
-
-/// The rows of a batch to which LoRA applies.
-template <MemorySpace Space>
-struct lora_rows {
-  bool all = true;
-  vector_view<const std::int32_t, Space> rows = {};  ///< If not all.
-  bool drop = false;                                 ///< Dropout is on.
-  std::uint64_t seed = 0;                            ///< Of dropout, for this pass.
-
-  index_t count(index_t n) const { return all ? n : rows.extent(0); }
 };
 
 /// Elements of a matrix as floats.
@@ -84,14 +53,16 @@ class trainable_linear {
 
   /// @param prefix  of the names of parameters: "blocks.0."
   /// @param train   the weights themselves are parameters
-  /// @param lora    null: none
+  /// @param lora    some that come on top, most_loras at most
   trainable_linear(parameter_set<B, T>& set, const std::string& prefix,
-                   std::span<const linear_source> maps, bool train, const lora_options* lora)
+                   std::span<const linear_source> maps, bool train,
+                   std::span<const lora_options> lora)
       : be_(&set.backend()) {
     cols_ = maps.front().map->weight.cols;
     std::vector<float> weights;
     std::vector<float> biases;
     std::string names;
+    std::vector<linear_part> parts;
     bool any_bias = false;
     for (const linear_source& m : maps) any_bias |= !m.map->bias.empty();
     for (const linear_source& m : maps) {
@@ -108,7 +79,7 @@ class trainable_linear {
                                             : floats_of(m.map->bias);
         biases.insert(biases.end(), bias.begin(), bias.end());
       }
-      parts_.push_back({m.name, rows_, w.rows, 0, 0, nullptr});
+      parts.push_back({m.name, rows_, w.rows});
       rows_ += w.rows;
       names += (names.empty() ? "" : "+") + m.name;
     }
@@ -124,30 +95,35 @@ class trainable_linear {
       const std::vector<T> converted(biases.begin(), biases.end());
       if (any_bias) bias_ = buffer<T, B>(*be_, std::span<const T>(converted));
     }
-    if (lora != nullptr) add_lora(set, prefix, *lora);
+    for (const lora_options& l : lora) lora_.emplace_back(set, prefix, parts, cols_, l);
   }
 
   index_t rows() const { return rows_; }
   index_t cols() const { return cols_; }
-  /// Columns of what `forward` leaves for `backward`; 0 without LoRA.
-  index_t total_rank() const { return total_rank_; }
+  /// Columns of what LoRA number i leaves in `forward` for `backward`; 0 where there is none.
+  index_t total_rank(std::size_t i) const {
+    return i < lora_.size() ? lora_[i].total_rank() : index_t{0};
+  }
   /// Whether `backward` reads x.
-  bool needs_input() const { return weight_ != nullptr || total_rank_ > 0; }
+  bool needs_input() const {
+    return weight_ != nullptr || std::any_of(lora_.begin(), lora_.end(),
+                                             [](const auto& l) { return l.total_rank() > 0; });
+  }
 
   /// Bytes of scratch for n rows.
   std::size_t workspace_size(index_t n) const {
-    return total_rank_ == 0 ? 0
-                            : 3 * workspace<B>::template bytes_for<T>(n * cols_) +
-                                  workspace<B>::template bytes_for<T>(n * rows_) +
-                                  workspace<B>::template bytes_for<T>(n * total_rank_);
+    std::size_t most = 0;
+    for (const auto& l : lora_) most = std::max(most, l.workspace_size(n, rows_));
+    return most;
   }
 
   /// o = W x + b, plus LoRA on its rows.
   /// @param[out] o     [n, rows()]
   /// @param[in]  x     [n, cols()]
-  /// @param[out] down  [rows of LoRA, total_rank()], for backward
-  void forward(matrix o, const_matrix x, matrix down, const lora_rows<space>& on,
-               workspace<B>& scratch) {
+  /// @param[out] down  of LoRA number i [on[i].count(n), total_rank(i)], for backward
+  /// @param[in]  on    where each applies; those behind its end do not
+  void forward(matrix o, const_matrix x, const lora_activations<T, space>& down,
+               std::span<const lora_rows<space>> on, workspace<B>& scratch) {
     if (weight_ != nullptr) {
       ops::matmul<B, T>(*be_, one(o), one(x), one(const_matrix(weight_->matrix())),
                         {.transpose_b = true});
@@ -158,21 +134,9 @@ class trainable_linear {
       const auto& b = trained_bias_ != nullptr ? trained_bias_->value : bias_;
       ops::add<B, T>(*be_, o, o, repeat_rows(b.view({rows_}), o.extent(0)));
     }
-    if (total_rank_ == 0 || on.count(x.extent(0)) == 0) return;
-    const typename workspace<B>::scope scope(scratch);
-    const const_matrix read = lora_input(x, on, scratch);
-    ops::matmul<B, T>(*be_, one(down), one(read), one(const_matrix(a_->matrix())),
-                      {.transpose_b = true});
-    // No row is named twice: what is taken out may be put back.
-    const matrix to = on.all ? o : scratch.template take<T>({read.extent(0), rows_});
-    if (!on.all) ops::gather_rows<B, T>(*be_, to, o, on.rows);
-    for (const part& p : parts_) {
-      if (p.rank == 0) continue;
-      ops::matmul<B, T>(*be_, one(to.slice(1, p.begin, p.rows)),
-                        one(const_matrix(down.slice(1, p.rank_begin, p.rank))),
-                        one(const_matrix(p.b->matrix())), {.accumulate = true, .alpha = scale_});
+    for (std::size_t i = 0; i < lora_.size() && i < on.size(); ++i) {
+      lora_[i].forward(o, x, down[i], on[i], scratch);
     }
-    if (!on.all) ops::scatter_rows<B, T>(*be_, o, to, on.rows);
   }
 
   /// dx = dy W, and the gradients of what is trained.
@@ -180,8 +144,8 @@ class trainable_linear {
   /// @param[in]  dy    [n, rows()]
   /// @param[in]  x     [n, cols()], or empty unless needs_input()
   /// @param[in]  down  what forward left
-  void backward(matrix dx, const_matrix dy, const_matrix x, const_matrix down,
-                const lora_rows<space>& on, workspace<B>& scratch) {
+  void backward(matrix dx, const_matrix dy, const_matrix x, const lora_activations<T, space>& down,
+                std::span<const lora_rows<space>> on, workspace<B>& scratch) {
     if (weight_ != nullptr) {
       ops::matmul<B, T>(*be_, one(dx), one(dy), one(const_matrix(weight_->matrix())));
       if (weight_->trained) {
@@ -195,123 +159,28 @@ class trainable_linear {
       ops::accumulate_products<B, T>(*be_, trained_bias_->gradient_matrix(),
                                      repeat_rows(one_element, dy.extent(0)), dy);
     }
-    if (total_rank_ == 0 || on.count(dy.extent(0)) == 0) return;
-    const typename workspace<B>::scope scope(scratch);
-    const const_matrix read = lora_input(x, on, scratch);
-    const index_t m = read.extent(0);
-    const_matrix gradient = dy;
-    if (!on.all) {
-      const matrix gathered = scratch.template take<T>({m, rows_});
-      ops::gather_rows<B, T>(*be_, gathered, dy, on.rows);
-      gradient = gathered;
-    }
-    const matrix d_down = scratch.template take<T>({m, total_rank_});
-    for (const part& p : parts_) {
-      if (p.rank == 0) continue;
-      const const_matrix columns = gradient.slice(1, p.begin, p.rows);
-      ops::matmul<B, T>(*be_, one(d_down.slice(1, p.rank_begin, p.rank)), one(columns),
-                        one(const_matrix(p.b->matrix())), {.transpose_b = true, .alpha = scale_});
-      ops::accumulate_products<B, T>(*be_, p.b->gradient_matrix(),
-                                     down.slice(1, p.rank_begin, p.rank), columns, scale_);
-    }
-    ops::accumulate_products<B, T>(*be_, a_->gradient_matrix(), d_down, read);
-    const bool drop = on.drop && dropout_ > 0.0;
-    const matrix to = on.all ? dx : scratch.template take<T>({m, cols_});
-    if (!on.all) ops::gather_rows<B, T>(*be_, to, dx, on.rows);
-    if (drop) {
-      const matrix d_read = scratch.template take<T>({m, cols_});
-      ops::matmul<B, T>(*be_, one(d_read), one(const_matrix(d_down)),
-                        one(const_matrix(a_->matrix())));
-      ops::dropout<B, T>(*be_, d_read, d_read, {dropout_, seed(on)});
-      ops::add<B, T>(*be_, to, to, d_read);
-    } else {
-      ops::matmul<B, T>(*be_, one(to), one(const_matrix(d_down)), one(const_matrix(a_->matrix())),
-                        {.accumulate = true});
-    }
-    if (!on.all) ops::scatter_rows<B, T>(*be_, dx, to, on.rows);
-  }
-
-  /// Appends the factors of LoRA, those of layer `layer`.
-  void save(index_t layer, std::vector<model::low_rank>& out) const {
-    if (total_rank_ == 0) return;
-    const auto a = a_->exact().to_host();
-    for (const part& p : parts_) {
-      if (p.rank == 0) continue;
-      const auto b = p.b->exact().to_host();
-      model::low_rank f{layer, p.name, p.rank, p.rows, cols_, {}, {}};
-      for (index_t i = p.rank_begin * cols_; i < (p.rank_begin + p.rank) * cols_; ++i) {
-        f.a.push_back(static_cast<float>(a[static_cast<std::size_t>(i)]));
-      }
-      for (index_t r = 0; r < p.rows; ++r) {
-        for (index_t i = 0; i < p.rank; ++i) {
-          f.b.push_back(static_cast<float>(b[static_cast<std::size_t>(i * p.rows + r)]));
-        }
-      }
-      out.push_back(std::move(f));
+    for (std::size_t i = 0; i < lora_.size() && i < on.size(); ++i) {
+      lora_[i].backward(dx, dy, x, down[i], on[i], scratch);
     }
   }
 
-  /// Takes over factors that were trained before; where there are none LoRA stays as it is.
-  /// @throws shape_error.
-  void load(index_t layer, std::span<const model::low_rank> from) {
-    if (total_rank_ == 0) return;
-    std::vector<number> a = a_->exact().to_host();
-    for (const part& p : parts_) {
-      for (const model::low_rank& f : from) {
-        if (f.layer != layer || f.target != p.name) continue;
-        if (f.rank != p.rank || f.rows != p.rows || f.cols != cols_) {
-          throw shape_error("LoRA of layer " + std::to_string(layer) + " " + p.name + " is [" +
-                            std::to_string(f.rows) + ", " + std::to_string(f.cols) + "] of rank " +
-                            std::to_string(f.rank) + ", expected [" + std::to_string(p.rows) +
-                            ", " + std::to_string(cols_) + "] of rank " + std::to_string(p.rank));
-        }
-        std::copy(f.a.begin(), f.a.end(), a.begin() + p.rank_begin * cols_);
-        std::vector<number> b(f.b.size());
-        for (index_t r = 0; r < p.rows; ++r) {
-          for (index_t i = 0; i < p.rank; ++i) {
-            b[static_cast<std::size_t>(i * p.rows + r)] =
-                static_cast<number>(f.b[static_cast<std::size_t>(r * p.rank + i)]);
-          }
-        }
-        p.b->assign(*be_, b);
-      }
-    }
-    a_->assign(*be_, a);
+  /// Appends the factors of LoRA number i, if there is one, those of layer `layer`.
+  void save(index_t layer, std::size_t i, std::vector<model::low_rank>& out) const {
+    if (i < lora_.size()) lora_[i].save(layer, out);
+  }
+  /// LoRA number i, if there is one, takes over factors that were trained before.
+  /// @throws as trainable_lora::load.
+  void load(index_t layer, std::size_t i, std::span<const model::low_rank> from) {
+    if (i < lora_.size()) lora_[i].load(layer, from);
   }
 
  private:
-  using number = accumulate_t<T>;
-  struct part {
-    std::string name;
-    index_t begin = 0;  ///< Columns [begin, begin + rows) of y.
-    index_t rows = 0;
-    index_t rank_begin = 0;  ///< Columns of `down`.
-    index_t rank = 0;
-    parameter<B, T>* b = nullptr;  ///< Transposed: [rank, rows].
-  };
-
   static tensor_view<T, 3, space> one(matrix m) {
     return {m.data(), {1, m.extent(0), m.extent(1)}, {0, m.stride(0), m.stride(1)}};
   }
   static tensor_view<const T, 3, space> one(const_matrix m) {
     return {m.data(), {1, m.extent(0), m.extent(1)}, {0, m.stride(0), m.stride(1)}};
   }
-  std::uint64_t seed(const lora_rows<space>& on) const {
-    return splitmix64(on.seed) + splitmix64(stream_);
-  }
-
-  /// What A multiplies: the rows of LoRA, some elements dropped.
-  const_matrix lora_input(const_matrix x, const lora_rows<space>& on, workspace<B>& scratch) {
-    const bool drop = on.drop && dropout_ > 0.0;
-    if (on.all && !drop) return x;
-    const matrix read = scratch.template take<T>({on.count(x.extent(0)), cols_});
-    if (!on.all) ops::gather_rows<B, T>(*be_, read, x, on.rows);
-    if (drop) {
-      ops::dropout<B, T>(*be_, read, on.all ? x : const_matrix(read), {dropout_, seed(on)});
-    }
-    return read;
-  }
-
   void pack(const std::string& name, const std::vector<float>& weights) {
     packed_.emplace(be_->pack(
         {name, weight_type::f32, rows_, cols_, std::as_bytes(std::span<const float>(weights))}));
@@ -326,51 +195,16 @@ class trainable_linear {
                                    std::as_bytes(std::span<const float>(columns))}));
   }
 
-  void add_lora(parameter_set<B, T>& set, const std::string& prefix, const lora_options& lora) {
-    std::vector<float> a;
-    std::string names;
-    for (part& p : parts_) {
-      if (!lora.has(p.name)) continue;
-      p.rank = lora.rank;
-      p.rank_begin = total_rank_;
-      total_rank_ += lora.rank;
-      names += (names.empty() ? "" : "+") + p.name;
-      // Uniform as in the authors' and in Hugging Face's code: variance 1 / (3 in).
-      xxh64 name_hash(lora.seed);
-      random_generator random(name_hash.update(prefix + p.name).digest());
-      const double bound = 1.0 / std::sqrt(static_cast<double>(cols_));
-      for (index_t i = 0; i < lora.rank * cols_; ++i) {
-        a.push_back(static_cast<float>(random.uniform(-bound, bound)));
-      }
-    }
-    if (total_rank_ == 0) return;
-    scale_ = lora.alpha / static_cast<double>(lora.rank);
-    dropout_ = lora.dropout;
-    xxh64 stream(lora.seed + 1);
-    stream_ = stream.update(prefix + names).digest();
-    a_ = &set.add(prefix + names + ".lora_a", parameter_kind::lora, total_rank_, cols_, a);
-    for (part& p : parts_) {
-      if (p.rank == 0) continue;
-      const std::vector<float> zeros(static_cast<std::size_t>(p.rank * p.rows), 0.0F);
-      p.b = &set.add(prefix + p.name + ".lora_b", parameter_kind::lora, p.rank, p.rows, zeros);
-    }
-  }
-
   B* be_;
   index_t rows_ = 0;
   index_t cols_ = 0;
-  std::vector<part> parts_;
+  std::vector<trainable_lora<B, T>> lora_;
   std::optional<packed_weight_t<B>> packed_;
   std::optional<packed_weight_t<B>> transposed_;
   buffer<T, B> bias_;
   buffer<T, B> unit_;  ///< 1, whose product with dy is the sum of its rows.
   parameter<B, T>* weight_ = nullptr;
   parameter<B, T>* trained_bias_ = nullptr;
-  parameter<B, T>* a_ = nullptr;
-  index_t total_rank_ = 0;
-  double scale_ = 0.0;
-  double dropout_ = 0.0;
-  std::uint64_t stream_ = 0;
 };
 
 }  // namespace gistkv::train

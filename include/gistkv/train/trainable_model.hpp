@@ -36,6 +36,9 @@ struct model_options {
   /// Keep the input of each block and compute its inside again in the backward pass: about a third
   /// more work, and a tenth of the memory for activations.
   bool recompute = false;
+  /// Of `lora` on gist rows only: a second one on all rows that learns along with it. Its
+  /// parameters want another name.
+  std::optional<lora_options> lora_on_all_rows = {};
 };
 
 /// The full-cache model as a teacher: the same text without gists, and for each target of the
@@ -115,7 +118,12 @@ class trainable_model {
     head_.emplace(be,
                   config_.tied_head ? model::host_linear{source.token_embedding, {}} : source.head,
                   head, gist_head_);
-    const lora_options* lora = options.trained == trained_weights::lora ? &options_.lora : nullptr;
+    std::vector<lora_options> lora;
+    if (options.trained == trained_weights::lora) {
+      lora.push_back(options.lora);
+      if (options.lora_on_all_rows) add_second(lora, *options.lora_on_all_rows);
+    }
+    n_loras_ = lora.size();
     for (std::size_t l = 0; l < source.blocks.size(); ++l) {
       blocks_.push_back(std::make_unique<trainable_block<B, T>>(
           set_, config_, source.blocks[l], "blocks." + std::to_string(l) + ".", all, lora));
@@ -142,12 +150,12 @@ class trainable_model {
   /// @param seed   of dropout; a pass of its own wants a number of its own
   double forward_backward(const batch<B>& b, double scale, std::uint64_t seed,
                           const teacher<B>* teach = nullptr) {
-    return run(b, scale, lora_of(b, true, seed), true, teach);
+    return run(b, scale, loras_of(b, true, seed), true, teach);
   }
 
   /// The same sum without gradients; nothing is dropped.
   double loss(const batch<B>& b, double scale, const teacher<B>* teach = nullptr) {
-    return run(b, scale, lora_of(b, false, 0), false, teach);
+    return run(b, scale, loras_of(b, false, 0), false, teach);
   }
 
   /// What has been learned, but for trained_weights::all.
@@ -160,23 +168,32 @@ class trainable_model {
     out.gists = {gists_->rows, rows(*gists_), {}};
     if (gist_head_ != gists_) out.gists.head = rows(*gist_head_);
     if (options_.trained != trained_weights::lora) return out;
-    model::lora& learned = options_.lora.gist_rows_only ? out.on_gist_rows : out.on_all_rows;
-    learned = {options_.lora.alpha, factors()};
+    model::lora& first = options_.lora.gist_rows_only ? out.on_gist_rows : out.on_all_rows;
+    first = {options_.lora.alpha, factors(0)};
+    if (options_.lora_on_all_rows) {
+      out.on_all_rows = {options_.lora_on_all_rows->alpha, factors(1)};
+    }
     return out;
   }
+  /// LoRA to go on from, as `save` gives it; what is not there stays as it is. @throws shape_error.
+  void load(const model::adapter& from) {
+    const model::lora& first = options_.lora.gist_rows_only ? from.on_gist_rows : from.on_all_rows;
+    load(first.factors);
+    if (options_.lora_on_all_rows) load(from.on_all_rows.factors, 1);
+  }
 
-  /// Low-rank factors as they are now.
-  std::vector<model::low_rank> factors() const {
+  /// Low-rank factors as they are now, of LoRA 0, model_options::lora, or 1, lora_on_all_rows.
+  std::vector<model::low_rank> factors(std::size_t lora = 0) const {
     std::vector<model::low_rank> all;
     for (std::size_t l = 0; l < blocks_.size(); ++l) {
-      blocks_[l]->save(static_cast<index_t>(l), all);
+      blocks_[l]->save(static_cast<index_t>(l), lora, all);
     }
     return all;
   }
   /// Low-rank factors to go on from. @throws shape_error.
-  void load(std::span<const model::low_rank> factors) {
+  void load(std::span<const model::low_rank> factors, std::size_t lora = 0) {
     for (std::size_t l = 0; l < blocks_.size(); ++l) {
-      blocks_[l]->load(static_cast<index_t>(l), factors);
+      blocks_[l]->load(static_cast<index_t>(l), lora, factors);
     }
   }
 
@@ -184,9 +201,26 @@ class trainable_model {
   std::size_t workspace_bytes() const { return memory_.bytes(); }
 
  private:
-  lora_rows<space> lora_of(const batch<B>& b, bool drop, std::uint64_t seed) const {
-    if (!options_.lora.gist_rows_only) return {true, {}, drop, seed};
-    return {false, b.gist_rows.view({b.n_gists()}), drop, seed};
+  using lora_passes = std::span<const lora_rows<space>>;
+
+  void add_second(std::vector<lora_options>& lora, const lora_options& second) const {
+    if (!options_.lora.gist_rows_only || second.gist_rows_only ||
+        second.name == options_.lora.name) {
+      throw argument_error(
+          "trainable model: LoRA on all rows beside another one wants that to be "
+          "on gist rows, and a name of its own");
+    }
+    lora.push_back(second);
+  }
+
+  /// The rows of each LoRA.
+  std::vector<lora_rows<space>> loras_of(const batch<B>& b, bool drop, std::uint64_t seed) const {
+    std::vector<lora_rows<space>> loras(n_loras_, {true, {}, drop, seed});
+    if (n_loras_ > 0 && options_.lora.gist_rows_only) {
+      loras.front().all = false;
+      loras.front().rows = b.gist_rows.view({b.n_gists()});
+    }
+    return loras;
   }
   rotation<B> rotation_of(const batch<B>& b) const {
     return {b.positions.view({b.n}),
@@ -202,9 +236,9 @@ class trainable_model {
     be_->copy(to.data(), from.data(), static_cast<std::size_t>(to.size()) * sizeof(T));
   }
 
-  std::size_t bytes_needed(const batch<B>& b, index_t n_lora, bool backward) const {
+  std::size_t bytes_needed(const batch<B>& b, lora_passes lora, bool backward) const {
     const auto bytes = [](index_t n) { return workspace<B>::template bytes_for<T>(n); };
-    const std::size_t one = blocks_.front()->activation_bytes(b.n, n_lora);
+    const std::size_t one = blocks_.front()->activation_bytes(b.n, lora);
     const std::size_t row = bytes(b.n * config_.d_model);
     std::size_t sum = one;
     if (backward) sum = options_.recompute ? one + blocks_.size() * row : blocks_.size() * one;
@@ -231,22 +265,20 @@ class trainable_model {
   /// Hidden states behind the final norm, keeping nothing; as the model was before training.
   void plain_forward(matrix hidden, const batch<B>& b) {
     const typename workspace<B>::scope scope(memory_);
-    const auto kept = blocks_.front()->reserve(memory_, b.n, 0);
+    const auto kept = blocks_.front()->reserve(memory_, b.n, {});
     embed(hidden, b);
-    const lora_rows<space> none{false, {}, false, 0};
     for (const auto& block : blocks_) {
-      block->forward(hidden, kept, b, rotation_of(b), none, memory_);
+      block->forward(hidden, kept, b, rotation_of(b), {}, memory_);
     }
     ops::norm<B, T>(*be_, hidden, hidden, final_norm(), {}, {config_.norm, config_.norm_eps});
   }
 
-  double run(const batch<B>& b, double scale, const lora_rows<space>& lora, bool backward,
+  double run(const batch<B>& b, double scale, lora_passes lora, bool backward,
              const teacher<B>* teach) {
     if (b.n == 0) return 0;
-    const index_t n_lora = lora.count(b.n);
-    std::size_t need = bytes_needed(b, n_lora, backward);
+    std::size_t need = bytes_needed(b, lora, backward);
     if (teach != nullptr) {
-      const std::size_t taught = bytes_needed(*teach->plain, 0, false);
+      const std::size_t taught = bytes_needed(*teach->plain, {}, false);
       need = std::max(need, taught) +
              workspace<B>::template bytes_for<T>(teach->plain->n * config_.d_model);
     }
@@ -264,7 +296,7 @@ class trainable_model {
     std::vector<matrix> inputs;
     for (std::size_t l = 0; l < blocks_.size(); ++l) {
       const bool own = backward && !options_.recompute;
-      if (own || l == 0) kept.push_back(blocks_[l]->reserve(memory_, b.n, n_lora));
+      if (own || l == 0) kept.push_back(blocks_[l]->reserve(memory_, b.n, lora));
       if (backward && options_.recompute) {
         inputs.push_back(memory_.template take<T>({b.n, config_.d_model}));
         copy(inputs.back(), x);
@@ -327,6 +359,7 @@ class trainable_model {
   buffer<T, B> final_norm_;
   std::optional<language_head<B, T>> head_;
   std::vector<std::unique_ptr<trainable_block<B, T>>> blocks_;
+  std::size_t n_loras_ = 0;
   buffer<float, B> frequencies_;
   buffer<float, B> negated_;
   workspace<B> memory_;
