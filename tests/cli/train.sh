@@ -161,9 +161,9 @@ does train sag --config "$work/together.json" --resume
 cmp "$work/unkilled_together/adapter.safetensors" "$work/together/adapter.safetensors" ||
   wrong 'two LoRA that learn together: a run that was killed and went on gives other bytes'
 sed 's/, "all_rows": {"rank": 4}//' "$work/together.json" > "$work/c.json"
-refuses 1 "field 'lora.all_rows' is missing" train sag --config "$work/c.json"
+refuses 1 'lora: all_rows is missing' train sag --config "$work/c.json"
 sed 's/"both"/"gists"/' "$work/together.json" > "$work/c.json"
-refuses 1 "field 'lora.all_rows' is given" train sag --config "$work/c.json"
+refuses 1 'lora: all_rows is given' train sag --config "$work/c.json"
 sed 's/"all_rows": {"rank": 4}/"all_rows": {"rank": 4, "alpha": 3}/' "$work/together.json" > "$work/c.json"
 refuses 1 "the adapter's LoRA has alpha 8.000, the config 3.000" train sag --config "$work/c.json"
 printf 'The mill stood by the river. It was old. Nobody came.' > "$work/text"
