@@ -3,14 +3,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # sh examples/quickstart.sh: installs what is missing, builds the program for this CPU, obtains a small
-# model, compresses a long text that every Debian has, asks it a question, and shows what the
-# compressed cache holds beside the full one. Works on a bare Debian 12 as root or with sudo.
+# model, compresses a long text that every Debian has with trained gists, compresses a short one and asks
+# about it, and shows what the compressed cache holds beside the full one, and what both answer. Works on a
+# bare Debian 12 as root or with sudo.
 set -eu
 cd "$(dirname "$0")/.."
 . examples/setup.sh
 
-text=/usr/share/common-licenses/GPL-2
-question='What must you cause modified files to carry?'
+long=/usr/share/common-licenses/GPL-2
+short=/usr/share/common-licenses/BSD
+question='By whom is the software provided?'
+# No sentence stays raw: what is answered comes from gists.
+layout='--recent 0 --segmenter paper,before,max_length:16'
+adapter=examples/adapters/smollm2-135m-instruct-k4/adapter.safetensors
 build=build/quickstart
 
 install_packages g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libcli11-dev
@@ -34,8 +39,11 @@ run() {
     case $argument in *' '*) printf " '%s'" "$argument" ;; *) printf ' %s' "$argument" ;; esac
   done
   printf '\n'
-  $build/gistkv "$@" --model "$model"
+  $build/gistkv "$@" --model "$model" --adapter $adapter
 }
-run compress $text -o $build/gpl-2.gkv
-run ask $build/gpl-2.gkv "$question"
-run ask $text "$question" --compare
+run compress $long -o $build/gpl-2.gkv
+# shellcheck disable=SC2086
+run compress $short -o $build/bsd.gkv $layout
+run ask $build/bsd.gkv "$question"
+# shellcheck disable=SC2086
+run ask $short "$question" --compare $layout
