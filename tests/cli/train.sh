@@ -114,13 +114,17 @@ does train sag --config "$work/both.json"
 does inspect "$work/both/adapter.safetensors" --model "$model" --json
 holds 'LoRA of both kinds' 'd["metadata"]["lora_rows"] == "both" and d["fits_model"] and
   sum(t["name"].endswith(".gist_lora_a") for t in d["tensors"]) == 210'
-python3 - "$work/first/adapter.safetensors" "$work/both/adapter.safetensors" << 'END' ||
-import json, struct, sys
+cat > "$work/tensors.py" << 'END'
+import json, struct
 def read(path):
     data = open(path, "rb").read()
     n = struct.unpack_from("<Q", data)[0]
     return {k: data[8 + n + v["data_offsets"][0]:8 + n + v["data_offsets"][1]]
             for k, v in json.loads(data[8:8 + n]).items() if k != "__metadata__"}
+END
+PYTHONPATH=$work python3 - "$work/first/adapter.safetensors" "$work/both/adapter.safetensors" << 'END' ||
+import sys
+from tensors import read
 first, both = map(read, sys.argv[1:])
 names = [k for k in first if ".lora_" in k]
 sys.exit(not (len(names) == 420 and all(first[k] == both[k] for k in names) and
@@ -143,13 +147,9 @@ sed -e 's/"rows": "gists"/"rows": "both", "all_rows": {"rank": 4}/' -e "s,$work/
 does train sag --config "$work/together.json"
 does inspect "$work/together/adapter.safetensors" --model "$model" --json
 holds 'both kinds, learned together' 'd["metadata"]["lora_rows"] == "both" and d["fits_model"]'
-python3 - "$work/both/adapter.safetensors" "$work/together/adapter.safetensors" << 'END' ||
-import json, struct, sys
-def read(path):
-    data = open(path, "rb").read()
-    n = struct.unpack_from("<Q", data)[0]
-    return {k: data[8 + n + v["data_offsets"][0]:8 + n + v["data_offsets"][1]]
-            for k, v in json.loads(data[8:8 + n]).items() if k != "__metadata__"}
+PYTHONPATH=$work python3 - "$work/both/adapter.safetensors" "$work/together/adapter.safetensors" << 'END' ||
+import sys
+from tensors import read
 before, after = map(read, sys.argv[1:])
 same = [k for k in before if before[k] == after[k]]
 sys.exit(not (before.keys() == after.keys() and not same))

@@ -2,9 +2,10 @@
 # Copyright 2026 The gistkv authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""questions.py GISTKV MODEL ADAPTER: how many of questions.tsv (a question, a tab, strings between |) are
-answered from /usr/share/common-licenses/BSD by the full cache, by gists with no raw sentence, and by these
-with zeros in place of the gists. An answer counts if it holds one of the strings, in any case."""
+"""questions.py GISTKV MODEL ADAPTER [TOKENS]: how many of questions.tsv (a question, a tab, strings between
+|) are answered from /usr/share/common-licenses/BSD by the full cache, by gists with no raw sentence, behind
+TOKENS of the text at most (16), and by these with zeros in place of the gists. An answer counts if it holds
+one of the strings, in any case."""
 
 import json
 import pathlib
@@ -14,13 +15,13 @@ import tempfile
 
 HERE = pathlib.Path(__file__).parent
 TEXT = "/usr/share/common-licenses/BSD"
-LAYOUT = ["--recent", "0", "--segmenter", "paper,before,max_length:16"]
 
 
 def main():
-    if len(sys.argv) != 4:
+    if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
-    program, model, adapter = sys.argv[1:]
+    program, model, adapter, tokens = (sys.argv[1:] + ["16"])[:4]
+    gisted = ["--recent", "0", "--segmenter", f"paper,before,max_length:{tokens}"]
     lines = (HERE / "questions.tsv").read_text(encoding="utf-8").splitlines()
     asked = [line.split("\t") for line in lines]
     made_with = ["--model", model, "--adapter", adapter]
@@ -35,13 +36,13 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         gists, zeroed = f"{folder}/gists.gkv", f"{folder}/zeroed.gkv"
-        subprocess.run([program, "compress", TEXT, "-o", gists, *made_with, *LAYOUT], check=True,
+        subprocess.run([program, "compress", TEXT, "-o", gists, *made_with, *gisted], check=True,
                        stdout=subprocess.DEVNULL)
         subprocess.run([sys.executable, HERE / "../../../docs/quality/zero_gists.py", gists, zeroed],
                        check=True)
         full = right(TEXT, "--method", "full")
-        for name, found in (("full", full), ("gists", right(gists, *LAYOUT)),
-                            ("zeroed", right(zeroed, *LAYOUT))):
+        for name, found in (("full", full), ("gists", right(gists, *gisted)),
+                            ("zeroed", right(zeroed, *gisted))):
             both = sum(a and b for a, b in zip(full, found))
             print(f"{name:8} {sum(found):3} of {len(asked)}, of those that the full cache answers {both}")
 
