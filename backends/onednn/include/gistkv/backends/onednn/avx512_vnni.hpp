@@ -67,28 +67,39 @@ inline __m512i order_of_neighbours() {
                           14, 12, 11, 9, 10, 8, 7, 5, 6, 4, 3, 1, 2, 0);
 }
 
-/// See quantized_rows.
-template <class T>
-void quantize(const quantized_rows& to, const T* x, code_format format) {
-  const index_t n_blocks = to.d / code_block;
-  // Four blocks at a time; behind the last one it is worked on again, and not stored.
-  const auto block = [&](index_t b, int i) { return b + i < n_blocks ? b + i : n_blocks - 1; };
-  const auto stored = [&](index_t b) {
+/// Blocks of a row, four at a time; behind the last one it is worked on again, and not stored.
+struct block_quads {
+  index_t n_blocks;
+
+  index_t block(index_t b, int i) const { return b + i < n_blocks ? b + i : n_blocks - 1; }
+  __mmask8 stored(index_t b) const {
     return static_cast<__mmask8>(n_blocks - b < 4 ? (1U << (n_blocks - b)) - 1U : 15U);
-  };
-  // The exponent of the largest element of each block, and of the row: |x| < 2^(exponent - 126).
-  __m128i most_of_row = _mm_setzero_si128();
-  __m128i least_of_row = _mm_set1_epi32(255);
-  for (index_t b = 0; b < n_blocks; b += 4) {
+  }
+  /// The largest magnitudes of blocks b to b + 3 of x, as integers: what is no number is then
+  /// greater than all that are.
+  template <class T>
+  __m128i largest(const T* x, index_t b) const {
     __m512i most[4];
     for (int i = 0; i < 4; ++i) {
-      // As integers: what is no number is then greater than all that are.
       const T* from = x + block(b, i) * code_block;
       most[i] = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(load(from))),
                                  _mm512_castps_si512(_mm512_abs_ps(load(from + 16))));
     }
-    const __m128i exponents = _mm_srli_epi32(reduce_four<larger_lanes>(most), 23);
-    _mm_mask_storeu_epi32(to.shift + b, stored(b), exponents);
+    return reduce_four<larger_lanes>(most);
+  }
+};
+
+/// See quantized_rows.
+template <class T>
+void quantize(const quantized_rows& to, const T* x, code_format format) {
+  const index_t n_blocks = to.d / code_block;
+  const block_quads quads{n_blocks};
+  // The exponent of the largest element of each block, and of the row: |x| < 2^(exponent - 126).
+  __m128i most_of_row = _mm_setzero_si128();
+  __m128i least_of_row = _mm_set1_epi32(255);
+  for (index_t b = 0; b < n_blocks; b += 4) {
+    const __m128i exponents = _mm_srli_epi32(quads.largest(x, b), 23);
+    _mm_mask_storeu_epi32(to.shift + b, quads.stored(b), exponents);
     most_of_row = _mm_max_epi32(most_of_row, exponents);
     least_of_row = _mm_min_epi32(least_of_row, exponents);
   }
@@ -104,14 +115,14 @@ void quantize(const quantized_rows& to, const T* x, code_format format) {
   const __m512i order = order_of_neighbours();
   for (index_t b = 0; b < n_blocks; b += 4) {
     const __m128i exponents =
-        _mm_max_epi32(_mm_maskz_loadu_epi32(stored(b), to.shift + b), _mm_set1_epi32(base));
+        _mm_max_epi32(_mm_maskz_loadu_epi32(quads.stored(b), to.shift + b), _mm_set1_epi32(base));
     const __m512 powers =
         _mm512_castps128_ps512(_mm_cvtepi32_ps(_mm_sub_epi32(_mm_set1_epi32(126 + 15), exponents)));
     __m512i sums[4];
     for (int i = 0; i < 4; ++i) {
-      const index_t at = block(b, i) * code_block;
+      const index_t at = quads.block(b, i) * code_block;
       const __m512 power =
-          _mm512_permutexvar_ps(_mm512_set1_epi32(static_cast<int>(block(b, i) - b)), powers);
+          _mm512_permutexvar_ps(_mm512_set1_epi32(static_cast<int>(quads.block(b, i) - b)), powers);
       const __m512i left = _mm512_cvtps_epi32(_mm512_scalef_ps(load(x + at), power));
       const __m512i right = _mm512_cvtps_epi32(_mm512_scalef_ps(load(x + at + 16), power));
       const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtsepi32_epi16(left)),
@@ -128,8 +139,8 @@ void quantize(const quantized_rows& to, const T* x, code_format format) {
     const __m128i extra = format.has_minimum
                               ? _mm_castps_si128(_mm_mul_ps(_mm_cvtepi32_ps(total), factor))
                               : _mm_mullo_epi32(total, _mm_set1_epi32(-format.offset));
-    _mm_mask_storeu_epi32(to.shift + b, stored(b), shift);
-    _mm_mask_storeu_epi32(to.extra + b, stored(b), extra);
+    _mm_mask_storeu_epi32(to.shift + b, quads.stored(b), shift);
+    _mm_mask_storeu_epi32(to.extra + b, quads.stored(b), extra);
   }
 }
 
@@ -137,16 +148,10 @@ void quantize(const quantized_rows& to, const T* x, code_format format) {
 template <class T>
 void quantize_coarse(const coarse_rows& to, const T* x, code_format format) {
   const index_t n_blocks = to.d / code_block;
-  const auto block = [&](index_t b, int i) { return b + i < n_blocks ? b + i : n_blocks - 1; };
+  const block_quads quads{n_blocks};
   for (index_t b = 0; b < n_blocks; b += 4) {
-    const auto stored = static_cast<__mmask8>(n_blocks - b < 4 ? (1U << (n_blocks - b)) - 1U : 15U);
-    __m512i largest[4];
-    for (int i = 0; i < 4; ++i) {
-      const T* from = x + block(b, i) * code_block;
-      largest[i] = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(load(from))),
-                                    _mm512_castps_si512(_mm512_abs_ps(load(from + 16))));
-    }
-    const __m128i most = reduce_four<larger_lanes>(largest);
+    const __mmask8 stored = quads.stored(b);
+    const __m128i most = quads.largest(x, b);
     // What is smaller is zero: its reciprocal might be none.
     const __mmask8 counts = _mm_cmpge_epi32_mask(most, _mm_set1_epi32((127 - 100) << 23));
     const __mmask8 is_finite = _mm_cmplt_epi32_mask(most, _mm_set1_epi32(255 << 23));
@@ -158,9 +163,9 @@ void quantize_coarse(const coarse_rows& to, const T* x, code_format format) {
                                          _mm_set1_ps(1.0F / 127.0F));
     __m512i sums[4];
     for (int i = 0; i < 4; ++i) {
-      const index_t at = block(b, i) * code_block;
-      const __m512 factor =
-          _mm512_permutexvar_ps(_mm512_set1_epi32(static_cast<int>(block(b, i) - b)), inverse);
+      const index_t at = quads.block(b, i) * code_block;
+      const __m512 factor = _mm512_permutexvar_ps(
+          _mm512_set1_epi32(static_cast<int>(quads.block(b, i) - b)), inverse);
       const __m512i left = _mm512_cvtps_epi32(_mm512_mul_ps(load(x + at), factor));
       const __m512i right = _mm512_cvtps_epi32(_mm512_mul_ps(load(x + at + 16), factor));
       auto* values = reinterpret_cast<__m128i*>(to.values + at);
