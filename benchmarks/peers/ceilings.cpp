@@ -27,8 +27,13 @@
 
 namespace {
 
-constexpr int n_sums =
-    24;  // Enough in flight for two units of four cycles each, and registers left.
+#if defined(__AVX512F__)
+constexpr int n_sums = 24;
+#else
+constexpr int n_sums = 12;
+#endif
+// Enough in flight for two units of four cycles each, and registers left.
+static_assert(n_sums >= 8);
 constexpr int n_rounds = 2'000'000;
 
 #if defined(__AVX512BF16__)
@@ -50,12 +55,13 @@ float multiply() {
 using lanes = float __attribute__((vector_size(32)));
 constexpr double flop_a_product = 16;
 float multiply() {
-  lanes sum[n_sums] = {};
-  lanes x;
-  std::memset(&x, 1, sizeof x);
+  const volatile float half = 0.5F;  // A number that the compiler must not know.
+  const lanes x = half - lanes{};
+  lanes sum[n_sums];
+  for (int j = 0; j < n_sums; ++j) sum[j] = static_cast<float>(j) * x;
   for (int i = 0; i < n_rounds; ++i) {
 #pragma GCC unroll 24
-    for (int j = 0; j < n_sums; ++j) sum[j] = x * x + sum[j];
+    for (int j = 0; j < n_sums; ++j) sum[j] = sum[j] * x + x;
   }
   float total = 0;
   for (const lanes& s : sum) total += s[0];

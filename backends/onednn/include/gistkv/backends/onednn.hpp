@@ -49,10 +49,10 @@ struct onednn_options {
 /// Each reads and writes caches of float, bf16, f16 and q8; keys and values are unpacked a block at
 /// a time on their way into the products.
 ///
-/// With factors of bf16 and a CPU that multiplies bytes (AVX512-VNNI), weights of q8_0, q4_0, q4_1
-/// and q4_k stay in their 4 or 8 bits; else weights are kept in bf16 where the CPU multiplies those
-/// (AVX-512), or in float. Calls return when they are done. The last bits of a row may depend on
-/// how many rows share its call.
+/// With factors of bf16 and AVX2 or more, weights of q8_0, q4_0, q4_1 and q4_k stay in their 4 or 8
+/// bits. Others are kept in bf16 where factors are bf16 and the CPU has AVX-512, else in float.
+/// Calls return when they are done. The last bits of a row may depend on how many rows share its
+/// call.
 template <class T = float, class F = T>
 requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     (std::same_as<F, T> || std::same_as<F, bf16>)class onednn : public no_native,
@@ -440,8 +440,9 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     using namespace onednn_detail;
     const code_matrix& codes = outputs.front().w->codes_;
     const index_t n_fine = x.extent(0) - coarse.size();
-    const bool worth_it =
-        coarse.size() <= most_coarse_rows && n_fine >= 1 && n_fine <= most_beside_coarse_rows;
+    const bool worth_it = code_kernels_->quantize_coarse != nullptr &&
+                          coarse.size() <= most_coarse_rows && n_fine >= 1 &&
+                          n_fine <= most_beside_coarse_rows;
     const mixed_rows rows = mixed(x, worth_it ? coarse : row_range{}, codes.format());
     const auto panels_of = [](const packed_weight& w) { return w.codes_.n_panels(); };
     for_panels(outputs, panels_of, [&](const output& to, index_t p) {
@@ -495,7 +496,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     const code_matrix& codes = w.codes_;
     const index_t n = x.extent(0);
     const quantized_rows rows = quantized(x, codes.format());
-    if (codes.format().has_minimum) {
+    if (codes.format().has_minimum && code_kernels_->pair_sums != nullptr) {
       parallel(n, w.cols_ / 4, [&](index_t i) { code_kernels_->pair_sums(rows.from(i)); });
     }
     for_expanded(n, w, expanded_panels::words_for(codes.n_blocks()), [&](const part_of_product& p) {

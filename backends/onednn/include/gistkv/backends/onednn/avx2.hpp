@@ -28,7 +28,7 @@ inline constexpr int width = 8;
 #include <gistkv/backends/onednn/simd/lanes_avx2.inc>
 #include <gistkv/backends/onednn/simd/functions.inc>
 #include <gistkv/backends/onednn/simd/rows.inc>
-#include <gistkv/backends/onednn/simd/transpose_plain.inc>
+#include <gistkv/backends/onednn/simd/transpose_avx2.inc>
 #include <gistkv/backends/onednn/simd/dot_f32.inc>
 #include <gistkv/backends/onednn/simd/attention.inc>
 #include <gistkv/backends/onednn/simd/table.inc>

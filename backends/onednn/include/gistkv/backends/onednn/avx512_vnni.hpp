@@ -105,10 +105,7 @@ void quantize(const quantized_rows& to, const T* x, code_format format) {
   }
   const std::int32_t most = _mm512_reduce_max_epi32(_mm512_zextsi128_si512(most_of_row));
   const std::int32_t least = _mm512_mask_reduce_min_epi32(15, _mm512_castsi128_si512(least_of_row));
-  // Blocks that are smaller still vanish beside the largest one.
-  constexpr std::int32_t widest = 24;
-  std::int32_t base = least > most - widest ? least : most - widest;
-  base = base > 1 ? base : 1;
+  const std::int32_t base = base_exponent(least, most);
   // Where an element is not a number or infinite, neither is any result.
   *to.scale = most == 255 ? __builtin_nanf("") : __builtin_ldexpf(1.0F, base - 126 - 15);
 
@@ -189,12 +186,7 @@ inline __m512i load_bytes(const std::byte* record, int w) {
   __asm__("" : "+v"(bytes));
   return bytes;
 }
-/// Words of two codes in 16 bits that are in so many bytes.
-template <int Bits>
-inline constexpr int parts_of_bytes = 16 / Bits;
-/// Part `j` of bytes number w is word number word_of(w, j) of 16 of the record: codes of two
-/// columns for each of 16 rows. Number 2 i has columns 4 i, 4 i + 2; the next 4 i + 1, 4 i + 3.
-constexpr int word_of(int w, int j) { return 2 * w + j / 2 * 8 + j % 2; }
+/// Part `j` of bytes, see word_of.
 template <int Bits>
 inline __m512i part(__m512i bytes, int j) {
   const __m512i shifted = j == 0   ? bytes
@@ -206,7 +198,6 @@ inline __m512i part(__m512i bytes, int j) {
 }
 
 /// The same for 4 bits, times 16^place_of(j): one instruction and not two.
-constexpr int place_of(int j) { return j == 1 ? 2 : j == 2 ? 1 : 0; }
 inline __m512i part_in_place(__m512i bytes, int j) {
   if (j == 3) return _mm512_srli_epi16(bytes, 12);  // Nothing is left above.
   return _mm512_and_si512(bytes,
@@ -230,9 +221,6 @@ inline __m512 load_minimum(const std::byte* record) {
   return _mm512_cvtph_ps(
       _mm256_loadu_si256(reinterpret_cast<const __m256i*>(record + 64 * Bits + 32)));
 }
-template <int Bits, bool Minimum>
-inline constexpr std::size_t record_size = 64 * Bits + (Minimum ? 64 : 32);
-
 /// Two neighbours of a row in 16 bits, or four in 8, for all lanes.
 template <class Value>
 inline __m512i load_word(const Value* x) {
@@ -372,9 +360,8 @@ constexpr std::array<product_function<T>, sizeof...(I)> coarse_products(
 
 template <int Bits, bool Minimum, class T>
 void product_of(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, __mmask16 lanes) {
-  // Every number of rows up to 6 in one pass: unpacking a panel costs as much as a row of products.
   static constexpr auto fine =
-      fine_products<Bits, Minimum, T>(std::make_integer_sequence<int, 6>());
+      fine_products<Bits, Minimum, T>(std::make_integer_sequence<int, most_rows_of_pass>());
   using counts = std::make_integer_sequence<int, most_coarse_rows>;
   static constexpr std::array with_coarse = {coarse_products<Bits, Minimum, 1, T>(counts()),
                                              coarse_products<Bits, Minimum, 2, T>(counts())};
@@ -383,13 +370,10 @@ void product_of(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, 
     const auto& products = with_coarse[static_cast<std::size_t>(x.n_fine - 1)];
     return products[static_cast<std::size_t>(x.n_coarse - 1)](o, ldo, x, panel, lanes);
   }
-  for (index_t i = 0; i < x.n_fine;) {
-    const index_t left = x.n_fine - i;
-    const index_t n = left > 6 ? 4 : left;
+  for_row_groups(x.n_fine, [&](index_t i, index_t n) {
     fine[static_cast<std::size_t>(n - 1)](o + i * ldo, ldo, mixed_rows(x.fine.from(i), n), panel,
                                           lanes);
-    i += n;
-  }
+  });
 }
 
 template <class T>

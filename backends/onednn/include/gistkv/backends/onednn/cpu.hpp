@@ -9,6 +9,7 @@
 #include <gistkv/backends/onednn/amx.hpp>
 #include <gistkv/backends/onednn/amx_codes.hpp>
 #include <gistkv/backends/onednn/avx2.hpp>
+#include <gistkv/backends/onednn/avx2_codes.hpp>
 #include <gistkv/backends/onednn/avx512.hpp>
 #include <gistkv/backends/onednn/avx512_bf16.hpp>
 #include <gistkv/backends/onednn/avx512_vnni.hpp>
@@ -19,9 +20,9 @@
 
 namespace gistkv::backends {
 
-/// What a CPU can do, each including those before it. `avx512_bf16` stands for AVX-512 with VNNI
-/// and BF16 products, as in Cooper Lake, Sapphire Rapids, Zen 4 and later; `amx` for that and
-/// products of BF16 tiles, as in Sapphire Rapids and later.
+/// What a CPU can do, each including those before it. `avx2` comes with FMA and F16C; `avx512_bf16`
+/// stands for AVX-512 with VNNI and BF16 products, as in Cooper Lake, Sapphire Rapids, Zen 4 and
+/// later; `amx` for that and products of BF16 tiles, as in Sapphire Rapids and later.
 enum class instruction_set { portable, avx2, avx512, avx512_bf16, amx };
 
 constexpr std::string_view to_string(instruction_set set) {
@@ -51,7 +52,10 @@ inline instruction_set best_instruction_set() {
     static const bool has_tiles = onednn_detail::amx::available();
     return has_tiles ? instruction_set::amx : instruction_set::avx512_bf16;
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return instruction_set::avx2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      onednn_detail::avx2_codes::unpacks_f16()) {
+    return instruction_set::avx2;
+  }
 #endif
   return instruction_set::portable;
 }
@@ -141,6 +145,7 @@ template <class T>
 const code_kernels<T>* code_kernels_for(instruction_set set) {
 #if defined(__x86_64__)
   if (set >= instruction_set::avx512_bf16) return &avx512_vnni::table<T>;
+  if (set >= instruction_set::avx2) return &avx2_codes::table<T>;
 #endif
   (void)set;
   return nullptr;

@@ -158,6 +158,18 @@ class code_matrix {
   std::vector<std::byte> bytes_;
 };
 
+/// Bytes of a record of code_matrix.
+template <int Bits, bool Minimum>
+inline constexpr std::size_t record_size = 64 * Bits + (Minimum ? 64 : 32);
+/// Words of two codes in 16 bits that are in 64 bytes, as kernels unpack them.
+template <int Bits>
+inline constexpr int parts_of_bytes = 16 / Bits;
+/// Part `j` of bytes number w is word number word_of(w, j) of 16 of the record: codes of two
+/// columns for each of 16 rows. Number 2 i has columns 4 i, 4 i + 2; the next 4 i + 1, 4 i + 3.
+constexpr int word_of(int w, int j) { return 2 * w + j / 2 * 8 + j % 2; }
+/// Part j of codes of 4 bits lies so many places of 4 bits above those of part 0 in its 16 bits.
+constexpr int place_of(int j) { return j == 1 ? 2 : j == 2 ? 1 : 0; }
+
 /// Rows of activations in 15 bits and a sign, x = scale 2^s values, with a scale for the row and a
 /// power of two for 32 neighbours. Eight bits, which other engines use, moved the logits of one
 /// position in six of a small model by more than the rounding to bf16 moves any (docs/onednn.md).
@@ -185,6 +197,14 @@ struct quantized_rows {
     return {values + row * d, shift + blocks, extra + blocks, scale + row, d};
   }
 };
+
+/// The exponent at which a row's shifts begin, from those of its blocks: ones smaller than 2^-24 of
+/// the largest vanish beside it.
+constexpr std::int32_t base_exponent(std::int32_t least, std::int32_t most) {
+  constexpr std::int32_t widest = 24;
+  const std::int32_t base = least > most - widest ? least : most - widest;
+  return base > 1 ? base : 1;
+}
 
 /// Rows of activations in 7 bits and a sign, with a scale for 32 neighbours: half the products of
 /// quantized_rows, for rows that only leave keys and values behind. `extra` is as there, with
@@ -224,15 +244,30 @@ struct mixed_rows {
   mixed_rows(const quantized_rows& rows, index_t n) : fine(rows), n_fine(n) {}
 };
 
-/// Four panels with their codes, less their middle, in 16 bits: a weight is scale code + minimum.
+/// Every number of rows up to this goes through a panel in one pass: unpacking it costs as much as
+/// a row of products.
+inline constexpr index_t most_rows_of_pass = 6;
+/// Calls f(i, count) for the passes of n rows.
+template <class Function>
+void for_row_groups(index_t n, const Function& f) {
+  for (index_t i = 0; i < n;) {
+    const index_t left = n - i;
+    const index_t count = left > most_rows_of_pass ? 4 : left;
+    f(i, count);
+    i += count;
+  }
+}
+
+/// Four panels with their codes, less their middle or none, in 16 bits: a weight is scale code +
+/// minimum. Those who expand and multiply order and type what is in each part as they like.
 struct expanded_panels {
-  std::uint32_t* words = nullptr;    ///< [d / 2][64], pairs in the order of quantized_rows
-  float* scale = nullptr;            ///< [d / 32][64]
-  std::uint32_t* minimum = nullptr;  ///< [d / 64][64], bf16 of two blocks; if the format has them
+  std::uint32_t* words = nullptr;    ///< 64 d / 2: pairs in the order of quantized_rows
+  float* scale = nullptr;            ///< 64 d / 32
+  std::uint32_t* minimum = nullptr;  ///< 64 d / 32, if the format has them
 
   static constexpr index_t rows = 4 * code_panel;
   static constexpr std::size_t words_for(index_t n_blocks) {
-    return static_cast<std::size_t>(rows * (n_blocks * (code_block / 2 + 1) + (n_blocks + 1) / 2));
+    return static_cast<std::size_t>(rows * n_blocks * (code_block / 2 + 2));
   }
   /// In the memory of words_for(n_blocks) words.
   static expanded_panels in(std::uint32_t* memory, index_t n_blocks) {
@@ -283,6 +318,7 @@ template <class T>
 struct code_kernels {
   /// Quantises one row.
   void (*quantize)(const quantized_rows& to, const T* x, code_format format);
+  /// Null where coarse rows save nothing.
   void (*quantize_coarse)(const coarse_rows& to, const T* x, code_format format);
   /// o[i, :n_out] of all rows i for one panel; n_out <= 16 of its outputs exist. With coarse rows
   /// there are 1 to most_beside_coarse_rows others, and most_coarse_rows of them at most.
@@ -290,7 +326,7 @@ struct code_kernels {
                   code_format format);
   void (*expand)(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
                  code_format format);
-  /// Makes `extra` of one row, of floats, what multiply_expanded reads.
+  /// Makes `extra` of one row, of floats, what multiply_expanded reads. Null where it reads floats.
   void (*pair_sums)(const quantized_rows& x);
   /// o[i, :n_out] of n rows i; n_out <= 64 of the outputs exist.
   void (*multiply_expanded)(T* o, index_t ldo, const quantized_rows& x, index_t n,
