@@ -6,8 +6,11 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -205,6 +208,47 @@ TEST_CASE("coarse rows are rounded to 8 bits, and no other row changes") {
   for (const instruction_set isa : sets_with_codes()) {
     CAPTURE(backends::to_string(isa));
     check_coarse_rows(isa);
+  }
+}
+
+/// Row `bad` of the weights has in its first block a scale of the given bits. Elements of that
+/// block of x are so large that kernels shift exponents there.
+std::vector<float> product_under_scale(instruction_set isa, weight_type type, index_t bad,
+                                       std::uint16_t scale, float size, index_t n) {
+  fast be({.isa = isa});
+  random_generator random(7);
+  codes w(type, random);
+  std::memcpy(w.bytes.data() + static_cast<std::size_t>(bad) * row_bytes(type, d_in), &scale, 2);
+  std::vector<float> x(static_cast<std::size_t>(n * d_in), 0.0F);
+  for (index_t i = 0; i < n; ++i) {
+    for (index_t k = 0; k < 32; ++k) x[static_cast<std::size_t>(i * d_in + k)] = size;
+  }
+  return product(be, w, x, n);
+}
+
+TEST_CASE("a scale of 0 is 0, and one that is no number or infinite stays so") {
+  constexpr index_t bad = 19;
+  constexpr std::array<std::uint16_t, 2> zeros = {0x0000, 0x8000};
+  constexpr std::array<std::uint16_t, 3> no_numbers = {0x7c00, 0xfc00, 0x7e00};
+  for (const instruction_set isa : sets_with_codes()) {
+    CAPTURE(backends::to_string(isa));
+    // A minimum would add to what the scale of a block makes 0.
+    for (const weight_type type : {weight_type::q8_0, weight_type::q4_0}) {
+      CAPTURE(to_string(type));
+      for (const index_t n : {1, 5, 31}) {
+        CAPTURE(n);
+        for (const std::uint16_t zero : zeros) {
+          const auto o = product_under_scale(isa, type, bad, zero, 1e37F, n);
+          for (index_t i = 0; i < n; ++i) CHECK(o[static_cast<std::size_t>(i * d_out + bad)] == 0);
+        }
+        for (const std::uint16_t none : no_numbers) {
+          const auto o = product_under_scale(isa, type, bad, none, 4, n);
+          for (index_t i = 0; i < n * d_out; ++i) {
+            CHECK(std::isfinite(o[static_cast<std::size_t>(i)]) == (i % d_out != bad));
+          }
+        }
+      }
+    }
   }
 }
 

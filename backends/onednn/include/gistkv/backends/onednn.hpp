@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <concepts>
 #include <cstddef>
@@ -46,13 +47,13 @@ struct onednn_options {
 ///   onednn<float, bf16>  for speed: products of bf16 pairs, all else in float;
 ///   onednn<float>        all in float;
 ///   onednn<bf16>         half the memory for activations, and fewer digits: they add up in bf16.
-/// Each reads and writes caches of float, bf16, f16 and q8; keys and values are unpacked a block at
-/// a time on their way into the products.
+/// Each reads and writes caches of float, bf16, f16 and q8; keys and values are unpacked on their
+/// way into the products, a block at a time or, for few queries, a few rows.
 ///
-/// With factors of bf16 and AVX2 or more, weights of q8_0, q4_0, q4_1 and q4_k stay in their 4 or 8
-/// bits. Others are kept in bf16 where factors are bf16 and the CPU has AVX-512, else in float.
-/// Calls return when they are done. The last bits of a row may depend on how many rows share its
-/// call.
+/// With factors of bf16 and AVX2 or more, weights of q8_0, q4_0, q4_1 and q4_k with finite scales
+/// stay in their 4 or 8 bits. Others are kept in bf16 where factors are bf16 and the CPU has
+/// AVX-512, else in float. Calls return when they are done. The last bits of a row may depend on
+/// how many rows share its call.
 template <class T = float, class F = T>
 requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     (std::same_as<F, T> || std::same_as<F, bf16>)class onednn : public no_native,
@@ -123,11 +124,15 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     onednn_detail::code_format format;
     if (code_kernels_ != nullptr && onednn_detail::keeps_codes(host.type, format)) {
       w.codes_ = onednn_detail::code_matrix(format, host.rows, host.cols);
+      std::atomic<bool> finite = true;
       pool_.for_tasks(w.codes_.n_panels(), [&](index_t p, int) {
         const index_t end = std::min(host.rows, (p + 1) * onednn_detail::code_panel);
-        for (index_t r = p * onednn_detail::code_panel; r < end; ++r) w.codes_.put_row(host, r);
+        for (index_t r = p * onednn_detail::code_panel; r < end; ++r) {
+          if (!w.codes_.put_row(host, r)) finite = false;
+        }
       });
-      return w;
+      if (finite) return w;
+      w.codes_ = {};
     }
     w.floats_ = product_.allocate(host.rows, host.cols, float_type());
     const auto& slices = w.floats_.slices;

@@ -14,15 +14,8 @@
 #include <gistkv/backends/onednn/quantized.hpp>
 
 /// Products of weights in codes with activations in 16 bits (AVX2): pairs of neighbours by
-/// `vpmaddwd`, sixteen products an instruction where floats are eight. The sum over a block of 32
+/// `vpmaddwd`, sixteen products an instruction where floats give eight. The sum over a block of 32
 /// is exact in integers; blocks add up in float.
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
 
 namespace gistkv::backends::onednn_detail::avx2_codes {
 
@@ -34,6 +27,17 @@ inline bool unpacks_f16() {
   unsigned d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
+
+}  // namespace gistkv::backends::onednn_detail::avx2_codes
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+
+namespace gistkv::backends::onednn_detail::avx2_codes {
 
 using avx2::load;
 using avx2::store;
@@ -120,7 +124,7 @@ void quantize(const quantized_rows& to, const T* x, code_format format) {
   }
 }
 
-/// Part `j` of them: codes of two columns for each of eight rows, see word_of.
+/// Part `j` of bytes: codes of two columns for each of eight rows, see word_of.
 template <int Bits>
 inline __m256i part(__m256i bytes, int j) {
   const __m256i shifted = j == 0   ? bytes
@@ -146,7 +150,7 @@ inline void add_pairs(__m256i& sum, __m256i word, __m256i pairs) {
   const __m256i products = _mm256_madd_epi16(word, pairs);
   // In this order and in place: g++ would keep all products of a block in memory, and add them
   // last.
-  __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products));
+  __asm__("vpaddd {%1, %0, %0|%0, %0, %1}" : "+x"(sum) : "x"(products));
 }
 inline __m256i load_pairs(const std::int16_t* x) {
   std::int32_t pair;
@@ -162,7 +166,8 @@ inline __m256i in_register(__m256i x) {
 inline __m256i load_bytes(const std::byte* record, int w, int h) {
   return in_register(load_integers(record + 64 * w + 32 * h));
 }
-/// sum + 2^(shift / 2^23) scale dot.
+/// sum + 2^(shift / 2^23) scale dot, for a scale that is a number; codes under a scale of 0 are
+/// such that their dot is 0.
 inline __m256 add_block(__m256 sum, __m256i dot, __m256 scale, std::int32_t shift) {
   const __m256i factor = _mm256_add_epi32(_mm256_castps_si256(scale), _mm256_set1_epi32(shift));
   return _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_castsi256_ps(factor), sum);
@@ -280,7 +285,8 @@ constexpr std::array<product_function<T>, sizeof...(I)> products(std::integer_se
 
 template <int Bits, bool Minimum, class T>
 void product_of(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, index_t n_out) {
-  static constexpr auto of_rows = products<Bits, Minimum, T>(std::make_integer_sequence<int, 6>());
+  static constexpr auto of_rows =
+      products<Bits, Minimum, T>(std::make_integer_sequence<int, most_rows_of_pass>());
   for_row_groups(x.n_fine, [&](index_t i, index_t n) {
     of_rows[static_cast<std::size_t>(n - 1)](o + i * ldo, ldo, x.fine.from(i), panel, n_out);
   });

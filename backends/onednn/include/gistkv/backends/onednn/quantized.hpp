@@ -123,14 +123,21 @@ class code_matrix {
     return front() + static_cast<std::size_t>(p * n_blocks_) * record_bytes();
   }
 
-  /// Lays out row r of `host`.
-  void put_row(const host_matrix& host, index_t r) {
+  /// Lays out row r of `host`. False if a scale or minimum is no number or infinite: kernels shift
+  /// exponents, which would make a number of it.
+  bool put_row(const host_matrix& host, index_t r) {
     const std::byte* row =
         host.data.data() + static_cast<std::size_t>(r) * row_bytes(host.type, host.cols);
     const auto lane = static_cast<std::size_t>(r % code_panel);
     auto* record = const_cast<std::byte*>(panel(r / code_panel));
+    bool finite = true;
     for (index_t b = 0; b < n_blocks_; ++b, record += record_bytes()) {
-      const decoded_block block = decode_block(host.type, row, b);
+      decoded_block block = decode_block(host.type, row, b);
+      finite = finite && is_finite(block.scale) && is_finite(block.minimum);
+      // For the same reason a scale of 0 might not be 0; codes that stand for 0 are.
+      if (static_cast<float>(block.scale) == 0.0F) {
+        block.codes.fill(static_cast<std::uint8_t>(format_.offset));
+      }
       for (std::size_t i = 0; i < 32; ++i) {
         const std::size_t word = i / 4;
         const auto code = static_cast<std::byte>(block.codes[i]);
@@ -144,9 +151,11 @@ class code_matrix {
       std::memcpy(scales + 2 * lane, &block.scale.bits, 2);
       if (format_.has_minimum) std::memcpy(scales + 32 + 2 * lane, &block.minimum.bits, 2);
     }
+    return finite;
   }
 
  private:
+  static bool is_finite(f16 x) { return (x.bits & 0x7c00U) != 0x7c00U; }
   const std::byte* front() const {
     const auto at = reinterpret_cast<std::uintptr_t>(bytes_.data());
     return bytes_.data() + ((at + 63) / 64 * 64 - at);
@@ -161,13 +170,13 @@ class code_matrix {
 /// Bytes of a record of code_matrix.
 template <int Bits, bool Minimum>
 inline constexpr std::size_t record_size = 64 * Bits + (Minimum ? 64 : 32);
-/// Words of two codes in 16 bits that are in 64 bytes, as kernels unpack them.
+/// Words of two codes in 16 bits that 64 bytes hold of each of 16 rows, as kernels unpack them.
 template <int Bits>
 inline constexpr int parts_of_bytes = 16 / Bits;
 /// Part `j` of bytes number w is word number word_of(w, j) of 16 of the record: codes of two
 /// columns for each of 16 rows. Number 2 i has columns 4 i, 4 i + 2; the next 4 i + 1, 4 i + 3.
 constexpr int word_of(int w, int j) { return 2 * w + j / 2 * 8 + j % 2; }
-/// Part j of codes of 4 bits lies so many places of 4 bits above those of part 0 in its 16 bits.
+/// Of codes of 4 bits `part_in_place` leaves part j times 16^place_of(j).
 constexpr int place_of(int j) { return j == 1 ? 2 : j == 2 ? 1 : 0; }
 
 /// Rows of activations in 15 bits and a sign, x = scale 2^s values, with a scale for the row and a
@@ -198,8 +207,9 @@ struct quantized_rows {
   }
 };
 
-/// The exponent at which a row's shifts begin, from those of its blocks: ones smaller than 2^-24 of
-/// the largest vanish beside it.
+/// The exponent at which the shifts of a row's blocks begin, from the least and the greatest of
+/// their exponents: a block smaller than 2^-24 of the largest is rounded as if it were as large as
+/// that.
 constexpr std::int32_t base_exponent(std::int32_t least, std::int32_t most) {
   constexpr std::int32_t widest = 24;
   const std::int32_t base = least > most - widest ? least : most - widest;
@@ -259,7 +269,7 @@ void for_row_groups(index_t n, const Function& f) {
 }
 
 /// Four panels with their codes, less their middle or none, in 16 bits: a weight is scale code +
-/// minimum. Those who expand and multiply order and type what is in each part as they like.
+/// minimum. Each pair of `expand` and `multiply_expanded` chooses its own order and element types.
 struct expanded_panels {
   std::uint32_t* words = nullptr;    ///< 64 d / 2: pairs in the order of quantized_rows
   float* scale = nullptr;            ///< 64 d / 32
@@ -326,7 +336,8 @@ struct code_kernels {
                   code_format format);
   void (*expand)(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
                  code_format format);
-  /// Makes `extra` of one row, of floats, what multiply_expanded reads. Null where it reads floats.
+  /// Makes `extra` of one row, of floats, what multiply_expanded reads. Null where that reads
+  /// them as they are.
   void (*pair_sums)(const quantized_rows& x);
   /// o[i, :n_out] of n rows i; n_out <= 64 of the outputs exist.
   void (*multiply_expanded)(T* o, index_t ldo, const quantized_rows& x, index_t n,
