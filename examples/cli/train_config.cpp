@@ -116,9 +116,10 @@ void read_steps(const object& o, step_config& s) {
 stage_config read_stage(const nlohmann::json& value, const std::string& where, std::size_t number) {
   using train::schedule_kind;
   using train::trained_weights;
-  const object o(value, where,
-                 {"train", "sequence", "batch", "micro_batch", "steps", "schedule", "learning_rate",
-                  "gist_learning_rate", "floor", "warm_up", "clip", "flexible"});
+  const object o(
+      value, where,
+      {"train", "sequence", "batch", "micro_batch", "steps", "schedule", "learning_rate",
+       "gist_learning_rate", "all_rows_learning_rate", "floor", "warm_up", "clip", "flexible"});
   // Warm-up of the gists, full training, cool-down.
   const stage_config published[] = {
       {{4096, 64, 1, {schedule_kind::cosine, 1e-4, 5e-5, 100, 1000}, 1.0}, trained_weights::none},
@@ -129,6 +130,7 @@ stage_config read_stage(const nlohmann::json& value, const std::string& where, s
       o.choice("train", {"gists", "lora", "all"}, static_cast<std::size_t>(s.trained)));
   read_steps(o, s);
   o.read_between("gist_learning_rate", s.gist_rate, 0, 10);
+  o.read_between("all_rows_learning_rate", s.all_rows_rate, 0, 10);
   bool flexible = !s.gist_targets;
   o.read("flexible", flexible);
   s.gist_targets = !flexible;
@@ -252,6 +254,10 @@ train_config read_train_config(const std::string& path) {
   const nlohmann::json& stages = stages_of(o, path);
   for (std::size_t i = 0; i < stages.size(); ++i) {
     c.stages.push_back(read_stage(stages[i], o.in("stages[" + std::to_string(i) + "]"), i));
+    if (c.stages.back().all_rows_rate > 0 && !c.lora_on_all_rows) {
+      throw format_error(o.in("stages[" + std::to_string(i) + "].all_rows_learning_rate") +
+                         " is given: \"rows\": \"both\" has it, and no other");
+    }
     if (c.distillation > 0 && c.stages.back().gist_targets) {
       o.reject("distillation", decimal(c.distillation, 3),
                "0, or stages with \"flexible\": true: the teacher knows no gists");

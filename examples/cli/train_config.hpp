@@ -42,6 +42,7 @@ struct step_config {
 struct stage_config : step_config {
   train::trained_weights trained = train::trained_weights::none;
   double gist_rate = 0;      ///< The peak of gist rows, if another one than `rate`; 0: the same.
+  double all_rows_rate = 0;  ///< Likewise, of LoRA on all rows beside that on gist rows.
   bool gist_targets = true;  ///< false: `flexible`, gists are no targets.
 };
 

@@ -231,8 +231,9 @@ class gist_run final : public training_run {
   }
   double rate(std::size_t stage, double scheduled, train::parameter_kind kind) const override {
     const stage_config& s = config_.stages[stage];
-    const bool own = kind == train::parameter_kind::gist && s.gist_rate > 0;
-    return own ? scheduled * s.gist_rate / s.rate.peak : scheduled;
+    using enum train::parameter_kind;
+    const double own = kind == gist ? s.gist_rate : kind == second_lora ? s.all_rows_rate : 0;
+    return own > 0 ? scheduled * own / s.rate.peak : scheduled;
   }
   std::string samples_text(std::size_t stage) const override {
     return "windows of " + std::to_string(config_.stages[stage].sequence) + " rows";

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <atomic>
+#include <concepts>
 #include <cstddef>
 #include <cstdlib>
 #include <new>
@@ -204,7 +205,9 @@ TEST_CASE_TEMPLATE("a product with weights in codes allocates nothing the second
         be.linear(o.view({n, d_out}), std::as_const(x).view({n, d_in}), w);
         return be.n_inside;
       };
-      CHECK(product() > 0);
+      const long first = product();
+      // Floats times floats may need no memory at all.
+      if constexpr (!std::same_as<Base, backends::onednn<float>>) CHECK(first > 0);
       CHECK(product() == 0);
     }
   }

@@ -20,13 +20,15 @@ namespace gistkv::train {
 
 /// What a parameter is, as far as the optimiser cares.
 enum class parameter_kind {
-  gist,    ///< Rows of gist tokens, or slots.
-  lora,    ///< Low-rank factors.
-  weight,  ///< Weights of the model itself.
-  norm     ///< Norm weights and biases of the model: no weight decay, as usual.
+  gist,         ///< Rows of gist tokens, or slots.
+  lora,         ///< Low-rank factors.
+  second_lora,  ///< Those on all rows, beside others on gist rows.
+  weight,       ///< Weights of the model itself.
+  norm          ///< Norm weights and biases of the model: no weight decay, as usual.
 };
 inline constexpr std::array parameter_kinds{parameter_kind::gist, parameter_kind::lora,
-                                            parameter_kind::weight, parameter_kind::norm};
+                                            parameter_kind::second_lora, parameter_kind::weight,
+                                            parameter_kind::norm};
 
 /// A matrix that is trained, its gradient, and the two moments of AdamW, in a backend's memory.
 /// Products read `value`, in the backend's element type. Where that is narrower than what sums are

@@ -35,6 +35,7 @@ struct lora_options {
   bool gist_rows_only = false;  ///< Applied to the rows of gist tokens and to no others.
   std::uint64_t seed = 0;
   std::string name = "lora";  ///< Its parameters are NAME_a and NAME_b.
+  parameter_kind kind = parameter_kind::lora;
 
   bool has(const std::string& target) const {
     return std::find(targets.begin(), targets.end(), target) != targets.end();
@@ -104,13 +105,11 @@ class trainable_lora {
     dropout_ = lora.dropout;
     xxh64 stream(lora.seed + 1);
     stream_ = stream.update(prefix + names + beside).digest();
-    a_ = &set.add(prefix + names + "." + lora.name + "_a", parameter_kind::lora, total_rank_, cols_,
-                  a);
+    a_ = &set.add(prefix + names + "." + lora.name + "_a", lora.kind, total_rank_, cols_, a);
     for (part& p : parts_) {
       if (p.rank == 0) continue;
       const std::vector<float> zeros(static_cast<std::size_t>(p.rank * p.rows), 0.0F);
-      p.b = &set.add(prefix + p.name + "." + lora.name + "_b", parameter_kind::lora, p.rank, p.rows,
-                     zeros);
+      p.b = &set.add(prefix + p.name + "." + lora.name + "_b", lora.kind, p.rank, p.rows, zeros);
     }
   }
 

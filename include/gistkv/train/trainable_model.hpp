@@ -211,6 +211,7 @@ class trainable_model {
           "on gist rows, and a name of its own");
     }
     lora.push_back(second);
+    lora.back().kind = parameter_kind::second_lora;
   }
 
   /// The rows of each LoRA.

@@ -23,6 +23,7 @@
 #include <gistkv/backends/onednn/dnnl_product.hpp>
 #include <gistkv/backends/onednn/kernels.hpp>
 #include <gistkv/backends/onednn/quantized.hpp>
+#include <gistkv/backends/onednn/rotation.hpp>
 #include <gistkv/backends/onednn/scratch.hpp>
 #include <gistkv/backends/onednn/training.hpp>
 #include <gistkv/core/backend.hpp>
@@ -51,9 +52,8 @@ struct onednn_options {
 /// way into the products, a block at a time or, for few queries, a few rows.
 ///
 /// With factors of bf16 and AVX2 or more, weights of q8_0, q4_0, q4_1 and q4_k with finite scales
-/// stay in their 4 or 8 bits. Others are kept in bf16 where factors are bf16 and the CPU has
-/// AVX-512, else in float. Calls return when they are done. The last bits of a row may depend on
-/// how many rows share its call.
+/// stay in their 4 or 8 bits, and others are kept in bf16; else in float. Calls return when they
+/// are done. The last bits of a row may depend on how many rows share its call.
 template <class T = float, class F = T>
 requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     (std::same_as<F, T> || std::same_as<F, bf16>)class onednn : public no_native,
@@ -86,6 +86,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
         code_kernels_(codes_for(isa_)),
         tile_kernels_(onednn_detail::tile_kernels_for<T>(isa_)),
         few_rows_(onednn_detail::few_rows_for<T>(isa_)),
+        panel_product_(onednn_detail::panel_product_for<T, F>(isa_)),
         pool_(options.n_threads),
         product_(pool_.size()),
         of_thread_(static_cast<std::size_t>(pool_.size())) {}
@@ -99,7 +100,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     parallel(n, work, std::forward<Function>(f));
   }
 
-  /// A weight in codes, or in floats as oneDNN has laid them out.
+  /// A weight in codes, or in floats, laid out by oneDNN or in panels.
   class packed_weight {
    public:
     packed_weight() = default;
@@ -112,6 +113,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     index_t cols_ = 0;
     onednn_detail::code_matrix codes_;
     onednn_detail::dnnl_weights floats_;
+    onednn_detail::weight_panels<F> panels_;
   };
 
   /// @throws shape_error if host holds fewer bytes than its extents need; backend_error.
@@ -134,6 +136,18 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
       if (finite) return w;
       w.codes_ = {};
     }
+    if (panel_product_ != nullptr) {
+      w.panels_ = onednn_detail::weight_panels<F>(host.rows, host.cols);
+      constexpr index_t rows = onednn_detail::weight_panels<F>::rows;
+      pool_.for_tasks(w.panels_.count(), [&](index_t p, int) {
+        std::vector<float> values(static_cast<std::size_t>(host.cols));
+        for (index_t r = p * rows; r < std::min(host.rows, (p + 1) * rows); ++r) {
+          dequantize_row(host, r, values.data());
+          w.panels_.put_row(r, values.data());
+        }
+      });
+      return w;
+    }
     w.floats_ = product_.allocate(host.rows, host.cols, float_type());
     const auto& slices = w.floats_.slices;
     pool_.for_tasks(static_cast<index_t>(slices.size()), [&](index_t i, int thread) {
@@ -154,6 +168,9 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
       for (index_t i = 0; i < o.extent(0); ++i) std::fill_n(row(o, i), o.extent(1), T(0.0F));
     } else if (w.codes_.n_panels() > 0) {
       linear_codes(o, x, w);
+    } else if (w.panels_.count() > 0) {
+      const output to{o, &w};
+      linear_panels({&to, 1}, x);
     } else if (takes_few(o.extent(0), w)) {
       const output to{o, &w};
       linear_few({&to, 1}, x);
@@ -189,7 +206,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   void rope(tensor_view<T, 3> x, vector_view<const std::int32_t> positions,
             vector_view<const float> frequencies, const rope_options& options) {
     const index_t half = x.extent(2) / 2;
-    rotate_.update(positions, frequencies, options.magnitude, *this);
+    rotate_.update(positions, frequencies, options.magnitude,
+                   [this](index_t n, index_t work, const auto& f) { parallel(n, work, f); });
     parallel(x.extent(0), x.extent(1) * half, [&](index_t i) {
       kernels_->rope(x.data() + i * x.stride(0), x.extent(1), x.stride(1), half, rotate_.cosine(i),
                      rotate_.sine(i));
@@ -247,8 +265,9 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
 
   using output = linear_output<onednn, T>;
 
-  /// One round of tasks for few rows times weights that lie in panels; else one product after the
-  /// other. Coarse rows save time with weights in codes, for rows of one sentence's end.
+  /// One round of tasks for few rows times weights that lie in panels, and for any number where
+  /// these are our own; else one product after the other. Coarse rows save time with weights in
+  /// codes, for rows of one sentence's end.
   void linears(std::span<const output> outputs, matrix_view<const T> x, row_range coarse) {
     const onednn_detail::code_matrix& first = outputs.front().w->codes_;
     const auto all = [&](const auto& f) {
@@ -259,6 +278,9 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
           return w.codes_.n_panels() > 0 && w.codes_.format() == first.format();
         })) {
       return linear_whole_numbers(outputs, x, coarse);
+    }
+    if (all([](const packed_weight& w) { return w.panels_.count() > 0; })) {
+      return linear_panels(outputs, x);
     }
     if (all([&](const packed_weight& w) { return takes_few(x.extent(0), w); })) {
       return linear_few(outputs, x);
@@ -477,18 +499,42 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     });
   }
 
+  /// Any number of rows times weights in our own panels.
+  void linear_panels(std::span<const output> outputs, matrix_view<const T> x) {
+    using panels = onednn_detail::weight_panels<F>;
+    const float* rows = dense<float>(x);
+    const index_t cols = x.extent(1);
+    const row_parts parts(x.extent(0), 2 * n_threads(), n_threads());
+    const auto panels_of = [](const packed_weight& w) { return w.panels_.count(); };
+    for_panels(outputs, panels_of, parts.count, [&](const output& to, index_t p, index_t part) {
+      const index_t first = p * panels::rows;
+      const index_t begin = part * parts.length;
+      panel_product_(to.o.data() + begin * to.o.stride(0) + first, to.o.stride(0),
+                     rows + begin * cols, std::min(parts.length, parts.n - begin), cols,
+                     to.w->panels_.panel(p), std::min(panels::rows, to.w->rows_ - first));
+    });
+  }
+
   /// Calls f(output, p) for the panels p of all outputs, neighbours on one thread.
   template <class Panels, class Function>
   void for_panels(std::span<const output> outputs, const Panels& panels_of, const Function& f) {
+    for_panels(outputs, panels_of, 1, [&](const output& to, index_t p, index_t) { f(to, p); });
+  }
+  /// Calls f(output, p, part) for these and for parts of the rows.
+  template <class Panels, class Function>
+  void for_panels(std::span<const output> outputs, const Panels& panels_of, index_t n_parts,
+                  const Function& f) {
     index_t n_panels = 0;
     for (const output& to : outputs) n_panels += panels_of(*to.w);
     const index_t n_tasks = std::min<index_t>(n_panels, 2 * n_threads());
-    pool_.for_tasks(n_tasks, [&](index_t t, int) {
+    pool_.for_tasks(n_tasks * n_parts, [&](index_t task, int) {
+      const index_t t = task / n_parts;
+      const index_t part = task % n_parts;
       index_t begin = n_panels * t / n_tasks;
       index_t end = n_panels * (t + 1) / n_tasks;
       for (const output& to : outputs) {
         const index_t n = panels_of(*to.w);
-        for (index_t p = begin; p < std::min(end, n); ++p) f(to, p);
+        for (index_t p = begin; p < std::min(end, n); ++p) f(to, p, part);
         begin = std::max<index_t>(begin - n, 0);
         end = std::max<index_t>(end - n, 0);
       }
@@ -725,57 +771,20 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     }
   };
 
-  /// Cosines and sines of the last call's positions: all layers of a pass ask for the same.
-  class rotation {
-   public:
-    void update(vector_view<const std::int32_t> positions, vector_view<const float> frequencies,
-                double magnitude, onednn& be) {
-      const std::span p(positions.data(), static_cast<std::size_t>(positions.size()));
-      const std::span f(frequencies.data(), static_cast<std::size_t>(frequencies.size()));
-      if (magnitude == magnitude_ && std::ranges::equal(p, positions_) &&
-          std::ranges::equal(f, frequencies_)) {
-        return;
-      }
-      positions_.assign(p.begin(), p.end());
-      frequencies_.assign(f.begin(), f.end());
-      magnitude_ = magnitude;
-      half_ = static_cast<index_t>(f.size());
-      table_.resize(2 * p.size() * f.size());
-      be.parallel(static_cast<index_t>(p.size()), 100 * half_, [&](index_t i) {
-        float* cosines = table_.data() + 2 * i * half_;
-        for (index_t j = 0; j < half_; ++j) {
-          // In float the angle of position 10^6 would be wrong by a tenth of a radian.
-          const double angle = static_cast<double>(positions_[static_cast<std::size_t>(i)]) *
-                               static_cast<double>(frequencies_[static_cast<std::size_t>(j)]);
-          cosines[j] = static_cast<float>(magnitude * std::cos(angle));
-          cosines[half_ + j] = static_cast<float>(magnitude * std::sin(angle));
-        }
-      });
-    }
-    const float* cosine(index_t i) const { return table_.data() + 2 * i * half_; }
-    const float* sine(index_t i) const { return cosine(i) + half_; }
-
-   private:
-    std::vector<std::int32_t> positions_;
-    std::vector<float> frequencies_;
-    double magnitude_ = 0;
-    index_t half_ = 0;
-    std::vector<float> table_;
-  };
-
   instruction_set isa_;
   const onednn_detail::kernels<T>* kernels_;
   const onednn_detail::kernels<bf16>* narrow_;
   const onednn_detail::code_kernels<T>* code_kernels_;
   const onednn_detail::tile_kernels<T>* tile_kernels_;
   onednn_detail::few_rows_function<T> few_rows_;
+  onednn_detail::panel_function<T, F> panel_product_;
   thread_pool pool_;
   onednn_detail::dnnl_product product_;
   std::vector<onednn_detail::scratch> of_thread_;
   onednn_detail::scratch partial_;
   onednn_detail::scratch activations_;
   onednn_detail::scratch results_;
-  rotation rotate_;
+  onednn_detail::rotation rotate_;
 };
 
 static_assert(Backend<onednn<float>>);

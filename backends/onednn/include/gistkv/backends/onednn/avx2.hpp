@@ -33,6 +33,7 @@ inline constexpr int width = 8;
 #include <gistkv/backends/onednn/simd/attention.inc>
 #include <gistkv/backends/onednn/simd/table.inc>
 #include <gistkv/backends/onednn/simd/training.inc>
+#include <gistkv/backends/onednn/simd/weight_panels.inc>
 // clang-format on
 
 }  // namespace gistkv::backends::onednn_detail::avx2

@@ -140,6 +140,16 @@ few_rows_function<T> few_rows_for(instruction_set set) {
   return nullptr;
 }
 
+/// Null where oneDNN multiplies floats as fast.
+template <class T, class W>
+panel_function<T, W> panel_product_for(instruction_set set) {
+#if defined(__x86_64__)
+  if (set == instruction_set::avx2) return avx2::panel_product<T, W>;
+#endif
+  (void)set;
+  return nullptr;
+}
+
 /// Null where weights are better kept as floats.
 template <class T>
 const code_kernels<T>* code_kernels_for(instruction_set set) {

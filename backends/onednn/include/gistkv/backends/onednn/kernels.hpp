@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 
+#include <gistkv/backends/onednn/scratch.hpp>
 #include <gistkv/core/op_options.hpp>
 #include <gistkv/core/q8.hpp>
 #include <gistkv/core/types.hpp>
@@ -108,6 +110,38 @@ inline constexpr index_t most_few_rows = 6;
 template <class T>
 using few_rows_function = void (*)(T* o, index_t ldo, const bf16* x, index_t n, index_t cols,
                                    const std::byte* panel, index_t n_out);
+
+/// A matrix in panels of 16 rows, [cols][16] each, for CPUs that multiply floats: rows of
+/// activations read a panel from front to back. Rows past the end are zero.
+template <class W>
+class weight_panels {
+ public:
+  static constexpr index_t rows = 16;
+
+  weight_panels() = default;
+  weight_panels(index_t n_rows, index_t cols) : cols_(cols), count_((n_rows + rows - 1) / rows) {
+    const auto n = static_cast<std::size_t>(count_ * rows * cols);
+    std::fill_n(memory_.get<W>(n), n, W(0.0F));
+  }
+
+  index_t count() const { return count_; }
+  const W* panel(index_t p) const { return memory_.data<W>() + p * rows * cols_; }
+  void put_row(index_t r, const float* x) {
+    W* to = memory_.data<W>() + r / rows * rows * cols_ + r % rows;
+    for (index_t k = 0; k < cols_; ++k) to[k * rows] = W(x[k]);
+  }
+
+ private:
+  index_t cols_ = 0;
+  index_t count_ = 0;
+  scratch memory_;
+};
+
+/// o[i, :n_out] of n rows i, for one panel of weights; n_out <= 16 of its outputs exist. x [n,
+/// cols] has no gaps.
+template <class T, class W>
+using panel_function = void (*)(T* o, index_t ldo, const float* x, index_t n, index_t cols,
+                                const W* panel, index_t n_out);
 
 /// Queries of T on a cache of KV.
 template <class T, class KV>

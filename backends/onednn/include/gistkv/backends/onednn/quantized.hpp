@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
-#include <vector>
 
+#include <gistkv/backends/onednn/scratch.hpp>
 #include <gistkv/core/dequantize.hpp>
 #include <gistkv/core/host_matrix.hpp>
 #include <gistkv/core/types.hpp>
@@ -110,8 +110,10 @@ class code_matrix {
   code_matrix(code_format format, index_t rows, index_t cols)
       : format_(format),
         n_panels_((rows + code_panel - 1) / code_panel),
-        n_blocks_(cols / code_block),
-        bytes_(static_cast<std::size_t>(n_panels_ * n_blocks_) * record_bytes() + 63) {}
+        n_blocks_(cols / code_block) {
+    const std::size_t n = static_cast<std::size_t>(n_panels_ * n_blocks_) * record_bytes();
+    std::memset(memory_.get<std::byte>(n), 0, n);
+  }
 
   const code_format& format() const { return format_; }
   index_t n_panels() const { return n_panels_; }
@@ -120,7 +122,7 @@ class code_matrix {
     return 64 * static_cast<std::size_t>(format_.bits) + (format_.has_minimum ? 64U : 32U);
   }
   const std::byte* panel(index_t p) const {
-    return front() + static_cast<std::size_t>(p * n_blocks_) * record_bytes();
+    return memory_.data<std::byte>() + static_cast<std::size_t>(p * n_blocks_) * record_bytes();
   }
 
   /// Lays out row r of `host`. False if a scale or minimum is no number or infinite: kernels shift
@@ -156,15 +158,11 @@ class code_matrix {
 
  private:
   static bool is_finite(f16 x) { return (x.bits & 0x7c00U) != 0x7c00U; }
-  const std::byte* front() const {
-    const auto at = reinterpret_cast<std::uintptr_t>(bytes_.data());
-    return bytes_.data() + ((at + 63) / 64 * 64 - at);
-  }
 
   code_format format_;
   index_t n_panels_ = 0;
   index_t n_blocks_ = 0;
-  std::vector<std::byte> bytes_;
+  scratch memory_;
 };
 
 /// Bytes of a record of code_matrix.

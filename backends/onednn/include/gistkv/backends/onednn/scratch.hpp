@@ -24,6 +24,16 @@ class scratch {
     return reinterpret_cast<T*>(memory_.get());
   }
 
+  /// What the last `get` gave.
+  template <class T>
+  T* data() {
+    return reinterpret_cast<T*>(memory_.get());
+  }
+  template <class T>
+  const T* data() const {
+    return reinterpret_cast<const T*>(memory_.get());
+  }
+
  private:
   static constexpr std::align_val_t alignment{64};
   struct release {
