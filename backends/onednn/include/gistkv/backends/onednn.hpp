@@ -206,8 +206,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   void rope(tensor_view<T, 3> x, vector_view<const std::int32_t> positions,
             vector_view<const float> frequencies, const rope_options& options) {
     const index_t half = x.extent(2) / 2;
-    rotate_.update(positions, frequencies, options.magnitude,
-                   [this](index_t n, index_t work, const auto& f) { parallel(n, work, f); });
+    rotate_.update(positions, frequencies, options.magnitude, *this);
     parallel(x.extent(0), x.extent(1) * half, [&](index_t i) {
       kernels_->rope(x.data() + i * x.stride(0), x.extent(1), x.stride(1), half, rotate_.cosine(i),
                      rotate_.sine(i));

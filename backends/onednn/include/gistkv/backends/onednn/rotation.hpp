@@ -17,10 +17,9 @@ namespace gistkv::backends::onednn_detail {
 /// Cosines and sines of the last call's positions: all layers of a pass ask for the same.
 class rotation {
  public:
-  /// `parallel(n, work, f)` calls f(i) for i < n, each of about `work` multiply-adds.
-  template <class Parallel>
+  template <class B>
   void update(vector_view<const std::int32_t> positions, vector_view<const float> frequencies,
-              double magnitude, const Parallel& parallel) {
+              double magnitude, B& be) {
     const std::span p(positions.data(), static_cast<std::size_t>(positions.size()));
     const std::span f(frequencies.data(), static_cast<std::size_t>(frequencies.size()));
     if (magnitude == magnitude_ && std::ranges::equal(p, positions_) &&
@@ -32,7 +31,7 @@ class rotation {
     magnitude_ = magnitude;
     half_ = static_cast<index_t>(f.size());
     table_.resize(2 * p.size() * f.size());
-    parallel(static_cast<index_t>(p.size()), 100 * half_, [&](index_t i) {
+    be.for_rows(static_cast<index_t>(p.size()), 100 * half_, [&](index_t i) {
       float* cosines = table_.data() + 2 * i * half_;
       for (index_t j = 0; j < half_; ++j) {
         // In float the angle of position 10^6 would be wrong by a tenth of a radian.
