@@ -21,7 +21,8 @@ carried='--recent 0 --segmenter paper,before,min_bytes:60,max_length:20'
 all=base,full,sag,recent,window,uniform,separators,evict
 names=${*:-ppl-2048 ppl-2048-carried ppl-2048-untrained needle-1024-words needle-1024-numbers
   needle-4096-words needle-4096-numbers qa-squad mmlu kv-75 compression-2048 types-2048-f32 types-2048-bf16
-  types-2048-f16 types-2048-q8 types-needle-f32 types-needle-bf16 types-needle-f16 types-needle-q8 speed-2048}
+  types-2048-f16 types-2048-q8 types-needle-512-f32
+  types-needle-512-bf16 types-needle-512-f16 types-needle-512-q8 speed-2048}
 
 # measure NAME ARGUMENTS...
 measure() {
@@ -70,10 +71,10 @@ for name in $names; do
     types-2048-*)
       measure $name ppl --method full,sag --data "$data/pg19" --limit 3 --length 2048 --adapter "$adapter" \
         --cache-type "${name##*-}" $(kept $name) ;;
-    types-needle-*)
+    types-needle-512-*)
       needle $name words 512 full,sag,window --limit 34 --cache-type "${name##*-}" ;;
     speed-2048)
-      "${program%/*}/benchmarks/gistkv_bench_ceilings" 2 > "$records/ceilings.json"
+      "${program%/*}/benchmarks/peers/gistkv_bench_ceilings" 2 > "$records/ceilings.json"
       measure $name speed --method full,sag,window,uniform --data "$data/pg19" --limit 4 --length 2048 \
         --adapter "$adapter" --ceilings "$records/ceilings.json" ;;
     *) echo "measure.sh: no result is named '$name'" >&2; exit 2 ;;

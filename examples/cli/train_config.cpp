@@ -129,8 +129,13 @@ stage_config read_stage(const nlohmann::json& value, const std::string& where, s
   s.trained = static_cast<trained_weights>(
       o.choice("train", {"gists", "lora", "all"}, static_cast<std::size_t>(s.trained)));
   read_steps(o, s);
-  o.read_between("gist_learning_rate", s.gist_rate, 0, 10);
-  o.read_between("all_rows_learning_rate", s.all_rows_rate, 0, 10);
+  for (const auto& [key, own] : {std::pair{"gist_learning_rate", &s.gist_rate},
+                                 {"all_rows_learning_rate", &s.all_rows_rate}}) {
+    if (o.find(key) == nullptr) continue;
+    o.read_between(key, own->emplace(), 0, 10);
+    // It follows the schedule of the other.
+    if (**own > 0 && s.rate.peak == 0) o.reject("learning_rate", "0", "more beside another rate");
+  }
   bool flexible = !s.gist_targets;
   o.read("flexible", flexible);
   s.gist_targets = !flexible;
@@ -254,7 +259,7 @@ train_config read_train_config(const std::string& path) {
   const nlohmann::json& stages = stages_of(o, path);
   for (std::size_t i = 0; i < stages.size(); ++i) {
     c.stages.push_back(read_stage(stages[i], o.in("stages[" + std::to_string(i) + "]"), i));
-    if (c.stages.back().all_rows_rate > 0 && !c.lora_on_all_rows) {
+    if (c.stages.back().all_rows_rate && !c.lora_on_all_rows) {
       throw format_error(o.in("stages[" + std::to_string(i) + "].all_rows_learning_rate") +
                          " is given: \"rows\": \"both\" has it, and no other");
     }

@@ -41,8 +41,10 @@ struct step_config {
 /// One stage; the defaults are the published ones of its number (arXiv 2511.08128).
 struct stage_config : step_config {
   train::trained_weights trained = train::trained_weights::none;
-  double gist_rate = 0;      ///< The peak of gist rows, if another one than `rate`; 0: the same.
-  double all_rows_rate = 0;  ///< Likewise, of LoRA on all rows beside that on gist rows.
+  /// The peak of gist rows, and of LoRA on all rows beside that on gist rows, if another one than
+  /// that of `rate`.
+  std::optional<double> gist_rate = {};
+  std::optional<double> all_rows_rate = {};
   bool gist_targets = true;  ///< false: `flexible`, gists are no targets.
 };
 

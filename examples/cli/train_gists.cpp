@@ -232,8 +232,11 @@ class gist_run final : public training_run {
   double rate(std::size_t stage, double scheduled, train::parameter_kind kind) const override {
     const stage_config& s = config_.stages[stage];
     using enum train::parameter_kind;
-    const double own = kind == gist ? s.gist_rate : kind == second_lora ? s.all_rows_rate : 0;
-    return own > 0 ? scheduled * own / s.rate.peak : scheduled;
+    const std::optional<double> own = kind == gist          ? s.gist_rate
+                                      : kind == second_lora ? s.all_rows_rate
+                                                            : std::nullopt;
+    if (!own) return scheduled;
+    return *own > 0 ? scheduled * *own / s.rate.peak : 0;
   }
   std::string samples_text(std::size_t stage) const override {
     return "windows of " + std::to_string(config_.stages[stage].sequence) + " rows";

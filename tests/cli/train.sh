@@ -160,8 +160,8 @@ kill_at 2 "$work/together/log.csv" train sag --config "$work/together.json"
 does train sag --config "$work/together.json" --resume
 cmp "$work/unkilled_together/adapter.safetensors" "$work/together/adapter.safetensors" ||
   wrong 'two LoRA that learn together: a run that was killed and went on gives other bytes'
-# At a rate of its own, here one that bf16 does not see.
-sed -e 's/"learning_rate"/"all_rows_learning_rate": 1e-12, &/' -e "s,$work/together\",$work/slow\"," \
+# At a rate of its own, here none.
+sed -e 's/"learning_rate"/"all_rows_learning_rate": 0, &/' -e "s,$work/together\",$work/slow\"," \
   "$work/together.json" > "$work/slow.json"
 does train sag --config "$work/slow.json"
 PYTHONPATH=$work python3 - "$work/both/adapter.safetensors" "$work/slow/adapter.safetensors" << 'END' ||
@@ -173,6 +173,8 @@ END
   wrong 'the LoRA on all rows did not learn at its own rate'
 sed 's/"learning_rate"/"all_rows_learning_rate": 1e-4, &/' "$work/both.json" > "$work/c.json"
 refuses 1 'stages\[0\].all_rows_learning_rate is given: "rows": "both" has it' train sag --config "$work/c.json"
+sed 's/"learning_rate": 0.001/"learning_rate": 0, "gist_learning_rate": 0.1/' "$work/both.json" > "$work/c.json"
+refuses 1 "field 'learning_rate' is 0, want more beside another rate" train sag --config "$work/c.json"
 sed 's/, "all_rows": {"rank": 4}//' "$work/together.json" > "$work/c.json"
 refuses 1 'lora: all_rows is missing' train sag --config "$work/c.json"
 sed 's/"both"/"gists"/' "$work/together.json" > "$work/c.json"

@@ -59,7 +59,13 @@ void check_rows(B& be, random_generator& random, index_t n, index_t d_in) {
                                       weight<B>(be, random, 192, d_in)};
   std::vector<T> x;
   for (const float v : small_numbers(random, n * d_in)) x.push_back(T(v));
-  const matrix_view<const T> rows(x.data(), {n, d_in});
+  // The same with room between rows.
+  std::vector<T> apart(static_cast<std::size_t>(n * (d_in + 3)), T(9.0F));
+  const matrix_view<T> rows = matrix_view<T>(apart.data(), {n, d_in + 3}).slice(1, 0, d_in);
+  for (index_t i = 0; i < n; ++i) {
+    for (index_t k = 0; k < d_in; ++k) rows(i, k) = x[static_cast<std::size_t>(i * d_in + k)];
+  }
+  const matrix_view<const T> dense(x.data(), {n, d_in});
 
   // Side by side in rows that go on behind them.
   constexpr index_t width = 130 + 5 + 192 + 3;
@@ -71,7 +77,7 @@ void check_rows(B& be, random_generator& random, index_t n, index_t d_in) {
                                                        {all.slice(1, 135, 192), &w[2].packed}}};
   ops::linears<B, T>(be, outputs, rows);
   std::vector<T> single(static_cast<std::size_t>(n * 130));
-  ops::linear<B, T>(be, matrix_view<T>(single.data(), {n, 130}), rows, w[0].packed);
+  ops::linear<B, T>(be, matrix_view<T>(single.data(), {n, 130}), dense, w[0].packed);
 
   index_t wrong = 0;
   for (index_t i = 0; i < n; ++i) {

@@ -236,11 +236,10 @@ trained train_on(B& be) {
     for (float& v : x) v = static_cast<float>(random.normal());
     return x;
   };
-  const parameter_kind kinds[] = {parameter_kind::gist, parameter_kind::lora,
-                                  parameter_kind::weight, parameter_kind::norm};
   for (index_t i = 0; i < 12; ++i) {
     const index_t rows = 1 + i, cols = i % 4 == 2 ? 700 : 13;
-    set.add("p" + std::to_string(i), kinds[i % 4], rows, cols, drawn(rows * cols));
+    const auto kind = static_cast<std::size_t>(i) % train::parameter_kinds.size();
+    set.add("p" + std::to_string(i), train::parameter_kinds[kind], rows, cols, drawn(rows * cols));
   }
   set[6].trained = false;
   trained found;

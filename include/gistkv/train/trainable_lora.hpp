@@ -34,8 +34,8 @@ struct lora_options {
   std::vector<std::string> targets = {"query", "key", "value", "output", "gate", "up", "down"};
   bool gist_rows_only = false;  ///< Applied to the rows of gist tokens and to no others.
   std::uint64_t seed = 0;
-  std::string name = "lora";  ///< Its parameters are NAME_a and NAME_b.
-  parameter_kind kind = parameter_kind::lora;
+  std::string name = "lora";                   ///< Its parameters are NAME_a and NAME_b.
+  parameter_kind kind = parameter_kind::lora;  ///< For the optimiser.
 
   bool has(const std::string& target) const {
     return std::find(targets.begin(), targets.end(), target) != targets.end();

@@ -41,8 +41,9 @@ struct onednn_options {
   instruction_set isa = best_instruction_set();  ///< Less than the CPU has, for tests.
 };
 
-/// The fast backend for CPUs: oneDNN multiplies matrices, own kernels do the rest, among them few
-/// rows times weights in 4, 8 and 16 bits and fused attention (onednn/simd/attention.inc).
+/// The fast backend for CPUs: oneDNN multiplies matrices of floats and bf16 where that is fastest,
+/// own kernels do the rest, among them products with weights in 4 and 8 bits, those of few rows,
+/// all of a CPU with AVX2, and fused attention (onednn/simd/attention.inc).
 ///
 /// T is the type of activations, F the type to which factors of products are rounded:
 ///   onednn<float, bf16>  for speed: products of bf16 pairs, all else in float;
@@ -141,8 +142,12 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
       constexpr index_t rows = onednn_detail::weight_panels<F>::rows;
       pool_.for_tasks(w.panels_.count(), [&](index_t p, int) {
         std::vector<float> values(static_cast<std::size_t>(host.cols));
-        for (index_t r = p * rows; r < std::min(host.rows, (p + 1) * rows); ++r) {
-          dequantize_row(host, r, values.data());
+        for (index_t r = p * rows; r < (p + 1) * rows; ++r) {
+          if (r < host.rows) {
+            dequantize_row(host, r, values.data());
+          } else {
+            std::ranges::fill(values, 0.0F);
+          }
           w.panels_.put_row(r, values.data());
         }
       });
@@ -503,8 +508,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     using panels = onednn_detail::weight_panels<F>;
     const float* rows = dense<float>(x);
     const index_t cols = x.extent(1);
-    const row_parts parts(x.extent(0), 2 * n_threads(), n_threads());
     const auto panels_of = [](const packed_weight& w) { return w.panels_.count(); };
+    const row_parts parts(x.extent(0), panel_tasks(outputs, panels_of), n_threads());
     for_panels(outputs, panels_of, parts.count, [&](const output& to, index_t p, index_t part) {
       const index_t first = p * panels::rows;
       const index_t begin = part * parts.length;
@@ -514,6 +519,13 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     });
   }
 
+  /// How many tasks the panels of all outputs are cut into.
+  template <class Panels>
+  index_t panel_tasks(std::span<const output> outputs, const Panels& panels_of) const {
+    index_t n_panels = 0;
+    for (const output& to : outputs) n_panels += panels_of(*to.w);
+    return std::min<index_t>(n_panels, 2 * n_threads());
+  }
   /// Calls f(output, p) for the panels p of all outputs, neighbours on one thread.
   template <class Panels, class Function>
   void for_panels(std::span<const output> outputs, const Panels& panels_of, const Function& f) {
@@ -525,7 +537,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
                   const Function& f) {
     index_t n_panels = 0;
     for (const output& to : outputs) n_panels += panels_of(*to.w);
-    const index_t n_tasks = std::min<index_t>(n_panels, 2 * n_threads());
+    const index_t n_tasks = panel_tasks(outputs, panels_of);
     pool_.for_tasks(n_tasks * n_parts, [&](index_t task, int) {
       const index_t t = task / n_parts;
       const index_t part = task % n_parts;

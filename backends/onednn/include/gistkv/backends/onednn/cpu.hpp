@@ -140,7 +140,7 @@ few_rows_function<T> few_rows_for(instruction_set set) {
   return nullptr;
 }
 
-/// Null where oneDNN multiplies floats as fast.
+/// Null where oneDNN does these products.
 template <class T, class W>
 panel_function<T, W> panel_product_for(instruction_set set) {
 #if defined(__x86_64__)

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -112,20 +111,21 @@ using few_rows_function = void (*)(T* o, index_t ldo, const bf16* x, index_t n, 
                                    const std::byte* panel, index_t n_out);
 
 /// A matrix in panels of 16 rows, [cols][16] each, for CPUs that multiply floats: rows of
-/// activations read a panel from front to back. Rows past the end are zero.
+/// activations read a panel from front to back.
 template <class W>
 class weight_panels {
  public:
   static constexpr index_t rows = 16;
 
   weight_panels() = default;
+  /// Without contents.
   weight_panels(index_t n_rows, index_t cols) : cols_(cols), count_((n_rows + rows - 1) / rows) {
-    const auto n = static_cast<std::size_t>(count_ * rows * cols);
-    std::fill_n(memory_.get<W>(n), n, W(0.0F));
+    memory_.get<W>(static_cast<std::size_t>(count_ * rows * cols));
   }
 
   index_t count() const { return count_; }
   const W* panel(index_t p) const { return memory_.data<W>() + p * rows * cols_; }
+  /// Row r, one of those past the end too.
   void put_row(index_t r, const float* x) {
     W* to = memory_.data<W>() + r / rows * rows * cols_ + r % rows;
     for (index_t k = 0; k < cols_; ++k) to[k * rows] = W(x[k]);

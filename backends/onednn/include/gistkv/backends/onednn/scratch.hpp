@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <new>
+#include <utility>
 
 namespace gistkv::backends::onednn_detail {
 
@@ -12,6 +13,15 @@ namespace gistkv::backends::onednn_detail {
 /// size nothing is allocated any more.
 class scratch {
  public:
+  scratch() = default;
+  scratch(scratch&& other) noexcept
+      : memory_(std::move(other.memory_)), size_(std::exchange(other.size_, 0)) {}
+  scratch& operator=(scratch&& other) noexcept {
+    memory_ = std::move(other.memory_);
+    size_ = std::exchange(other.size_, 0);
+    return *this;
+  }
+
   template <class T>
   T* get(std::size_t n) {
     const std::size_t bytes = n * sizeof(T);
