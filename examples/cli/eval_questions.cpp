@@ -165,6 +165,7 @@ class haystacks {
   explicit haystacks(const evaluation& run) : run_(&run) {
     const eval_options& o = run.options();
     if (o.data.empty()) return;
+    index_t n_short = 0;
     for (const document& d : read_documents(o.data, o.keep_lines)) {
       std::vector<std::string> sentences;
       std::size_t begin = 0;
@@ -175,9 +176,20 @@ class haystacks {
         if (!sentence.empty()) sentences.push_back(std::move(sentence));
         begin = at;
       }
-      if (!sentences.empty()) texts_.push_back(std::move(sentences));
+      if (n_sentences_of(sentences, o.length) < sentences.size()) {
+        texts_.push_back(std::move(sentences));
+      } else {
+        ++n_short;
+      }
     }
-    if (texts_.empty()) throw argument_error(o.data + ": has no sentences to hide lines among");
+    if (texts_.empty()) {
+      throw argument_error(o.data + ": no text has sentences of " + std::to_string(o.length) +
+                           " tokens, want longer texts or a smaller --length");
+    }
+    if (n_short > 0) {
+      note(std::to_string(n_short) + (n_short == 1 ? " text has" : " texts have") + " fewer than " +
+           std::to_string(o.length) + " tokens and " + (n_short == 1 ? "is" : "are") + " left out");
+    }
   }
 
   eval::haystack make(std::uint64_t seed) const {
@@ -193,22 +205,20 @@ class haystacks {
     h.n_lines = o.lines;
     const std::vector<std::string>& all = texts_[static_cast<std::size_t>(seed) % texts_.size()];
     const eval::haystack none = eval::make_haystack(h, seed);
-    index_t left = o.length - n_tokens(none.text());
-    std::size_t n = 0;
-    for (; n < all.size(); ++n) {
-      left -= n_tokens("\n" + all[n]);
-      if (left < 0) break;
-    }
-    if (left >= 0 && n == all.size()) {
-      throw argument_error(o.data + ": a text has fewer than " + std::to_string(o.length) +
-                           " tokens, want longer texts or a smaller --length");
-    }
+    const std::size_t n = n_sentences_of(all, o.length - n_tokens(none.text()));
     return eval::make_haystack(h, seed, std::span(all).first(n));
   }
 
  private:
   index_t n_tokens(const std::string& text) const {
     return static_cast<index_t>(run_->engine().encode_text(text).size());
+  }
+
+  /// How many of the first sentences have so many tokens at most.
+  std::size_t n_sentences_of(const std::vector<std::string>& all, index_t most) const {
+    std::size_t n = 0;
+    while (n < all.size() && (most -= n_tokens("\n" + all[n])) >= 0) ++n;
+    return n;
   }
 
   eval::haystack filled(eval::haystack_options h, std::uint64_t seed) const {

@@ -93,7 +93,7 @@ refuses 2 'values is' eval needle --values colours --model "$model"
 refuses 2 'want both' eval needle --lines 3 --model "$model"
 refuses 2 'want both' eval needle --data "$work/books" --model "$model"
 refuses 2 'lines is 2, want at least 3' eval needle --data "$work/books" --lines 2 --model "$model"
-refuses 1 'long.txt: a text has fewer than 900000 tokens' \
+refuses 1 'long.txt: no text has sentences of 900000 tokens' \
   eval needle --data "$work/long.txt" --lines 3 --length 900000 --limit 1 --model "$model"
 
 # Perplexity: what keeps everything scores as the full cache, and runs go on where they ended.
@@ -174,10 +174,14 @@ holds needle '[r["n"] for r in d["rows"] if r["metric"] == "needle_accuracy"] ==
 holds 'a window has forgotten' 'all(r["value"] == 0 for r in d["rows"]
   if r["metric"] == "needle_accuracy_outside_window" and r["method"] == "window")'
 draws "$work/needle.json"
-does eval needle --method full,sag --lines 3 --data "$work/books" --limit 2 --depths 2 --length 400 \
+cp -r "$work/books" "$work/some"
+printf 'Too short a story.' > "$work/some/0.txt"
+does eval needle --method full,sag --lines 3 --data "$work/some" --limit 2 --depths 2 --length 400 \
   --model "$model" --json
 holds 'lines among sentences' '[r["n"] for r in d["rows"] if r["metric"] == "needle_accuracy"] == [4, 4] and
   all(r["settings"]["lines"] == 3 for r in d["rows"])'
+grep -q '^gistkv: note: 1 text has fewer than 400 tokens and is left out$' "$work/err" ||
+  wrong "a text that is too short: $(cat "$work/err")"
 cat > "$work/qa.jsonl" <<'END'
 {"context": "The harbour of Lowell was built in 1842. An old sailor keeps the light.", "question": "When was the harbour of Lowell built?", "answers": ["1842", "in 1842"]}
 {"context": "Mount Ada is 900 metres high. Goats live on it.", "input": "How high is Mount Ada?", "outputs": ["900 metres"]}
