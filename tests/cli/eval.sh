@@ -178,10 +178,10 @@ cp -r "$work/books" "$work/some"
 printf 'Too short a story.' > "$work/some/0.txt"
 does eval needle --method full,sag --lines 3 --data "$work/some" --limit 2 --depths 2 --length 400 \
   --model "$model" --json
-holds 'lines among sentences' '[r["n"] for r in d["rows"] if r["metric"] == "needle_accuracy"] == [4, 4] and
-  all(r["settings"]["lines"] == 3 for r in d["rows"])'
 grep -q '^gistkv: note: 1 text has fewer than 400 tokens and is left out$' "$work/err" ||
   wrong "a text that is too short: $(cat "$work/err")"
+holds 'lines among sentences' '[r["n"] for r in d["rows"] if r["metric"] == "needle_accuracy"] == [4, 4] and
+  all(r["settings"]["lines"] == 3 for r in d["rows"])'
 cat > "$work/qa.jsonl" <<'END'
 {"context": "The harbour of Lowell was built in 1842. An old sailor keeps the light.", "question": "When was the harbour of Lowell built?", "answers": ["1842", "in 1842"]}
 {"context": "Mount Ada is 900 metres high. Goats live on it.", "input": "How high is Mount Ada?", "outputs": ["900 metres"]}
