@@ -2,8 +2,8 @@
 # Copyright 2026 The gistkv authors
 # SPDX-License-Identifier: Apache-2.0
 
-# measure.sh PROGRAM MODEL DATA RECORDS [NAME...]: measures what docs/quality.md shows, or the results
-# named, into this folder: NAME.json, which build.py then writes into the page.
+# measure.sh PROGRAM MODEL DATA RECORDS [NAME...]: measures the tasks of docs/quality.md, or the results
+# named, with the adapter smollm2-135m-instruct-k4: NAME.json in this folder, for build.py.
 #
 # DATA holds pg19/*.txt, squad/dev_1_24.jsonl, mmlu/ and kv/. RECORDS is a folder for a record a sample
 # and method: a run that was ended goes on where it was. Hours on two cores in all, those of 4,096 tokens
@@ -21,8 +21,8 @@ carried='--recent 0 --segmenter paper,before,min_bytes:60,max_length:20'
 all=base,full,sag,recent,window,uniform,separators,evict
 names=${*:-ppl-2048 ppl-2048-carried ppl-2048-untrained needle-1024-words needle-1024-numbers
   needle-4096-words needle-4096-numbers qa-squad mmlu kv-75 compression-2048 types-2048-f32 types-2048-bf16
-  types-2048-f16 types-2048-q8 types-needle-512-f32
-  types-needle-512-bf16 types-needle-512-f16 types-needle-512-q8 speed-2048}
+  types-2048-f16 types-2048-q8 types-needle-512-f32 types-needle-512-bf16 types-needle-512-f16
+  types-needle-512-q8 speed-2048}
 
 # measure NAME ARGUMENTS...
 measure() {

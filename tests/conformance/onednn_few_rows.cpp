@@ -99,8 +99,9 @@ TEST_SUITE_BEGIN("conformance");
 TEST_CASE_TEMPLATE("few rows times weights in bf16 or floats give what many give", B,
                    backends::onednn<float>, backends::onednn<float, bf16>, backends::onednn<bf16>) {
   using backends::instruction_set;
-  for (const instruction_set isa : {instruction_set::portable, instruction_set::avx2,
-                                    instruction_set::avx512, instruction_set::avx512_bf16}) {
+  for (const instruction_set isa :
+       {instruction_set::portable, instruction_set::avx2, instruction_set::avx512,
+        instruction_set::avx512_bf16, instruction_set::amx}) {
     if (isa > backends::best_instruction_set()) continue;
     CAPTURE(backends::to_string(isa));
     B be(backends::onednn_options{.isa = isa});
