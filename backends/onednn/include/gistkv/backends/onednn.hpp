@@ -125,45 +125,13 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     w.cols_ = host.cols;
     if (host.empty()) return w;
     check_bytes(host);
-    onednn_detail::code_format format;
-    if (code_kernels_ != nullptr && onednn_detail::keeps_codes(host.type, format)) {
-      w.codes_ = onednn_detail::code_matrix(format, host.rows, host.cols);
-      std::atomic<bool> finite = true;
-      pool_.for_tasks(w.codes_.n_panels(), [&](index_t p, int) {
-        const index_t end = std::min(host.rows, (p + 1) * onednn_detail::code_panel);
-        for (index_t r = p * onednn_detail::code_panel; r < end; ++r) {
-          if (!w.codes_.put_row(host, r)) finite = false;
-        }
-      });
-      if (finite) return w;
-      w.codes_ = {};
-    }
+    w.codes_ = packed_codes(host);
+    if (w.codes_.n_panels() > 0) return w;
     if (panel_product_ != nullptr) {
-      w.panels_ = onednn_detail::weight_panels<F>(host.rows, host.cols);
-      constexpr index_t rows = onednn_detail::weight_panels<F>::rows;
-      pool_.for_tasks(w.panels_.count(), [&](index_t p, int) {
-        std::vector<float> values(static_cast<std::size_t>(host.cols));
-        for (index_t r = p * rows; r < (p + 1) * rows; ++r) {
-          if (r < host.rows) {
-            dequantize_row(host, r, values.data());
-          } else {
-            std::ranges::fill(values, 0.0F);
-          }
-          w.panels_.put_row(r, values.data());
-        }
-      });
-      return w;
+      w.panels_ = packed_panels(host);
+    } else {
+      w.floats_ = packed_floats(host);
     }
-    w.floats_ = product_.allocate(host.rows, host.cols, float_type());
-    const auto& slices = w.floats_.slices;
-    pool_.for_tasks(static_cast<index_t>(slices.size()), [&](index_t i, int thread) {
-      const auto& s = slices[static_cast<std::size_t>(i)];
-      std::vector<float> rows(static_cast<std::size_t>(s.rows * host.cols));
-      for (index_t r = 0; r < s.rows; ++r) {
-        dequantize_row(host, s.begin + r, rows.data() + r * host.cols);
-      }
-      product_.pack(w.floats_, s, rows.data(), thread);
-    });
     return w;
   }
 
@@ -426,6 +394,52 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     }
   }
 
+  /// Empty where the type has no codes here, or where they are of no use: see put_row.
+  onednn_detail::code_matrix packed_codes(const host_matrix& host) {
+    using namespace onednn_detail;
+    code_format format;
+    if (code_kernels_ == nullptr || !keeps_codes(host.type, format)) return {};
+    code_matrix codes(format, host.rows, host.cols);
+    std::atomic<bool> finite = true;
+    pool_.for_tasks(codes.n_panels(), [&](index_t p, int) {
+      const index_t end = std::min(host.rows, (p + 1) * code_panel);
+      for (index_t r = p * code_panel; r < end; ++r) {
+        if (!codes.put_row(host, r)) finite = false;
+      }
+    });
+    if (!finite) return {};
+    return codes;
+  }
+  onednn_detail::weight_panels<F> packed_panels(const host_matrix& host) {
+    onednn_detail::weight_panels<F> panels(host.rows, host.cols);
+    constexpr index_t rows = onednn_detail::weight_panels<F>::rows;
+    pool_.for_tasks(panels.count(), [&](index_t p, int) {
+      std::vector<float> values(static_cast<std::size_t>(host.cols));
+      for (index_t r = p * rows; r < (p + 1) * rows; ++r) {
+        if (r < host.rows) {
+          dequantize_row(host, r, values.data());
+        } else {
+          std::ranges::fill(values, 0.0F);
+        }
+        panels.put_row(r, values.data());
+      }
+    });
+    return panels;
+  }
+  onednn_detail::dnnl_weights packed_floats(const host_matrix& host) {
+    onednn_detail::dnnl_weights weights = product_.allocate(host.rows, host.cols, float_type());
+    const auto& slices = weights.slices;
+    pool_.for_tasks(static_cast<index_t>(slices.size()), [&](index_t i, int thread) {
+      const auto& s = slices[static_cast<std::size_t>(i)];
+      std::vector<float> rows(static_cast<std::size_t>(s.rows * host.cols));
+      for (index_t r = 0; r < s.rows; ++r) {
+        dequantize_row(host, s.begin + r, rows.data() + r * host.cols);
+      }
+      product_.pack(weights, s, rows.data(), thread);
+    });
+    return weights;
+  }
+
   /// Before tasks are handed out: which threads get one is known when it is too late to allocate.
   void reserve_of_threads(std::size_t n_bytes) {
     for (onednn_detail::scratch& s : of_thread_) s.get<std::byte>(n_bytes);
@@ -510,7 +524,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     const float* rows = dense<float>(x);
     const index_t cols = x.extent(1);
     const auto panels_of = [](const packed_weight& w) { return w.panels_.count(); };
-    const row_parts parts(x.extent(0), panel_tasks(outputs, panels_of), n_threads());
+    const row_parts parts(x.extent(0), tasks_for(n_panels(outputs, panels_of)), n_threads());
     for_panels(outputs, panels_of, parts.count, [&](const output& to, index_t p, index_t part) {
       const index_t first = p * panels::rows;
       const index_t begin = part * parts.length;
@@ -520,13 +534,15 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     });
   }
 
-  /// How many tasks the panels of all outputs are cut into.
+  /// Of all outputs.
   template <class Panels>
-  index_t panel_tasks(std::span<const output> outputs, const Panels& panels_of) const {
-    index_t n_panels = 0;
-    for (const output& to : outputs) n_panels += panels_of(*to.w);
-    return std::min<index_t>(n_panels, 2 * n_threads());
+  static index_t n_panels(std::span<const output> outputs, const Panels& panels_of) {
+    index_t n = 0;
+    for (const output& to : outputs) n += panels_of(*to.w);
+    return n;
   }
+  /// How many tasks so many panels are cut into.
+  index_t tasks_for(index_t n) const { return std::min<index_t>(n, 2 * n_threads()); }
   /// Calls f(output, p) for the panels p of all outputs, neighbours on one thread.
   template <class Panels, class Function>
   void for_panels(std::span<const output> outputs, const Panels& panels_of, const Function& f) {
@@ -536,14 +552,13 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   template <class Panels, class Function>
   void for_panels(std::span<const output> outputs, const Panels& panels_of, index_t n_parts,
                   const Function& f) {
-    index_t n_panels = 0;
-    for (const output& to : outputs) n_panels += panels_of(*to.w);
-    const index_t n_tasks = panel_tasks(outputs, panels_of);
+    const index_t n_all = n_panels(outputs, panels_of);
+    const index_t n_tasks = tasks_for(n_all);
     pool_.for_tasks(n_tasks * n_parts, [&](index_t task, int) {
       const index_t t = task / n_parts;
       const index_t part = task % n_parts;
-      index_t begin = n_panels * t / n_tasks;
-      index_t end = n_panels * (t + 1) / n_tasks;
+      index_t begin = n_all * t / n_tasks;
+      index_t end = n_all * (t + 1) / n_tasks;
       for (const output& to : outputs) {
         const index_t n = panels_of(*to.w);
         for (index_t p = begin; p < std::min(end, n); ++p) f(to, p, part);

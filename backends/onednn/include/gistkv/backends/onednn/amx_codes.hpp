@@ -94,13 +94,9 @@ void expand_panels(const split_numbers& to, const std::byte* const (&panels)[4],
 
 inline void expand(const split_numbers& to, const std::byte* const (&panels)[4], index_t n_blocks,
                    code_format format) {
-  if (format.bits == 8) {
-    expand_panels<8, false>(to, panels, n_blocks, format.offset);
-  } else if (format.has_minimum) {
-    expand_panels<4, true>(to, panels, n_blocks, format.offset);
-  } else {
-    expand_panels<4, false>(to, panels, n_blocks, format.offset);
-  }
+  with_format(format, [&]<int Bits, bool Minimum>() {
+    expand_panels<Bits, Minimum>(to, panels, n_blocks, format.offset);
+  });
 }
 
 // The next three make tiles 0 to 3 += x[32, 32] w[32, 32]: x in tiles 4 and 5, w in 6 and 7.

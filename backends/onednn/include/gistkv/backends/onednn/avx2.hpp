@@ -26,6 +26,7 @@ inline constexpr int width = 8;
 // Each builds on those before it.
 // clang-format off
 #include <gistkv/backends/onednn/simd/lanes_avx2.inc>
+#include <gistkv/backends/onednn/simd/lanes_plain.inc>
 #include <gistkv/backends/onednn/simd/functions.inc>
 #include <gistkv/backends/onednn/simd/rows.inc>
 #include <gistkv/backends/onednn/simd/transpose_avx2.inc>

@@ -295,13 +295,9 @@ void product_of(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, 
 template <class T>
 void product(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, index_t n_out,
              code_format format) {
-  if (format.bits == 8) {
-    product_of<8, false>(o, ldo, x, panel, n_out);
-  } else if (format.has_minimum) {
-    product_of<4, true>(o, ldo, x, panel, n_out);
-  } else {
-    product_of<4, false>(o, ldo, x, panel, n_out);
-  }
+  with_format(format, [&]<int Bits, bool Minimum>() {
+    product_of<Bits, Minimum>(o, ldo, x, panel, n_out);
+  });
 }
 
 /// One of the panels in expanded_panels: [d / 2][16] words and [d / 32][16] scales and minima.
@@ -345,13 +341,9 @@ inline void expand(const expanded_panels& o, const std::byte* const (&panels)[4]
                    code_format format) {
   for (index_t p = 0; p < 4; ++p) {
     const expanded_panel to(o, p, n_blocks);
-    if (format.bits == 8) {
-      expand_panel<8, false>(to, panels[p], n_blocks, format.offset);
-    } else if (format.has_minimum) {
-      expand_panel<4, true>(to, panels[p], n_blocks, format.offset);
-    } else {
-      expand_panel<4, false>(to, panels[p], n_blocks, format.offset);
-    }
+    with_format(format, [&]<int Bits, bool Minimum>() {
+      expand_panel<Bits, Minimum>(to, panels[p], n_blocks, format.offset);
+    });
   }
 }
 

@@ -380,13 +380,9 @@ template <class T>
 void product(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, index_t n_out,
              code_format format) {
   const auto lanes = static_cast<__mmask16>((1U << n_out) - 1U);
-  if (format.bits == 8) {
-    product_of<8, false>(o, ldo, x, panel, lanes);
-  } else if (format.has_minimum) {
-    product_of<4, true>(o, ldo, x, panel, lanes);
-  } else {
-    product_of<4, false>(o, ldo, x, panel, lanes);
-  }
+  with_format(format, [&]<int Bits, bool Minimum>() {
+    product_of<Bits, Minimum>(o, ldo, x, panel, lanes);
+  });
 }
 
 template <int Bits, bool Minimum>
@@ -424,14 +420,10 @@ void expand_panels(const expanded_panels& o, const std::byte* const (&panels)[4]
 
 inline void expand(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
                    code_format format) {
-  if (format.bits == 8) {
-    expand_panels<8, false>(o, panels, n_blocks, format.offset);
-  } else if (format.has_minimum) {
-    // The middle of 4 bits: what then remains of the minimum is small, and bf16 enough for it.
-    expand_panels<4, true>(o, panels, n_blocks, 8);
-  } else {
-    expand_panels<4, false>(o, panels, n_blocks, format.offset);
-  }
+  with_format(format, [&]<int Bits, bool Minimum>() {
+    // With a minimum, the middle of 4 bits: what then remains of it is small, and bf16 enough.
+    expand_panels<Bits, Minimum>(o, panels, n_blocks, Minimum ? 8 : format.offset);
+  });
 }
 
 /// The sums of a row's blocks as pairs of bf16, in their own place: 2 blocks a word.

@@ -17,6 +17,7 @@ inline constexpr int width = 4;
 // Each builds on those before it.
 // clang-format off
 #include <gistkv/backends/onednn/simd/lanes_portable.inc>
+#include <gistkv/backends/onednn/simd/lanes_plain.inc>
 #include <gistkv/backends/onednn/simd/functions.inc>
 #include <gistkv/backends/onednn/simd/rows.inc>
 #include <gistkv/backends/onednn/simd/transpose_plain.inc>

@@ -27,6 +27,18 @@ struct code_format {
   friend bool operator==(const code_format&, const code_format&) = default;
 };
 
+/// Calls f.template operator()<bits, has_minimum>() for the format, one of three.
+template <class Function>
+void with_format(code_format format, const Function& f) {
+  if (format.bits == 8) {
+    f.template operator()<8, false>();
+  } else if (format.has_minimum) {
+    f.template operator()<4, true>();
+  } else {
+    f.template operator()<4, false>();
+  }
+}
+
 inline constexpr index_t code_block = 32;  ///< Weights of a row that share a scale.
 inline constexpr index_t code_panel = 16;  ///< Rows that are worked on side by side.
 
