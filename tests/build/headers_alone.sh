@@ -52,7 +52,7 @@ find $folders -name '*.hpp' | sort > "$work/headers"
 case $("$CXX" -dumpmachine) in
   x86_64-*) ;;
   *)
-    grep -v '/avx[^/]*$' "$work/headers" > "$work/portable_headers"
+    grep -v '/onednn/x86/' "$work/headers" > "$work/portable_headers"
     mv "$work/portable_headers" "$work/headers"
     ;;
 esac

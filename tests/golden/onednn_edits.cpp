@@ -25,7 +25,7 @@
 #include <gistkv/io/tokenizer_gguf.hpp>
 #include <gistkv/model/rope_frequencies.hpp>
 #include <gistkv/text/gist_layout.hpp>
-#include <gistkv/text/paper.hpp>
+#include <gistkv/text/segmenter_rule.hpp>
 
 #include "golden/support.hpp"
 
@@ -59,7 +59,7 @@ std::vector<std::string> pieces_of(const std::filesystem::path& path) {
 
 TEST_CASE("what edits cost, in perplexity of the text behind them") {
   const auto adapter_path =
-      source_dir() / "examples/adapters/smollm2-135m-instruct/adapter.safetensors";
+      source_dir() / "examples/adapters/smollm2-135m-instruct-k4/adapter.safetensors";
   if (!require_file(model_path()) || !require_file(adapter_path)) return;
   const io::tokenizer tokens(io::read_tokenizer(io::gguf_file::open(model_path())));
   const auto file = io::safetensors_file::open(adapter_path);
@@ -73,11 +73,11 @@ TEST_CASE("what edits cost, in perplexity of the text behind them") {
   const eval::policy policy{.rule = rule};
 
   const auto read = [&](cache_type& cache, const std::string& text) {
-    const auto rows = text::lay_out(
-        text, text::paper{{.placement = text::placement::before_whitespace}}, rule.n_gist,
-        m.first_gist(), [&](std::string_view piece, std::vector<token_t>& ids) {
-          tokens.encode(piece, ids, io::special_tokens::as_text);
-        });
+    const auto rows =
+        text::lay_out(text, text::parse_segmenter_rule(layout.segmenter), rule.n_gist,
+                      m.first_gist(), [&](std::string_view piece, std::vector<token_t>& ids) {
+                        tokens.encode(piece, ids, io::special_tokens::as_text);
+                      });
     std::vector<token_t> targets(rows.ids.size(), -1);
     for (std::size_t i = 0; i + 1 < rows.ids.size(); ++i) {
       if (rows.ids[i + 1] < m.first_gist()) targets[i] = rows.ids[i + 1];

@@ -64,7 +64,6 @@ class Source:
             with subprocess.Popen(["zstdcat", path], stdout=subprocess.PIPE) as unpacked:
                 for _, line in zip(range(24), unpacked.stdout):
                     text = json.loads(line)["text"]
-                    # Not the places that the first adapter (mix.py) was trained on.
                     begin = text.find("\n", 2 * len(text) // 5) + 1
                     piece = text[begin:begin + 60000]
                     self.books.append(piece)

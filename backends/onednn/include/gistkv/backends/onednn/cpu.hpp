@@ -6,13 +6,13 @@
 #include <string_view>
 
 #if defined(__x86_64__)
-#include <gistkv/backends/onednn/amx.hpp>
-#include <gistkv/backends/onednn/amx_codes.hpp>
-#include <gistkv/backends/onednn/avx2.hpp>
-#include <gistkv/backends/onednn/avx2_codes.hpp>
-#include <gistkv/backends/onednn/avx512.hpp>
-#include <gistkv/backends/onednn/avx512_bf16.hpp>
-#include <gistkv/backends/onednn/avx512_vnni.hpp>
+#include <gistkv/backends/onednn/x86/amx.hpp>
+#include <gistkv/backends/onednn/x86/amx_codes.hpp>
+#include <gistkv/backends/onednn/x86/avx2.hpp>
+#include <gistkv/backends/onednn/x86/avx2_codes.hpp>
+#include <gistkv/backends/onednn/x86/avx512.hpp>
+#include <gistkv/backends/onednn/x86/avx512_bf16.hpp>
+#include <gistkv/backends/onednn/x86/avx512_vnni.hpp>
 #endif
 #include <gistkv/backends/onednn/kernels.hpp>
 #include <gistkv/backends/onednn/portable.hpp>

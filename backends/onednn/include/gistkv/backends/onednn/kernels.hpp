@@ -14,7 +14,7 @@
 
 /// What a CPU's instruction set has to provide for the onednn backend: functions on one row, and
 /// attention of one tile. simd/ holds them once in terms of a vector register; portable.hpp,
-/// avx2.hpp and avx512.hpp compile them for a kind of register each.
+/// x86/avx2.hpp and x86/avx512.hpp compile them for a kind of register each.
 
 namespace gistkv::backends::onednn_detail {
 

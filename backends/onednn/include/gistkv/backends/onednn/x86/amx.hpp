@@ -12,8 +12,8 @@
 
 #include <cstdint>
 
-#include <gistkv/backends/onednn/avx512_bf16.hpp>
 #include <gistkv/backends/onednn/kernels.hpp>
+#include <gistkv/backends/onednn/x86/avx512_bf16.hpp>
 
 /// Attention for x86-64 with AMX: that of AVX-512 with BF16, whose words in scratch memory already
 /// lie as tiles want them (rows of 16 pairs of neighbours in the summed dimension), but with

@@ -10,8 +10,8 @@
 #include <cstdint>
 #include <utility>
 
-#include <gistkv/backends/onednn/avx2.hpp>
 #include <gistkv/backends/onednn/quantized.hpp>
+#include <gistkv/backends/onednn/x86/avx2.hpp>
 
 /// Products of weights in codes with activations in 16 bits (AVX2): pairs of neighbours by
 /// `vpmaddwd`, sixteen products an instruction where floats give eight. The sum over a block of 32

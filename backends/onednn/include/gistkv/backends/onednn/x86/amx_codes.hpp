@@ -7,9 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <gistkv/backends/onednn/amx.hpp>
-#include <gistkv/backends/onednn/avx512_vnni.hpp>
 #include <gistkv/backends/onednn/quantized.hpp>
+#include <gistkv/backends/onednn/x86/amx.hpp>
+#include <gistkv/backends/onednn/x86/avx512_vnni.hpp>
 
 /// Products of many rows with weights in codes, by tiles of BF16: x = xh + xl and w = wh + wl to 16
 /// bits, and x w = xh wh + xh wl + xl wh but for 2^-16 of it.
