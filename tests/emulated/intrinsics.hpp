@@ -33,6 +33,7 @@ namespace emulated {
 /// 64 bytes as N lanes, and any register as these.
 template <class E, std::size_t N>
 struct lanes {
+  using element = E;
   E at[N];
 
   lanes() : at{} {}
@@ -62,7 +63,7 @@ template <class Register, class Lanes, class F>
 Register made(const F& f) {
   Lanes o;
   for (std::size_t i = 0; i < sizeof o.at / sizeof o.at[0]; ++i) {
-    o.at[i] = static_cast<decltype(o.at[0] + 0)>(f(i));
+    o.at[i] = static_cast<typename Lanes::element>(f(i));
   }
   return o.template as<Register>();
 }
