@@ -67,7 +67,7 @@ Register made(const F& f) {
   }
   return o.template as<Register>();
 }
-EMULATED bool has(std::uint64_t mask, std::size_t i) { return (mask >> i & 1U) != 0; }
+inline bool has(std::uint64_t mask, std::size_t i) { return (mask >> i & 1U) != 0; }
 
 /// Lanes of E at p that the mask names; what it does not name is not touched.
 template <class Register, class Lanes>
@@ -354,10 +354,11 @@ EMULATED __m512 mm512_cvtph_ps(__m256i v) {
   const lanes<std::uint16_t, 16> x(v);
   return made<__m512, floats>([&](std::size_t i) { return _cvtsh_ss(x.at[i]); });
 }
-EMULATED std::uint32_t bits_of(float x) { return __builtin_bit_cast(std::uint32_t, x); }
+inline std::uint32_t bits_of(float x) { return __builtin_bit_cast(std::uint32_t, x); }
 /// What BF16's instructions make of a number too small to be normal.
-EMULATED float flushed(float x) {
-  return (bits_of(x) & 0x7f800000U) == 0 ? std::copysign(0.0F, x) : x;
+inline float flushed(float x) {
+  const std::uint32_t b = bits_of(x);
+  return __builtin_bit_cast(float, (b & 0x7f800000U) == 0 ? b & 0x80000000U : b);
 }
 EMULATED __m256bh mm512_cvtneps_pbh(__m512 v) {
   const floats x(v);
@@ -434,21 +435,23 @@ EMULATED __m128 mm_maskz_div_ps(__mmask8 m, __m128 a, __m128 b) {
   return made<__m128, four_floats>(
       [&](std::size_t i) { return has(m, i) ? x.at[i] / y.at[i] : 0.0F; });
 }
-/// sum + a b + a' b' of two bf16 each: the second pair first, both fused, small numbers flushed.
-EMULATED float add_pair(float sum, const std::uint16_t* a, const std::uint16_t* b) {
-  for (std::size_t k = 2; k-- > 0;) {
-    const auto wide = [&](std::uint16_t x) {
-      return flushed(__builtin_bit_cast(float, std::uint32_t{x} << 16));
-    };
-    sum = flushed(__builtin_fmaf(wide(a[k]), wide(b[k]), flushed(sum)));
+/// sum + a b + a' b' of words of two bf16: the upper ones first, both fused, small numbers flushed.
+EMULATED void add_pairs(floats& sum, const unsigned_words& a, const unsigned_words& b) {
+  const auto add = [](float to, std::uint32_t x, std::uint32_t y) {
+    return flushed(__builtin_fmaf(flushed(__builtin_bit_cast(float, x)),
+                                  flushed(__builtin_bit_cast(float, y)), flushed(to)));
+  };
+  for (std::size_t i = 0; i < 16; ++i) {
+    const std::uint32_t x = a.at[i];
+    const std::uint32_t y = b.at[i];
+    const float upper = add(sum.at[i], x & 0xffff0000U, y & 0xffff0000U);
+    sum.at[i] = add(upper, x << 16, y << 16);
   }
-  return sum;
 }
 EMULATED __m512 mm512_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
-  const unsigned_halves x(a), y(b);
-  const floats z(sum);
-  return made<__m512, floats>(
-      [&](std::size_t i) { return add_pair(z.at[i], x.at + 2 * i, y.at + 2 * i); });
+  floats o(sum);
+  add_pairs(o, unsigned_words(a), unsigned_words(b));
+  return o.as<__m512>();
 }
 
 // Tiles.
@@ -495,17 +498,13 @@ EMULATED void tile_stored(int i, void* p, std::size_t stride) {
 EMULATED void tile_dpbf16ps(int c, int a, int b) {
   tile_registers& t = tile_registers::in_use();
   for (std::size_t m = 0; m < t.rows[c]; ++m) {
+    floats sum(t.data[c][m]);
     for (std::size_t k = 0; k < t.row_bytes[a] / 4U; ++k) {
-      for (std::size_t n = 0; n < t.row_bytes[c] / 4U; ++n) {
-        float sum;
-        std::uint16_t x[2], y[2];
-        std::memcpy(&sum, t.data[c][m] + 4 * n, 4);
-        std::memcpy(x, t.data[a][m] + 4 * k, 4);
-        std::memcpy(y, t.data[b][k] + 4 * n, 4);
-        sum = add_pair(sum, x, y);
-        std::memcpy(t.data[c][m] + 4 * n, &sum, 4);
-      }
+      unsigned_words left;
+      for (std::uint32_t& x : left.at) std::memcpy(&x, t.data[a][m] + 4 * k, 4);
+      add_pairs(sum, left, unsigned_words(t.data[b][k]));
     }
+    std::memcpy(t.data[c][m], sum.at, t.row_bytes[c]);
   }
 }
 
