@@ -12,6 +12,9 @@
 #include <gistkv/backends/onednn/cpu.hpp>
 #include <gistkv/core/random.hpp>
 
+#include "emulated/intrinsics.hpp"
+#include "support/data.hpp"
+
 namespace gistkv {
 namespace {
 
@@ -24,7 +27,14 @@ std::vector<bf16> small_numbers(random_generator& random, index_t n) {
   return x;
 }
 
+// What the other files of this program take for granted.
+TEST_CASE("the CPU seems to have every instruction set") {
+  if (!emulated::possible()) return test::skip("this CPU lacks AVX2");
+  CHECK(backends::best_instruction_set() == instruction_set::amx);
+}
+
 TEST_CASE_TEMPLATE("few rows times a panel of weights in bf16", T, float, bf16) {
+  if (!emulated::possible()) return test::skip("this CPU lacks AVX2");
   const few_rows_function<T> product = few_rows_for<T>(instruction_set::avx512_bf16);
   random_generator random(3);
   for (const index_t cols : {2, 34, 160}) {

@@ -16,7 +16,7 @@ find "$to.new" -type f | while read -r file; do
     -e 's/avx512f,avx512bw,avx512dq,avx512vl,fma(,avx512vnni)?(,avx512bf16)?(,f16c)?(,amx-tile,amx-bf16)?/avx2,fma,f16c/' \
     -e 's|^#include <immintrin.h>|#include "emulated/intrinsics.hpp"|' \
     -e '/__asm__\("" : "\+v"/d' \
-    -e 's/^(inline instruction_set best_instruction_set\(\) \{)$/\1\n  return instruction_set::amx;/' \
+    -e 's/^(inline instruction_set best_instruction_set\(\) \{)$/\1\n  if (emulated::possible()) return instruction_set::amx;/' \
     -e 's/isa_ >= instruction_set::avx512;$/false;/' "$file"
 done
 rm -rf "$to"

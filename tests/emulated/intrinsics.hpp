@@ -30,6 +30,9 @@
 
 namespace emulated {
 
+/// Whether this CPU has what the functions are compiled for.
+inline bool possible() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
 /// 64 bytes as N lanes, and any register as these.
 template <class E, std::size_t N>
 struct lanes {

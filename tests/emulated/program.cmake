@@ -12,7 +12,8 @@ add_custom_command(OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/emulated/stamp
   DEPENDS ${onednn_headers} emulated/headers.sh VERBATIM)
 add_custom_target(gistkv_emulated_headers DEPENDS ${CMAKE_CURRENT_BINARY_DIR}/emulated/stamp)
 
-set(emulated_sources emulated/few_rows.cpp conformance/onednn.cpp conformance/onednn_codes.cpp)
+set(emulated_sources emulated/few_rows.cpp conformance/onednn.cpp conformance/onednn_codes.cpp
+  conformance/onednn_training.cpp)
 gistkv_test_program(gistkv_test_emulated ${emulated_sources})
 add_dependencies(gistkv_test_emulated gistkv_emulated_headers)
 target_link_libraries(gistkv_test_emulated PRIVATE gistkv::onednn)
