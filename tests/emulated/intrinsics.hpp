@@ -10,9 +10,8 @@
 #include <cstring>
 #include <stdexcept>
 
-/// What the kernels of backends/onednn use of AVX-512, its VNNI and BF16, and AMX, lane by lane as
-/// the manuals say (Intel SDM 2; Intel 64 and IA-32 architectures, instruction set extensions), for
-/// CPUs that have AVX2. headers.sh puts them in the place of the intrinsics.
+/// What the kernels of backends/onednn use of AVX-512, its VNNI and BF16, and AMX, lane by lane,
+/// for CPUs that have AVX2. headers.sh puts them in the place of the intrinsics.
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
@@ -497,7 +496,8 @@ EMULATED void tile_stored(int i, void* p, std::size_t stride) {
     std::memcpy(static_cast<std::byte*>(p) + r * stride, t.data[i][r], t.row_bytes[i]);
   }
 }
-/// Tile c += a b, with a in pairs along a row and b in pairs along a column.
+/// Tile c += a b, with a in pairs along a row and b in pairs along a column. A CPU adds up in
+/// another order.
 EMULATED void tile_dpbf16ps(int c, int a, int b) {
   tile_registers& t = tile_registers::in_use();
   for (std::size_t m = 0; m < t.rows[c]; ++m) {
