@@ -218,8 +218,8 @@ train_config read_train_config(const std::string& path) {
   const nlohmann::json parsed = io::parse_strict_json(read_text(path), path);
   const object o(parsed, path,
                  {"model", "output", "adapter", "seed", "gists", "recent", "sink", "data", "lora",
-                  "optimiser", "distillation", "recompute", "model_type", "save_every",
-                  "validate_every", "validation_windows", "stages"});
+                  "optimiser", "distillation", "hidden_distillation", "recompute", "model_type",
+                  "save_every", "validate_every", "validation_windows", "stages"});
   train_config c;
   c.source = parsed;
   read_common(o, path, c);
@@ -231,7 +231,8 @@ train_config read_train_config(const std::string& path) {
   }
   c.rule.recent = c.recent.front();
   o.read_at_least("sink", c.rule.n_sink, 0);
-  o.read_between("distillation", c.distillation, 0, 1);
+  o.read_between("distillation", c.lesson.mix, 0, 1);
+  o.read_between("hidden_distillation", c.lesson.hidden, 0, 1000);
   o.read("recompute", c.recompute);
   c.narrow_model = o.choice("model_type", {"f32", "bf16"}, 0) == 1;
   const nlohmann::json* data = o.find("data");
@@ -263,8 +264,10 @@ train_config read_train_config(const std::string& path) {
       throw format_error(o.in("stages[" + std::to_string(i) + "].all_rows_learning_rate") +
                          " is given: \"rows\": \"both\" has it, and no other");
     }
-    if (c.distillation > 0 && c.stages.back().gist_targets) {
-      o.reject("distillation", decimal(c.distillation, 3),
+    if (!c.lesson.empty() && c.stages.back().gist_targets) {
+      const bool mixed = c.lesson.mix > 0;
+      o.reject(mixed ? "distillation" : "hidden_distillation",
+               decimal(mixed ? c.lesson.mix : c.lesson.hidden, 3),
                "0, or stages with \"flexible\": true: the teacher knows no gists");
     }
     using enum train::trained_weights;

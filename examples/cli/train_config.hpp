@@ -69,7 +69,7 @@ struct train_config : run_config {
   std::vector<index_t> recent = {0};
   /// Beside `lora` on gist rows: one on all rows that learns along.
   std::optional<train::lora_options> lora_on_all_rows;
-  double distillation = 0;  ///< Share of the teacher in the loss.
+  train::lesson lesson;  ///< `distillation` and `hidden_distillation`.
   bool recompute = false;
   bool narrow_model = false;  ///< A model that was trained as a whole is written as bf16.
   std::vector<stage_config> stages;

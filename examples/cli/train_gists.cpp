@@ -219,7 +219,7 @@ class gist_run final : public training_run {
     return n;
   }
   double forward_backward(std::size_t part, double scale, std::uint64_t seed) override {
-    return model_->forward_backward(parts_[part], scale, seed, config_.distillation);
+    return model_->forward_backward(parts_[part], scale, seed, config_.lesson);
   }
   /// Of regular tokens.
   std::array<double, 2> validate(std::size_t sample) override {

@@ -55,9 +55,8 @@ class trainer_state {
 class trainer : public trainer_state {
  public:
   /// Sum of the weighted losses; gradients are added up until `update`.
-  /// @param mix  share of the divergence from the full-cache model in the loss; 0: no teacher
   virtual double forward_backward(std::span<const train::sequence> sequences, double scale,
-                                  std::uint64_t seed, double mix) = 0;
+                                  std::uint64_t seed, const train::lesson& lesson) = 0;
   virtual double loss(std::span<const train::sequence> sequences, double scale) = 0;
   virtual model::adapter save() const = 0;
   virtual void load(const model::adapter& from) = 0;

@@ -108,15 +108,11 @@ class typed_trainer final : public typed_state<B, train::trainable_model<B>, tra
   }
 
   double forward_backward(std::span<const train::sequence> sequences, double scale,
-                          std::uint64_t seed, double mix) override {
+                          std::uint64_t seed, const train::lesson& lesson) override {
     const auto b = batch(sequences);
-    if (mix == 0.0) return model_.forward_backward(b, scale, seed);
-    train::teacher<B> teacher;
-    const auto plain = train::plain_sequences(
-        sequences, static_cast<token_t>(model_.config().n_vocab), teacher.rows);
-    const auto read = batch(plain);
-    teacher.plain = &read;
-    teacher.mix = mix;
+    if (lesson.empty()) return model_.forward_backward(b, scale, seed);
+    const train::teacher<B> teacher(*be_, lesson, sequences, model_.options().rule,
+                                    model_.config().n_vocab);
     return model_.forward_backward(b, scale, seed, &teacher);
   }
   double loss(std::span<const train::sequence> sequences, double scale) override {

@@ -103,6 +103,28 @@ refuses 1 'parts.jsonl: line 1.*a string or a list of strings' train sag --confi
 sed 's/"segmenter": \[[^]]*\]/"segmenter": []/' "$work/turns.json" > "$work/none.json"
 refuses 1 "field 'segmenter' is an empty list, want a rule or some" train sag --config "$work/none.json"
 
+# A teacher: what lies between its hidden states and the model's is added to the loss.
+loss_with() {
+  config '{"train": "lora", "sequence": 48, "batch": 1, "steps": 2, "learning_rate": 0.001, "warm_up": 1,
+           "flexible": true}' "$1"
+  sed "s,$work/run,$work/taught," "$work/c.json" > "$work/taught.json"
+  does train sag --config "$work/taught.json"
+  sed -n 2p "$work/taught/log.csv" | cut -d, -f4
+}
+alone=$(loss_with '')
+mixed=$(loss_with '"distillation": 0.5,')
+near=$(loss_with '"hidden_distillation": 1,')
+nearer=$(loss_with '"distillation": 0.5, "hidden_distillation": 2,')
+python3 -c "import sys; a, m, n, b = map(float, sys.argv[1:])
+sys.exit(not (n > a + 1e-3 and m != a and abs(b - m - 2 * (n - a)) < 1e-3 * (n - a)))" \
+  "$alone" "$mixed" "$near" "$nearer" || wrong "losses with teachers: $alone $mixed $near $nearer"
+mv "$work/taught" "$work/unkilled_taught"
+kill_at 2 "$work/taught/log.csv" train sag --config "$work/taught.json"
+does train sag --config "$work/taught.json" --resume
+cmp "$work/unkilled_taught/adapter.safetensors" "$work/taught/adapter.safetensors" ||
+  wrong 'with a teacher: a run that was killed and went on gives other bytes'
+checks=$((checks + 2))
+
 # LoRA on gist rows goes on from LoRA on all rows, which stays as it is: uninterrupted, and killed.
 small='{"train": "lora", "sequence": 48, "batch": 1, "steps": 4, "learning_rate": 0.001, "warm_up": 1}'
 config "$small"
@@ -211,8 +233,12 @@ config '{"train": "everything"}'
 refuses 1 "field 'train' is 'everything', want one of gists, lora, all" train sag --config "$work/c.json"
 config "$lora, $gists"
 refuses 1 'stages\[1\]: follows one of LoRA' train sag --config "$work/c.json"
-config "$lora" '"distillation": 0.5,'
-refuses 1 'the teacher knows no gists' train sag --config "$work/c.json"
+for teacher in '"distillation": 0.5,' '"hidden_distillation": 2,'; do
+  config "$lora" "$teacher"
+  refuses 1 'the teacher knows no gists' train sag --config "$work/c.json"
+done
+config "$lora" '"hidden_distillation": -1,'
+refuses 1 "field 'hidden_distillation' is -1" train sag --config "$work/c.json"
 refuses 1 'absent.json' train sag --config "$work/absent.json"
 refuses 2 "METHOD is 'magic'" train magic --config "$work/c.json"
 config "$lora"

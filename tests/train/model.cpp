@@ -152,26 +152,104 @@ TEST_CASE("gradients of every trained set") {
 }
 
 TEST_CASE("gradients with a teacher") {
+  for (const std::size_t number : {0U, 3U, 4U}) {
+    const form f = forms()[number];
+    const model::host_model source = random_model(f.shape);
+    for (const train::lesson lesson : {train::lesson{0.7, 0.0}, {0.0, 3.0}, {0.4, 5.0}}) {
+      CAPTURE(std::string(f.name));
+      CAPTURE(lesson.hidden);
+      model_type m(be(), source, small_gists(source, 2), options_of(f));
+      model_type again(be(), source, small_gists(source, 2), options_of(f, true));
+      if (f.trained == train::trained_weights::lora) {
+        fill_lora(m);
+        fill_lora(again);
+      }
+      const index_t n_vocab = source.config.n_vocab;
+      const auto sequences = documents(n_vocab, 2, false);
+      const train::batch<oracle> b(be(), sequences, m.options().rule, n_vocab);
+      const train::teacher<oracle> t(be(), lesson, sequences, m.options().rule, n_vocab);
+      REQUIRE(t.target_rows.size() == b.targets.size());
+      const double found = m.forward_backward(b, 0.5, 1, &t);
+      CHECK(std::abs(found - m.loss(b, 0.5, &t)) <= 1e-12);
+      CHECK(again.forward_backward(b, 0.5, 1, &t) == found);
+      for (std::size_t i = 0; i < m.parameters().size(); ++i) {
+        CHECK(again.parameters()[i].gradient.to_host() == m.parameters()[i].gradient.to_host());
+      }
+      check_gradients(m, [&] { return m.loss(b, 0.5, &t); });
+    }
+  }
+  const auto with_gists = documents(7, 2, true);
+  CHECK_THROWS_AS(train::without_gists(with_gists, 7), argument_error);
+}
+
+TEST_CASE("the distance of hidden states from the full cache's") {
   const form f = forms()[3];
   const model::host_model source = random_model(f.shape);
   model_type m(be(), source, small_gists(source, 2), options_of(f));
   fill_lora(m);
-  const auto sequences = documents(source.config.n_vocab, 2, false);
-  const train::batch<oracle> b(be(), sequences, m.options().rule, source.config.n_vocab);
-  train::teacher<oracle> t;
-  const auto plain =
-      train::plain_sequences(sequences, static_cast<token_t>(source.config.n_vocab), t.rows);
-  REQUIRE(t.rows.size() == b.targets.size());
-  const train::batch<oracle> read(be(), plain, m.options().rule, source.config.n_vocab);
-  t.plain = &read;
-  t.mix = 0.7;
-  m.forward_backward(b, 0.5, 1, &t);
-  check_gradients(m, [&] { return m.loss(b, 0.5, &t); });
-  const auto with_gists = documents(source.config.n_vocab, 2, true);
-  std::vector<std::int32_t> rows;
-  CHECK_THROWS_AS(
-      train::plain_sequences(with_gists, static_cast<token_t>(source.config.n_vocab), rows),
-      argument_error);
+  const index_t n_vocab = source.config.n_vocab;
+  const auto loss_of = [&](std::span<const train::sequence> sequences, double hidden) {
+    const train::batch<oracle> b(be(), sequences, m.options().rule, n_vocab);
+    const train::teacher<oracle> t(be(), {0.0, hidden}, sequences, m.options().rule, n_vocab);
+    return m.loss(b, 1.0, &t);
+  };
+  const auto sequences = documents(n_vocab, 2, false);
+  const double none = loss_of(sequences, 0.0);
+  const double some = loss_of(sequences, 1.0) - none;
+  // Directions lie 2 apart at most, and what a gist stands for is not what it replaced.
+  CHECK(some > 1e-3);
+  CHECK(some < 4.0 * train::total_weight(sequences));
+  CHECK(std::abs(loss_of(sequences, 2.5) - none - 2.5 * some) <= 1e-12);
+
+  // Without gists the teacher is the model.
+  const auto plain = train::without_gists(sequences, static_cast<token_t>(n_vocab));
+  std::vector<train::sequence> targets = plain.sequences;
+  for (train::sequence& s : targets) s.weights.clear();
+  CHECK(std::abs(loss_of(targets, 3.0) - loss_of(targets, 0.0)) <= 1e-12);
+
+  // Rows are those of the same tokens.
+  index_t row = 0;
+  std::size_t at = 0;
+  for (const train::sequence& s : sequences) {
+    for (const token_t token : s.tokens) {
+      if (token < n_vocab) CHECK(plain.rows[at++] == row);
+      ++row;
+    }
+  }
+  CHECK(at == plain.rows.size());
+}
+
+TEST_CASE("hidden_distance is what its formula says") {
+  const index_t d = 6;
+  const std::vector<double> x = {1, -2, 0.5, 3, 1, 1, 9, 9, 9, 9, 9, 9, -1, 0.25, 2, 2, -3, 1};
+  const std::vector<double> y = {2, -1, 1, 3, 0, 1, 4, -1, -8, -8, 12, -4};
+  const std::vector<std::int32_t> rows = {0, 2};
+  const std::vector<std::int32_t> gists = {1};
+  std::vector<double> want(3 * d, 0.0);
+  double sum = 0;
+  for (std::size_t i = 0; i < 2; ++i) {
+    const auto row = static_cast<std::size_t>(rows[i]);
+    const auto length = [](const double* v) {
+      double squares = 0;
+      for (index_t j = 0; j < d; ++j) squares += v[j] * v[j];
+      return std::sqrt(squares);
+    };
+    for (std::size_t j = 0; j < d; ++j) {
+      const double off = x[row * d + j] / length(&x[row * d]) - y[i * d + j] / length(&y[i * d]);
+      sum += off * off;
+      want[row * d + j] = off * std::sqrt(static_cast<double>(d));
+    }
+  }
+  train::hidden_distance<oracle, double> distance(be(), d, 0.0);
+  workspace<oracle> scratch(be(), distance.workspace_size(3, 1));
+  std::vector<double> away(3 * d, 5.0);
+  const double found = distance(matrix_view<double>(away.data(), {3, d}),
+                                matrix_view<const double>(x.data(), {3, d}),
+                                matrix_view<const double>(y.data(), {2, d}),
+                                vector_view<const std::int32_t>(rows.data(), {2}),
+                                vector_view<const std::int32_t>(gists.data(), {1}), scratch);
+  CHECK(std::abs(found - sum) <= 1e-14);
+  for (std::size_t e = 0; e < away.size(); ++e) CHECK(std::abs(away[e] - want[e]) <= 1e-14);
 }
 
 TEST_CASE("recomputing gives the same gradients, and a batch the sum of its sequences") {

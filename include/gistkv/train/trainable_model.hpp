@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,7 +18,9 @@
 #include <gistkv/model/adapter.hpp>
 #include <gistkv/model/rope_frequencies.hpp>
 #include <gistkv/train/batch.hpp>
+#include <gistkv/train/hidden_distance.hpp>
 #include <gistkv/train/language_head.hpp>
+#include <gistkv/train/teacher.hpp>
 #include <gistkv/train/trainable_block.hpp>
 
 namespace gistkv::train {
@@ -41,39 +44,6 @@ struct model_options {
   std::optional<lora_options> lora_on_all_rows = {};
 };
 
-/// The full-cache model as a teacher: the same text without gists, and for each target of the
-/// batch the row of it that predicts the same token.
-template <Storage B>
-struct teacher {
-  const batch<B>* plain = nullptr;
-  std::vector<std::int32_t> rows;
-  double mix = 1.0;  ///< Share of the divergence in the loss.
-};
-
-/// The teacher's view of sequences: what is no gist.
-/// @throws argument_error if a gist is a target: the teacher cannot say what it would be.
-inline std::vector<sequence> plain_sequences(std::span<const sequence> sequences,
-                                             token_t first_gist, std::vector<std::int32_t>& rows) {
-  std::vector<sequence> plain;
-  std::int32_t begin = 0;
-  for (const sequence& s : sequences) {
-    sequence& p = plain.emplace_back();
-    for (std::size_t i = 0; i < s.tokens.size(); ++i) {
-      const bool target = i > 0 && (s.weights.empty() || s.weights[i] != 0.0F);
-      if (s.tokens[i] >= first_gist) {
-        if (!target) continue;
-        throw argument_error("distillation: token " + std::to_string(s.tokens[i]) +
-                             ", a gist, is a target; want gists that are none");
-      }
-      p.tokens.push_back(s.tokens[i]);
-      p.weights.push_back(0.0F);
-      if (target) rows.push_back(begin + static_cast<std::int32_t>(p.tokens.size()) - 2);
-    }
-    begin += static_cast<std::int32_t>(p.tokens.size());
-  }
-  return plain;
-}
-
 /// A whole decoder with its backward pass, on the sentence mask in its two-span form: memory grows
 /// with the number of rows, never with its square, and logits exist for a few rows at a time.
 template <class B, class T = element_t<B>>
@@ -86,7 +56,11 @@ class trainable_model {
   /// Packs the weights. @throws shape_error, argument_error.
   trainable_model(B& be, const model::host_model& source, const model::gist_rows& gists,
                   const model_options& options)
-      : be_(&be), config_(source.config), options_(options), set_(be) {
+      : be_(&be),
+        config_(source.config),
+        options_(options),
+        set_(be),
+        distance_(be, source.config.d_model, source.config.norm_eps) {
     validate(config_);
     validate(gists, config_);
     if (gists.n_gist != options.rule.n_gist) {
@@ -145,7 +119,9 @@ class trainable_model {
   const model_options& options() const { return options_; }
   parameter_set<B, T>& parameters() { return set_; }
 
-  /// Sum of the weighted losses of a batch; gradients are added to what the parameters have.
+  /// Sum of the weighted losses of a batch; gradients are added to what the parameters have. What a
+  /// teacher adds for hidden states is their mean distance over blocks and rows, times
+  /// lesson::hidden and the sum of all weights.
   /// @param scale  multiplies every weight: 1 / their sum over the global batch
   /// @param seed   of dropout; a pass of its own wants a number of its own
   double forward_backward(const batch<B>& b, double scale, std::uint64_t seed,
@@ -246,6 +222,17 @@ class trainable_model {
     return sum + 5 * row + bytes(b.n_gists() * config_.d_model) +
            std::max(blocks_.front()->workspace_size(b), head_->workspace_size(true));
   }
+  /// What a teacher takes on top.
+  std::size_t bytes_needed(const batch<B>& b, const teacher<B>& teach, bool backward) const {
+    const auto row = [this](index_t n) {
+      return workspace<B>::template bytes_for<T>(n * config_.d_model);
+    };
+    const std::size_t n_kept = teach.wanted.hidden == 0.0 ? 0 : backward ? blocks_.size() : 1;
+    return row(teach.plain.n) + blocks_.front()->activation_bytes(teach.plain.n, {}) +
+           n_kept * row(b.n) +
+           std::max(blocks_.front()->workspace_size(teach.plain),
+                    distance_.workspace_size(b.n, b.n_gists()));
+  }
   void make_room(std::size_t n_bytes) {
     if (memory_.bytes() >= n_bytes) return;
     memory_ = {};
@@ -263,33 +250,24 @@ class trainable_model {
     ops::scatter_rows<B, T>(*be_, x, rows, b.gist_rows.view({b.n_gists()}));
   }
 
-  /// Hidden states behind the final norm, keeping nothing; as the model was before training.
-  void plain_forward(matrix hidden, const batch<B>& b) {
-    const typename workspace<B>::scope scope(memory_);
-    const auto kept = blocks_.front()->reserve(memory_, b.n, {});
-    embed(hidden, b);
-    for (const auto& block : blocks_) {
-      block->forward(hidden, kept, b, rotation_of(b), {}, memory_);
-    }
-    ops::norm<B, T>(*be_, hidden, hidden, final_norm(), {}, {config_.norm, config_.norm_eps});
-  }
-
   double run(const batch<B>& b, double scale, lora_passes lora, bool backward,
              const teacher<B>* teach) {
     if (b.n == 0) return 0;
     std::size_t need = bytes_needed(b, lora, backward);
-    if (teach != nullptr) {
-      const std::size_t taught = bytes_needed(*teach->plain, {}, false);
-      need = std::max(need, taught) +
-             workspace<B>::template bytes_for<T>(teach->plain->n * config_.d_model);
-    }
+    if (teach != nullptr) need += bytes_needed(b, *teach, backward);
     make_room(need);
     const typename workspace<B>::scope scope(memory_);
+    // The teacher, the model as it was before training, goes along block by block.
     matrix taught;
+    block_activations<T, space> not_kept;
     if (teach != nullptr) {
-      taught = memory_.template take<T>({teach->plain->n, config_.d_model});
-      plain_forward(taught, *teach->plain);
+      taught = memory_.template take<T>({teach->plain.n, config_.d_model});
+      not_kept = blocks_.front()->reserve(memory_, teach->plain.n, {});
+      embed(taught, teach->plain);
     }
+    const bool compare = teach != nullptr && teach->wanted.hidden > 0.0;
+    std::vector<matrix> away;
+    double distance = 0;
     const matrix x = memory_.template take<T>({b.n, config_.d_model});
     embed(x, b);
     const rotation<B> rope = rotation_of(b);
@@ -303,6 +281,13 @@ class trainable_model {
         copy(inputs.back(), x);
       }
       blocks_[l]->forward(x, kept.back(), b, rope, lora, memory_);
+      if (teach == nullptr) continue;
+      const batch<B>& plain = teach->plain;
+      blocks_[l]->forward(taught, not_kept, plain, rotation_of(plain), {}, memory_);
+      if (!compare) continue;
+      if (backward || l == 0) away.push_back(memory_.template take<T>({b.n, config_.d_model}));
+      distance += distance_(away.back(), x, taught, teach->rows.view({teach->rows.size()}),
+                            b.gist_rows.view({b.n_gists()}), memory_);
     }
     const matrix hidden = memory_.template take<T>({b.n, config_.d_model});
     ops::norm<B, T>(*be_, hidden, x, final_norm(), {}, {config_.norm, config_.norm_eps});
@@ -310,16 +295,24 @@ class trainable_model {
     std::vector<float> weights;
     for (const float w : b.weights) weights.push_back(static_cast<float>(scale) * w);
     head_targets targets{b.target_rows, b.targets, weights, {}, 0.0};
-    if (teach != nullptr) {
-      targets.teacher_rows = teach->rows;
-      targets.mix = teach->mix;
+    if (teach != nullptr && teach->wanted.mix > 0.0) {
+      ops::norm<B, T>(*be_, taught, taught, final_norm(), {}, {config_.norm, config_.norm_eps});
+      targets.teacher_rows = teach->target_rows;
+      targets.mix = teach->wanted.mix;
     }
     matrix d_hidden;
     if (backward) {
       d_hidden = memory_.template take<T>({b.n, config_.d_model});
       ops::clear<B, T>(*be_, d_hidden);
     }
-    const double loss = head_->loss(hidden, d_hidden, targets, taught, memory_);
+    double loss = head_->loss(hidden, d_hidden, targets, taught, memory_);
+    double distance_weight = 0;
+    if (compare) {
+      const double sum = std::accumulate(b.weights.begin(), b.weights.end(), 0.0);
+      const auto n = static_cast<double>(blocks_.size()) * static_cast<double>(teach->plain.n);
+      distance_weight = teach->wanted.hidden * scale * sum / n;
+      loss += distance_weight * distance;
+    }
     if (!backward) return loss;
 
     const matrix d = memory_.template take<T>({b.n, config_.d_model});
@@ -332,6 +325,11 @@ class trainable_model {
       if (options_.recompute) {
         copy(x, inputs[l]);
         blocks_[l]->forward(x, kept.back(), b, rope, lora, memory_);
+      }
+      if (compare) {
+        const bool last = l + 1 == blocks_.size();
+        distance_.backward(d, away[l], last || options_.recompute ? x : kept[l + 1].x,
+                           distance_weight, memory_);
       }
       blocks_[l]->backward(d, options_.recompute ? kept.back() : kept[l], b, rope, lora, memory_);
     }
@@ -363,6 +361,7 @@ class trainable_model {
   std::size_t n_loras_ = 0;
   buffer<float, B> frequencies_;
   buffer<float, B> negated_;
+  hidden_distance<B, T> distance_;
   workspace<B> memory_;
 };
 

@@ -46,7 +46,8 @@ struct outcome {
 /// @param apart  each document is a batch of its own
 template <class T>
 outcome train_on(const model::host_model& source, const model::gist_rows& gists,
-                 const train::model_options& options, int n_steps, bool apart = false) {
+                 const train::model_options& options, const train::lesson& lesson, int n_steps,
+                 bool apart = false) {
   using backend = backends::cuda<T>;
   backend be;
   train::trainable_model<backend, T> m(be, source, gists, options);
@@ -58,15 +59,18 @@ outcome train_on(const model::host_model& source, const model::gist_rows& gists,
   m.load(factors);
   const auto texts = documents(source.config.n_vocab, gists.n_gist);
   std::vector<train::batch<backend>> batches;
+  std::vector<train::teacher<backend>> teachers;
   for (std::size_t i = 0; i < (apart ? texts.size() : 1); ++i) {
     const auto some = apart ? std::span(texts).subspan(i, 1) : std::span(texts);
     batches.emplace_back(be, some, options.rule, source.config.n_vocab);
+    teachers.emplace_back(be, lesson, some, options.rule, source.config.n_vocab);
   }
   outcome found;
   for (int step = 1; step <= n_steps; ++step) {
     found.losses.push_back(0.0);
-    for (const auto& b : batches) {
-      found.losses.back() += m.forward_backward(b, 1.0 / train::total_weight(texts), 5);
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+      found.losses.back() += m.forward_backward(batches[i], 1.0 / train::total_weight(texts), 5,
+                                                lesson.empty() ? nullptr : &teachers[i]);
     }
     auto& set = m.parameters();
     for (std::size_t i = 0; step == 1 && i < set.size(); ++i) {
@@ -142,9 +146,12 @@ bool check_training() {
   const struct {
     const char* name;
     train::model_options options;
-  } forms[] = {{"lora", {train::trained_weights::lora, lora, rule}},
-               {"lora on gists", {train::trained_weights::lora, on_gists, rule}},
-               {"all weights", {train::trained_weights::all, {}, rule}}};
+    train::lesson lesson;
+  } forms[] = {
+      {"lora", {train::trained_weights::lora, lora, rule}, {}},
+      {"lora on gists", {train::trained_weights::lora, on_gists, rule}, {}},
+      {"lora on gists, taught", {train::trained_weights::lora, on_gists, rule}, {0.5, 2.0}},
+      {"all weights", {train::trained_weights::all, {}, rule}, {}}};
   bool passed = true;
   const auto expect = [&passed](const std::string& what, double found, double most) {
     const bool holds = found <= most;  // Not for NaN.
@@ -157,16 +164,16 @@ bool check_training() {
   for (const auto& form : forms) {
     const std::string name = form.name;
     constexpr int n_steps = 20;
-    const outcome exact = train_on<float>(source, gists, form.options, n_steps);
-    const outcome narrow = train_on<bf16>(source, gists, form.options, n_steps);
-    const outcome again = train_on<bf16>(source, gists, form.options, n_steps);
+    const outcome exact = train_on<float>(source, gists, form.options, form.lesson, n_steps);
+    const outcome narrow = train_on<bf16>(source, gists, form.options, form.lesson, n_steps);
+    const outcome again = train_on<bf16>(source, gists, form.options, form.lesson, n_steps);
     // Activations of 8 bits: some 0.4 % each, which layers add up; a term that is wrong is off
     // by 1.
     expect(name + ": gradients of bf16 beside float",
            relative_distance(narrow.gradients, exact.gradients), 0.05);
     if (form.options.trained == train::trained_weights::all) {  // No dropout.
       // Rows are the same; sums over rows are rounded in another order.
-      const outcome apart = train_on<bf16>(source, gists, form.options, 1, true);
+      const outcome apart = train_on<bf16>(source, gists, form.options, form.lesson, 1, true);
       expect(name + ": gradients of documents together and apart",
              relative_distance(narrow.gradients, apart.gradients), 0.02);
     }

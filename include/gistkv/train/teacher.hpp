@@ -1,0 +1,82 @@
+// Copyright 2026 The gistkv authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <gistkv/core/buffer.hpp>
+#include <gistkv/core/error.hpp>
+#include <gistkv/train/batch.hpp>
+
+namespace gistkv::train {
+
+/// What is learned from the full-cache model beside the tokens that came.
+struct lesson {
+  /// Share of the divergence from its distribution in the loss, 0 to 1.
+  double mix = 0.0;
+  /// Weight of the distance from its hidden states; see hidden_distance.
+  double hidden = 0.0;
+
+  bool empty() const { return mix == 0.0 && hidden == 0.0; }
+};
+
+/// Sequences as a full-cache model reads them, without gists.
+struct plain_view {
+  std::vector<sequence> sequences;
+  /// For each target, the row of these that predicts the same token.
+  std::vector<std::int32_t> target_rows;
+  /// For each row of these, the same token's row among those with gists.
+  std::vector<std::int32_t> rows;
+};
+
+/// @param first_gist  tokens from here on are gists
+/// @throws argument_error if a gist is a target: the teacher cannot say what it would be.
+inline plain_view without_gists(std::span<const sequence> sequences, token_t first_gist) {
+  plain_view view;
+  std::int32_t row = 0;
+  for (const sequence& s : sequences) {
+    sequence& p = view.sequences.emplace_back();
+    for (std::size_t i = 0; i < s.tokens.size(); ++i, ++row) {
+      const bool target = i > 0 && (s.weights.empty() || s.weights[i] != 0.0F);
+      if (s.tokens[i] >= first_gist) {
+        if (!target) continue;
+        throw argument_error("distillation: token " + std::to_string(s.tokens[i]) +
+                             ", a gist, is a target; want gists that are none");
+      }
+      if (target) view.target_rows.push_back(static_cast<std::int32_t>(view.rows.size()) - 1);
+      p.tokens.push_back(s.tokens[i]);
+      p.weights.push_back(0.0F);
+      view.rows.push_back(row);
+    }
+  }
+  return view;
+}
+
+/// The full-cache model as a teacher of one batch: the same text without gists.
+template <Storage B>
+class teacher {
+ public:
+  lesson wanted;
+  batch<B> plain;
+  std::vector<std::int32_t> target_rows;  ///< As in plain_view.
+  buffer<std::int32_t, B> rows;           ///< As in plain_view.
+
+  /// @throws argument_error if a gist is a target; what batch throws.
+  teacher(B& be, const lesson& what, std::span<const sequence> sequences, const sentence_rule& rule,
+          index_t n_vocab)
+      : teacher(be, what, without_gists(sequences, static_cast<token_t>(n_vocab)), rule, n_vocab) {}
+
+ private:
+  teacher(B& be, const lesson& what, const plain_view& view, const sentence_rule& rule,
+          index_t n_vocab)
+      : wanted(what),
+        plain(be, view.sequences, rule, n_vocab),
+        target_rows(view.target_rows),
+        rows(be, std::span<const std::int32_t>(view.rows)) {}
+};
+
+}  // namespace gistkv::train
