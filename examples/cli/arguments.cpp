@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <sstream>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -56,19 +57,23 @@ void add_flag(CLI::App& verb, const std::string& names, T& value, const std::str
   verb.add_flag(names, value, what);
 }
 
-using text = std::string;
-template void add_option(CLI::App&, const text&, text&, const text&, const text&);
-template void add_option(CLI::App&, const text&, index_t&, const text&, const text&);
-template void add_option(CLI::App&, const text&, int&, const text&, const text&);
-template void add_option(CLI::App&, const text&, std::uint64_t&, const text&, const text&);
-template void add_option(CLI::App&, const text&, double&, const text&, const text&);
-template void add_option(CLI::App&, const text&, std::optional<text>&, const text&, const text&);
-template void add_option(CLI::App&, const text&, std::optional<index_t>&, const text&, const text&);
-template void add_option(CLI::App&, const text&, std::vector<text>&, const text&, const text&);
-template void add_required(CLI::App&, const text&, text&, const text&, const text&);
-template void add_required(CLI::App&, const text&, std::vector<text>&, const text&, const text&);
-template void add_flag(CLI::App&, const text&, bool&, const text&);
-template void add_flag(CLI::App&, const text&, text&, const text&);
+using string = std::string;
+template void add_option(CLI::App&, const string&, string&, const string&, const string&);
+template void add_option(CLI::App&, const string&, index_t&, const string&, const string&);
+template void add_option(CLI::App&, const string&, int&, const string&, const string&);
+template void add_option(CLI::App&, const string&, std::uint64_t&, const string&, const string&);
+template void add_option(CLI::App&, const string&, double&, const string&, const string&);
+template void add_option(CLI::App&, const string&, std::optional<string>&, const string&,
+                         const string&);
+template void add_option(CLI::App&, const string&, std::optional<index_t>&, const string&,
+                         const string&);
+template void add_option(CLI::App&, const string&, std::vector<string>&, const string&,
+                         const string&);
+template void add_required(CLI::App&, const string&, string&, const string&, const string&);
+template void add_required(CLI::App&, const string&, std::vector<string>&, const string&,
+                           const string&);
+template void add_flag(CLI::App&, const string&, bool&, const string&);
+template void add_flag(CLI::App&, const string&, string&, const string&);
 
 void add_example(CLI::App& verb, const std::string& command) {
   verb.footer("Example:\n  " + command);
@@ -81,6 +86,13 @@ std::string wrapped(const std::string& argument) {
 
 std::string unwrapped(const std::string& argument) {
   return argument.starts_with(wrapper) ? argument.substr(1) : argument;
+}
+
+std::vector<std::string> between_commas(const std::string& list) {
+  std::vector<std::string> items;
+  std::stringstream stream(list);
+  for (std::string item; std::getline(stream, item, ',');) items.push_back(item);
+  return items;
 }
 
 }  // namespace gistkv::cli

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 // The parser of the command line takes seconds to compile, so verbs define their options through
 // the functions below and only three files include it.
@@ -43,5 +44,8 @@ void add_example(CLI::App& verb, const std::string& command);
 /// What the parser would take apart, "[a,b]" as a list, is wrapped before and unwrapped behind it.
 std::string wrapped(const std::string& argument);
 std::string unwrapped(const std::string& argument);
+
+/// "a,b" as a and b.
+std::vector<std::string> between_commas(const std::string& list);
 
 }  // namespace gistkv::cli

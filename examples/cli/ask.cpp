@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <cli/arguments.hpp>
 #include <cli/context_file.hpp>
 #include <cli/engine.hpp>
 #include <cli/errors.hpp>
@@ -60,13 +60,6 @@ outcome answer_all(const engine& e, context c, const method_settings& settings,
     sink("\n");
   }
   return result;
-}
-
-std::vector<std::string> split(const std::string& list) {
-  std::vector<std::string> items;
-  std::stringstream stream(list);
-  for (std::string item; std::getline(stream, item, ',');) items.push_back(item);
-  return items;
 }
 
 /// Further lines moved in, white space at the end gone.
@@ -126,7 +119,7 @@ void run(ask_options o) {
     if (text.empty()) throw argument_error(o.file + ": the text is empty");
   }
   std::vector<method_settings> others;
-  for (const std::string& method : split(o.compare)) {
+  for (const std::string& method : between_commas(o.compare)) {
     others.push_back(with_method(settings, method));
     if (settings.n_gist == 0 && others.back().n_gist > 0) {
       throw usage_error("--compare " + method + " needs gists: give --method " + method +

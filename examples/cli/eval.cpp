@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cli/arguments.hpp>
 #include <cli/errors.hpp>
 #include <cli/reading.hpp>
 #include <cli/verbs.hpp>
@@ -35,13 +36,6 @@ std::string listed(std::span<const std::string_view> names) {
   std::string all;
   for (const std::string_view name : names) all += (all.empty() ? "" : ", ") + std::string(name);
   return all;
-}
-
-std::vector<std::string> split(const std::string& list) {
-  std::vector<std::string> items;
-  std::stringstream stream(list);
-  for (std::string item; std::getline(stream, item, ',');) items.push_back(item);
-  return items;
 }
 
 /// The settings of sag, which baselines are measured against, from what the user said.
@@ -159,7 +153,7 @@ std::vector<eval_method> parse_methods(const eval_options& o, const method_setti
       "uniform", "recent", "separators", "evict", "snapkv"};
   const index_t sink = o.method.sink.value_or(4);
   std::vector<eval_method> methods;
-  for (const std::string& name : split(o.method.method.value_or("full,sag"))) {
+  for (const std::string& name : between_commas(o.method.method.value_or("full,sag"))) {
     eval_method m{name, {}, placing::none};
     eval::policy& p = m.policy;
     p.rule = {.n_gist = 0, .recent = 0, .n_sink = sink, .window = 0};

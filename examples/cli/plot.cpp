@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cli/arguments.hpp>
 #include <cli/errors.hpp>
 #include <cli/output.hpp>
 #include <cli/verbs.hpp>
@@ -51,22 +52,15 @@ bool to_number(const std::string& text, double& value) {
   return !text.empty() && *end == '\0';
 }
 
-std::vector<std::string> cells_of(const std::string& line) {
-  std::vector<std::string> cells;
-  std::stringstream stream(line);
-  for (std::string cell; std::getline(stream, cell, ',');) cells.push_back(cell);
-  return cells;
-}
-
 std::vector<std::map<std::string, double>> read_csv(const std::string& text,
                                                     const std::string& path) {
   std::stringstream lines(text);
   std::string line;
   std::getline(lines, line);
-  const std::vector<std::string> names = cells_of(line);
+  const std::vector<std::string> names = between_commas(line);
   std::vector<std::map<std::string, double>> table;
   for (int number = 2; std::getline(lines, line); ++number) {
-    const std::vector<std::string> cells = cells_of(line);
+    const std::vector<std::string> cells = between_commas(line);
     if (cells.size() != names.size()) {
       throw format_error(path + ":" + std::to_string(number) + ": has " +
                          std::to_string(cells.size()) + " cells, expected " +

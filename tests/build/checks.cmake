@@ -96,4 +96,10 @@ if(NOT CMAKE_CROSSCOMPILING)
   gistkv_test(build.tidy
     COMMAND sh ${build_dir}/tidy.sh ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR} LABELS build)
   set_tests_properties(build.tidy PROPERTIES COST 60)
+  if(TARGET gistkv_cli)
+    gistkv_test(build.unity COMMAND sh ${build_dir}/unity.sh LABELS build
+      ENVIRONMENT CMAKE=${CMAKE_COMMAND} CXX=${CMAKE_CXX_COMPILER} SOURCE=${PROJECT_SOURCE_DIR}
+        SCRATCH=${CMAKE_CURRENT_BINARY_DIR})
+    set_tests_properties(build.unity PROPERTIES PROCESSORS 2 COST 60)
+  endif()
 endif()
