@@ -78,7 +78,7 @@ std::string sample_key(const evaluation& run, const document& d) {
 }
 
 /// Records of all samples, a column a method.
-using records = std::vector<std::vector<json>>;
+using method_records = std::vector<std::vector<json>>;
 
 std::vector<double> column(const std::vector<json>& of, const std::string& name) {
   std::vector<double> values;
@@ -109,7 +109,7 @@ eval::estimate perplexity_ratio(const std::vector<json>& of, const std::vector<j
 }
 
 /// Figures of memory that ppl and compression share.
-void add_memory(const evaluation& run, const records& all, std::vector<json>& figures) {
+void add_memory(const evaluation& run, const method_records& all, std::vector<json>& figures) {
   const std::uint64_t seed = run.options().seed;
   for (std::size_t m = 0; m < all.size(); ++m) {
     const std::string& name = run.methods()[m].name;
@@ -139,7 +139,7 @@ void add_memory(const evaluation& run, const records& all, std::vector<json>& fi
   }
 }
 
-void note_unequal_bytes(const evaluation& run, const records& all) {
+void note_unequal_bytes(const evaluation& run, const method_records& all) {
   for (std::size_t m = 0; m < all.size(); ++m) {
     if (!run.methods()[m].fits()) continue;
     double worst = 0;
@@ -306,7 +306,7 @@ json measure(const evaluation& run, const eval_method& m, const document& d) {
   return r;
 }
 
-void add_buckets(const evaluation& run, const records& all, std::vector<json>& figures) {
+void add_buckets(const evaluation& run, const method_records& all, std::vector<json>& figures) {
   const index_t n_buckets = run.options().buckets;
   for (std::size_t m = 0; m < all.size(); ++m) {
     for (index_t b = 0; b < n_buckets; ++b) {
@@ -341,7 +341,7 @@ void eval_perplexity(evaluation& run) {
   const std::vector<document> documents = sample(run);
   const std::uint64_t seed = run.options().seed;
   const std::size_t n = documents.size();
-  records all(run.methods().size());
+  method_records all(run.methods().size());
   {
     progress bar("perplexity", static_cast<index_t>(n * run.methods().size()));
     index_t done = 0;
@@ -388,7 +388,7 @@ void eval_perplexity(evaluation& run) {
 
 void eval_compression(evaluation& run) {
   const std::vector<document> documents = sample(run);
-  records all(run.methods().size());
+  method_records all(run.methods().size());
   for (const document& d : documents) {
     const prepared text = prepare(run, d);
     const counted_rows counted = [&](const text::gist_layout& rows) {

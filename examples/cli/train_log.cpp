@@ -17,7 +17,7 @@ namespace gistkv::cli {
 
 namespace {
 
-constexpr const char* heading =
+constexpr const char* csv_heading =
     "stage,step,tokens,loss,validation,gradient_norm,rate,tokens_per_second,seconds\n";
 
 void append(const std::filesystem::path& path, const std::string& text) {
@@ -55,7 +55,7 @@ std::string kept_lines(const std::filesystem::path& path, index_t stage, index_t
 
 train_log::train_log(const std::filesystem::path& folder, bool go_on, index_t stage, index_t step)
     : csv_(folder / "log.csv"), lines_(folder / "log.jsonl") {
-  std::string csv = heading;
+  std::string csv = csv_heading;
   std::string lines;
   if (go_on) {
     csv += kept_lines(csv_, stage, step, [](const std::string& line, index_t& s, index_t& n) {

@@ -90,6 +90,7 @@ class hidden_distance {
   static vector_view<const T, space> view(const buffer<T, B>& b) { return b.view({b.size()}); }
   norm_options how() const { return {norm_kind::rms, eps_}; }
 
+  /// Of rows in T, which the backend's squared_norm does not read: adding them up to 0 widens them.
   double squared_norm(const_matrix away, row_list rows, workspace<B>& scratch) {
     if constexpr (std::same_as<T, accumulate_t<T>>) {
       return ops::squared_norm<B, T>(*be_, {away.data(), {away.size()}});
