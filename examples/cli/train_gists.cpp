@@ -130,6 +130,12 @@ class gist_run final : public training_run {
     if (trains_all_rows(stage)) {
       expect_alpha(stage, adapter_.on_all_rows, config_.lora_on_all_rows.value_or(config_.lora));
     }
+    // Its own file again: what stands in adapter_ by now may have learned, or be in a checkpoint.
+    if (trains_all_rows(stage) && !config_.adapter.empty() && !trained_before(stage) &&
+        !config_.lesson.empty()) {
+      model_->load(model::adapter{.on_all_rows = read_adapter(config_.adapter).on_all_rows});
+      model_->keep_for_teacher();
+    }
     model_->load(adapter_);
     return *model_;
   }

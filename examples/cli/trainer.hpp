@@ -60,6 +60,8 @@ class trainer : public trainer_state {
   virtual double loss(std::span<const train::sequence> sequences, double scale) = 0;
   virtual model::adapter save() const = 0;
   virtual void load(const model::adapter& from) = 0;
+  /// The teacher of distillation has LoRA on all rows as it is now; none without this call.
+  virtual void keep_for_teacher() = 0;
   /// `source` with what was trained in it, but for gists and LoRA.
   virtual model::host_model trained(const model::host_model& source) = 0;
 };

@@ -120,6 +120,7 @@ class typed_trainer final : public typed_state<B, train::trainable_model<B>, tra
   }
   model::adapter save() const override { return model_.save(); }
   void load(const model::adapter& from) override { model_.load(from); }
+  void keep_for_teacher() override { model_.keep_for_teacher(); }
   model::host_model trained(const model::host_model& source) override {
     return train::trained_model(model_.parameters(), source);
   }

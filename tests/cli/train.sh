@@ -163,9 +163,12 @@ refuses 1 'the adapter has LoRA on gist rows' train sag --config "$work/c.json"
 sed 's/"rank": 4/"rank": 4, "alpha": 3/' "$work/both.json" > "$work/c.json"
 sed -i "s,$work/first/ad,$work/both/ad," "$work/c.json"
 refuses 1 "the adapter's LoRA has alpha 8.000, the config 3.000" train sag --config "$work/c.json"
-# Both learn together, from there: uninterrupted, and killed.
+# Both learn together, from there, under a teacher that has the LoRA on all rows as it was there:
+# uninterrupted, and killed.
 sed -e 's/"rows": "gists"/"rows": "both", "all_rows": {"rank": 4}/' -e "s,$work/first/ad,$work/both/ad," \
+  -e 's/"warm_up": 1/&, "flexible": true/' -e 's/"gists": [0-9]/"hidden_distillation": 1, &/' \
   -e "s,$work/both\",$work/together\"," "$work/both.json" > "$work/together.json"
+[ "$(grep -c 'hidden_distillation\|flexible' "$work/together.json")" = 2 ] || wrong 'the config has no teacher'
 does train sag --config "$work/together.json"
 does inspect "$work/together/adapter.safetensors" --model "$model" --json
 holds 'both kinds, learned together' 'd["metadata"]["lora_rows"] == "both" and d["fits_model"]'

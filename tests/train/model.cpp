@@ -207,6 +207,32 @@ TEST_CASE("the distance of hidden states from the full cache's") {
   for (train::sequence& s : targets) s.weights.clear();
   CHECK(std::abs(loss_of(targets, 3.0) - loss_of(targets, 0.0)) <= 1e-12);
 
+  // LoRA on all rows it has as that was when it was kept.
+  const form everywhere = forms()[4];
+  const model::host_model rich = random_model(everywhere.shape);
+  model_type reader(be(), rich, small_gists(rich, 2), options_of(everywhere));
+  const auto away = [&] {
+    const train::batch<oracle> b(be(), targets, reader.options().rule, rich.config.n_vocab);
+    const train::teacher<oracle> t(be(), {0.0, 1.0}, targets, reader.options().rule,
+                                   rich.config.n_vocab);
+    return reader.loss(b, 1.0, &t) - reader.loss(b, 1.0);
+  };
+  CHECK(std::abs(away()) <= 1e-12);
+  const double unread = reader.loss(
+      train::batch<oracle>(be(), targets, reader.options().rule, rich.config.n_vocab), 1.0);
+  fill_lora(reader);
+  const double read = reader.loss(
+      train::batch<oracle>(be(), targets, reader.options().rule, rich.config.n_vocab), 1.0);
+  CHECK(std::abs(read - unread) > 1e-3);
+  CHECK(away() > 1e-6);
+  reader.keep_for_teacher();
+  CHECK(std::abs(away()) <= 1e-12);
+  auto& set = reader.parameters();
+  for (std::size_t i = 0; i < set.size(); ++i) {
+    if (set[i].kind == train::parameter_kind::second_lora) set[i].value.data()[0] += 0.5;
+  }
+  CHECK(away() > 1e-6);
+
   // Rows are those of the same tokens.
   index_t row = 0;
   std::size_t at = 0;

@@ -176,6 +176,9 @@ class trainable_block {
   void load(index_t layer, std::size_t i, std::span<const model::low_rank> from) {
     for (auto* map : {&qkv_, &output_, &gates_, &down_}) map->load(layer, i, from);
   }
+  void keep_for_teacher(std::size_t i) {
+    for (auto* map : {&qkv_, &output_, &gates_, &down_}) map->keep_for_teacher(i);
+  }
 
  private:
   /// A norm's weight, constant or trained.

@@ -173,6 +173,10 @@ class trainable_linear {
   void load(index_t layer, std::size_t i, std::span<const model::low_rank> from) {
     if (i < lora_.size()) lora_[i].load(layer, from);
   }
+  /// LoRA number i, if there is one, as trainable_lora::keep_for_teacher.
+  void keep_for_teacher(std::size_t i) {
+    if (i < lora_.size()) lora_[i].keep_for_teacher();
+  }
 
  private:
   static tensor_view<T, 3, space> one(matrix m) {

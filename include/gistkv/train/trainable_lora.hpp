@@ -52,6 +52,7 @@ struct lora_rows {
   vector_view<const std::int32_t, Space> rows = {};  ///< If not all.
   bool drop = false;                                 ///< Dropout is on.
   std::uint64_t seed = 0;                            ///< Of dropout, for this pass.
+  bool of_teacher = false;  ///< With the factors of keep_for_teacher, or none; forward only.
 
   index_t count(index_t n) const { return all ? n : rows.extent(0); }
 };
@@ -82,7 +83,7 @@ class trainable_lora {
   trainable_lora(parameter_set<B, T>& set, const std::string& prefix,
                  std::span<const linear_part> maps, index_t cols, const lora_options& lora)
       : be_(&set.backend()), cols_(cols) {
-    for (const linear_part& m : maps) parts_.push_back({m, 0, 0, nullptr});
+    for (const linear_part& m : maps) parts_.push_back({m, 0, 0, nullptr, {}});
     std::vector<float> a;
     std::string names;
     const std::string beside = lora.name == lora_options().name ? "" : "." + lora.name;
@@ -130,10 +131,13 @@ class trainable_lora {
   void forward(matrix o, const_matrix x, matrix down, const lora_rows<space>& on,
                workspace<B>& scratch) {
     if (total_rank_ == 0 || on.count(x.extent(0)) == 0) return;
+    if (on.of_teacher && teacher_a_.size() == 0) return;
     const typename workspace<B>::scope scope(scratch);
     const const_matrix read = lora_input(x, on, scratch);
-    ops::matmul<B, T>(*be_, one(down), one(read), one(const_matrix(a_->matrix())),
-                      {.transpose_b = true});
+    const auto factor = [&on](const parameter<B, T>& p, const buffer<T, B>& kept) {
+      return one(on.of_teacher ? const_matrix(kept.view({p.rows, p.cols})) : p.matrix());
+    };
+    ops::matmul<B, T>(*be_, one(down), one(read), factor(*a_, teacher_a_), {.transpose_b = true});
     // No row is named twice: what is taken out may be put back.
     const matrix to = on.all ? o : scratch.template take<T>({read.extent(0), o.extent(1)});
     if (!on.all) ops::gather_rows<B, T>(*be_, to, o, on.rows);
@@ -141,7 +145,7 @@ class trainable_lora {
       if (p.rank == 0) continue;
       ops::matmul<B, T>(*be_, one(to.slice(1, p.begin, p.rows)),
                         one(const_matrix(down.slice(1, p.rank_begin, p.rank))),
-                        one(const_matrix(p.b->matrix())), {.accumulate = true, .alpha = scale_});
+                        factor(*p.b, p.teacher_b), {.accumulate = true, .alpha = scale_});
     }
     if (!on.all) ops::scatter_rows<B, T>(*be_, o, to, on.rows);
   }
@@ -232,6 +236,14 @@ class trainable_lora {
     }
     a_->assign(*be_, a);
   }
+  /// A teacher has the factors as they are now, whatever becomes of them.
+  void keep_for_teacher() {
+    if (total_rank_ == 0) return;
+    teacher_a_ = copy_of(a_->value);
+    for (part& p : parts_) {
+      if (p.rank > 0) p.teacher_b = copy_of(p.b->value);
+    }
+  }
 
  private:
   using number = accumulate_t<T>;
@@ -239,6 +251,7 @@ class trainable_lora {
     index_t rank_begin = 0;  ///< Columns of `down`.
     index_t rank = 0;
     parameter<B, T>* b = nullptr;  ///< Transposed: [rank, rows].
+    buffer<T, B> teacher_b;
   };
 
   static tensor_view<T, 3, space> one(matrix m) {
@@ -249,6 +262,12 @@ class trainable_lora {
   }
   std::uint64_t seed(const lora_rows<space>& on) const {
     return splitmix64(on.seed) + splitmix64(stream_);
+  }
+
+  buffer<T, B> copy_of(const buffer<T, B>& from) const {
+    buffer<T, B> to(*be_, from.size());
+    be_->copy(to.data(), from.data(), from.bytes());
+    return to;
   }
 
   /// What A multiplies: the rows of LoRA, some elements dropped.
@@ -267,6 +286,7 @@ class trainable_lora {
   index_t cols_ = 0;
   std::vector<part> parts_;
   parameter<B, T>* a_ = nullptr;
+  buffer<T, B> teacher_a_;
   index_t total_rank_ = 0;
   double scale_ = 0.0;
   double dropout_ = 0.0;

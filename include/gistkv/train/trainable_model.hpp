@@ -172,6 +172,13 @@ class trainable_model {
       blocks_[l]->load(static_cast<index_t>(l), lora, factors);
     }
   }
+  /// From now on a teacher has LoRA on all rows as it is now; a new model's teacher has none.
+  void keep_for_teacher() {
+    const std::size_t first = options_.lora.gist_rows_only ? 1 : 0;
+    for (auto& block : blocks_) {
+      for (std::size_t i = first; i < n_loras_; ++i) block->keep_for_teacher(i);
+    }
+  }
 
   /// Bytes of activations and scratch that are held.
   std::size_t workspace_bytes() const { return memory_.bytes(); }
@@ -197,6 +204,12 @@ class trainable_model {
       loras.front().all = false;
       loras.front().rows = b.gist_rows.view({b.n_gists()});
     }
+    return loras;
+  }
+  /// Of a teacher, which has no gists.
+  std::vector<lora_rows<space>> loras_of_teacher() const {
+    std::vector<lora_rows<space>> loras(n_loras_, {true, {}, false, 0, true});
+    if (n_loras_ > 0 && options_.lora.gist_rows_only) loras.front().all = false;
     return loras;
   }
   rotation<B> rotation_of(const batch<B>& b) const {
@@ -228,7 +241,8 @@ class trainable_model {
       return workspace<B>::template bytes_for<T>(n * config_.d_model);
     };
     const std::size_t n_kept = teach.wanted.hidden == 0.0 ? 0 : backward ? blocks_.size() : 1;
-    return row(teach.plain.n) + blocks_.front()->activation_bytes(teach.plain.n, {}) +
+    return row(teach.plain.n) +
+           blocks_.front()->activation_bytes(teach.plain.n, loras_of_teacher()) +
            n_kept * row(b.n) +
            std::max(blocks_.front()->workspace_size(teach.plain),
                     distance_.workspace_size(b.n, b.n_gists()));
@@ -257,12 +271,13 @@ class trainable_model {
     if (teach != nullptr) need += bytes_needed(b, *teach, backward);
     make_room(need);
     const typename workspace<B>::scope scope(memory_);
-    // The teacher, the model as it was before training, goes along block by block.
+    // The teacher goes along block by block.
+    const std::vector<lora_rows<space>> of_teacher = loras_of_teacher();
     matrix taught;
     block_activations<T, space> not_kept;
     if (teach != nullptr) {
       taught = memory_.template take<T>({teach->plain.n, config_.d_model});
-      not_kept = blocks_.front()->reserve(memory_, teach->plain.n, {});
+      not_kept = blocks_.front()->reserve(memory_, teach->plain.n, of_teacher);
       embed(taught, teach->plain);
     }
     const bool compare = teach != nullptr && teach->wanted.hidden > 0.0;
@@ -283,7 +298,7 @@ class trainable_model {
       blocks_[l]->forward(x, kept.back(), b, rope, lora, memory_);
       if (teach == nullptr) continue;
       const batch<B>& plain = teach->plain;
-      blocks_[l]->forward(taught, not_kept, plain, rotation_of(plain), {}, memory_);
+      blocks_[l]->forward(taught, not_kept, plain, rotation_of(plain), of_teacher, memory_);
       if (!compare) continue;
       if (backward || l == 0) away.push_back(memory_.template take<T>({b.n, config_.d_model}));
       distance += distance_(away.back(), x, taught, teach->rows.view({teach->rows.size()}),
