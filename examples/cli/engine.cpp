@@ -35,13 +35,7 @@ gist_source make_gists(const model_options& o, const model::host_model& weights,
     return source;
   }
   const auto file = io::safetensors_file::open(o.adapter);
-  const auto base = file.metadata().find("base");
-  const std::string found = hex(io::fingerprint(weights));
-  if (base != file.metadata().end() && base->second != found) {
-    throw format_error(o.adapter + ": was trained on another model (fingerprint " + base->second +
-                       ", this one has " + found + ")");
-  }
-  source.lora = io::read_adapter(file, weights.config);
+  source.lora = adapter_of(file, weights);
   // Without gists an adapter is what it changes of the other rows.
   if (n_gist == 0 && source.lora.on_all_rows.empty()) return {};
   source.rows = std::move(source.lora.gists);
@@ -112,6 +106,16 @@ method_settings resolve(method_options o, const model_options& model) {
     if (!rates.empty()) o.rate = rates.front();
   }
   return resolve(o);
+}
+
+model::adapter adapter_of(const io::safetensors_file& file, const model::host_model& base) {
+  const auto trained_on = file.metadata().find("base");
+  const std::string here = hex(io::fingerprint(base));
+  if (trained_on != file.metadata().end() && trained_on->second != here) {
+    throw format_error(file.name() + ": was trained on another model (fingerprint " +
+                       trained_on->second + ", this one has " + here + ")");
+  }
+  return io::read_adapter(file, base.config);
 }
 
 std::uint64_t fingerprint_of(const model::gist_rows& rows) {

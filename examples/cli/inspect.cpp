@@ -163,7 +163,7 @@ json inspect_adapter(const std::string& path, const std::string& model) {
   }
   r["fingerprint"] = hex(fingerprint_of(file));
   if (!model.empty()) {
-    io::read_adapter(file, load_model(model)->weights.config);
+    adapter_of(file, load_model(model)->weights);
     r["fits_model"] = true;
   }
   return r;

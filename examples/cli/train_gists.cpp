@@ -70,7 +70,7 @@ class gist_run final : public training_run {
   }
 
   model::adapter read_adapter(const std::string& path) const {
-    return io::read_adapter(io::safetensors_file::open(path), source_->weights.config);
+    return adapter_of(io::safetensors_file::open(path), source_->weights);
   }
 
   /// The gists that a run begins with.

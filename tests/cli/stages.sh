@@ -59,6 +59,12 @@ holds 'bytes of text, as it learned' '"PAD" not in d["text"]'
 does generate -f "$work/text" --model "$work/model" --gists 2 --recent 1 --max-tokens 8 --json
 holds 'words that the tokenizer does not have, before' '"PAD" in d["text"]'
 refuses 1 'was trained on another model' generate -f "$work/text" --model "$work/model" "$@"
+refuses 1 'adapter.safetensors: was trained on another model' \
+  inspect "$work/run/adapter.safetensors" --model "$work/model"
+config "$warm" "\"adapter\": \"$work/run/adapter.safetensors\","
+sed "s,$work/run\",$work/foreign\"," "$work/c.json" > "$work/foreign.json"
+refuses 1 'run/adapter.safetensors: was trained on another model' \
+  train sag --config "$work/foreign.json" --threads 1
 
 # A run that ends behind the second stage and goes on gives the same bytes as all in one.
 rm -r "$work/run"
