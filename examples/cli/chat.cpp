@@ -223,6 +223,7 @@ void run(chat_options o) {
   const bool terminal = ::isatty(STDIN_FILENO) == 1;
   if (terminal) std::cerr << "/help lists the commands\n";
   std::string line;
+  int n_failed = 0;
   while (true) {
     if (terminal) std::cerr << "> " << std::flush;
     if (!std::getline(std::cin, line)) break;
@@ -231,9 +232,15 @@ void run(chat_options o) {
       if (!obey(talk, line)) break;
     } catch (const error& failure) {
       std::cerr << "gistkv: " << one_line(failure.what()) << std::endl;
+      ++n_failed;
     } catch (const usage_error& failure) {
       std::cerr << "gistkv: " << one_line(failure.what()) << std::endl;
+      ++n_failed;
     }
+  }
+  // A user has seen it; a script looks at the exit status.
+  if (!terminal && n_failed > 0) {
+    throw error("chat: of the lines read, " + std::to_string(n_failed) + " failed, as said above");
   }
 }
 

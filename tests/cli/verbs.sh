@@ -226,7 +226,12 @@ holds 'invalid UTF-8' 'd["n_sentences"] == 1 and len(d["answers"]) == 1'
 # chat
 printf '%s\n' 'What is the capital of France?' /stats "/save $work/chat.gkv" /undo /undo \
   "/load $work/chat.gkv" /stats /nonsense /quit 'never read' > "$work/input"
-does chat --method full --model "$model" --max-tokens 24 < "$work/input"
+checks=$((checks + 1))
+status=0
+"$gistkv" chat --method full --model "$model" --max-tokens 24 \
+  < "$work/input" > "$work/out" 2> "$work/err" || status=$?
+[ "$status" = 1 ] || wrong "chat with a line that fails: status $status, want 1: $(cat "$work/err")"
+says err '^gistkv: chat: of the lines read, 1 failed'
 says out 'Paris'
 says out '^positions '
 says out '^wrote .*chat.gkv'
