@@ -80,10 +80,12 @@ context_file load(mapped_context from, backend_ptr be) {
 bool is_context_file(const std::string& path) {
   std::error_code ignored;
   if (!std::filesystem::is_regular_file(path, ignored)) return false;
+  if (std::filesystem::path(path).extension() == ".gkv") return true;
   std::ifstream file(path, std::ios::binary);
-  std::string magic(cache::detail::snapshot_magic.size(), '\0');
-  file.read(magic.data(), static_cast<std::streamsize>(magic.size()));
-  return file.good() && magic == cache::detail::snapshot_magic;
+  std::string begin(cache::detail::snapshot_magic.size(), '\0');
+  file.read(begin.data(), static_cast<std::streamsize>(begin.size()));
+  begin.resize(static_cast<std::size_t>(file.gcount()));
+  return !begin.empty() && cache::detail::snapshot_magic.starts_with(begin);
 }
 
 context_file load_context_file(backend_ptr be, const std::string& path) {

@@ -25,7 +25,8 @@ struct context_file {
   double seconds = 0;  ///< That it took from the name of the file to the cache.
 };
 
-/// Whether the file begins as a compressed context does.
+/// Whether a file is named as a compressed context, or is or begins as the beginning of one: one
+/// that was cut or damaged is never read as a text.
 bool is_context_file(const std::string& path);
 
 /// Reads a file for a backend; rows of another cache type are converted, others stay in the mapped

@@ -109,6 +109,13 @@ refuses 1 'absent' inspect "$work/absent"
 printf 'GKVCACHE and then nothing' > "$work/short.gkv"
 refuses 1 'short.gkv' inspect "$work/short.gkv"
 refuses 1 'short.gkv' chat "$work/short.gkv" --model "$model"
+# A context that was cut or damaged, however near its beginning, is no text.
+printf 'GKVC' > "$work/cut"
+printf 'GKVCBCHE and more' > "$work/flipped.gkv"
+: > "$work/nothing.gkv"
+for context in cut flipped.gkv nothing.gkv; do
+  refuses 1 "$context: " ask "$work/$context" 'What?' --model "$model"
+done
 [ ! -e "$work/x.gkv" ] || wrong 'a refused compress left a file'
 
 # Sentences.
