@@ -117,6 +117,14 @@ void run(const eval_options& o) {
   if (o.limit < 0) {
     throw usage_error("--limit is " + std::to_string(o.limit) + ", want 0 (all) or more");
   }
+  if (o.buckets < 0 || o.buckets > o.length) {
+    throw usage_error("--positions is " + std::to_string(o.buckets) +
+                      ", want 0 (none) to --length, a part of a token each");
+  }
+  if (o.max_tokens < 0) {
+    throw usage_error("--max-tokens is " + std::to_string(o.max_tokens) +
+                      ", want 0 (as many as the task has) or more");
+  }
   if (o.length < 16) {
     throw usage_error("--length is " + std::to_string(o.length) + ", want 16 tokens or more");
   }
@@ -127,9 +135,6 @@ void run(const eval_options& o) {
     throw usage_error("--budget match is what eval does without --budget, want a number of bytes");
   }
   if (o.method.budget) budget_bytes(*o.method.budget);
-  if (o.method.max_anchors || o.method.overflow) {
-    throw usage_error("--max-anchors and --overflow have no meaning under eval");
-  }
   eval_options settled = o;
   if (settled.compressor.empty() && !o.model.adapter.empty() && is_soft_adapter(o.model.adapter)) {
     settled.compressor = std::exchange(settled.model.adapter, {});
@@ -460,9 +465,7 @@ void report(const evaluation& run, std::vector<json> figures) {
 void add_eval(CLI::App& app) {
   auto o = std::make_shared<eval_options>();
   CLI::App& verb = add_verb(
-      app, "eval",
-      "Measure quality, memory and time of methods on the same text at equal bytes; --method is a "
-      "list of full, base, sag, gmsa, window, uniform, recent, separators, evict and snapkv");
+      app, "eval", "Measure quality, memory and time of methods on the same text at equal bytes");
   add_required(verb, "TASK", o->task, "One of " + listed(tasks), "TASK");
   add_option(verb, "--data", o->data, "Samples: a file or a directory of texts", "FILE|DIR");
   add_option(verb, "--format", o->format,
@@ -497,7 +500,20 @@ void add_eval(CLI::App& app) {
   add_option(verb, "--max-tokens", o->max_tokens, "Most tokens of an answer", "N");
   add_flag(verb, "--keep-lines", o->keep_lines, "Do not join the lines of .txt to paragraphs");
   add_model_options(verb, o->model);
-  add_method_options(verb, o->method);
+  add_option(verb, "--method", o->method.method,
+             "A list of full, base (without the adapter), sag, gmsa, window, uniform, recent (sag "
+             "without its gists), separators, evict and snapkv (default full,sag)",
+             "A,B,...");
+  add_layout_options(verb, o->method);
+  add_option(verb, "--sink", o->method.sink,
+             "First rows that stay for ever (default 1 for sag, uniform and recent, or the "
+             "adapter's; 4 for the others)",
+             "S");
+  add_option(
+      verb, "--budget", o->method.budget,
+      "Memory of the methods that are to be equal: bytes (4M, 4MiB) (default: as much as sag "
+      "reads on that text)",
+      "BYTES");
   add_seed(verb, o->seed);
   add_json(verb, o->json);
   add_example(verb,

@@ -19,7 +19,8 @@ namespace gistkv::cli {
 namespace {
 
 constexpr std::array<std::string_view, 5> methods = {"sag", "gmsa", "full", "window", "uniform"};
-constexpr std::array<std::string_view, 2> later_methods = {"separators", "evict"};
+constexpr std::array<std::string_view, 5> eval_methods = {"base", "recent", "separators", "evict",
+                                                          "snapkv"};
 constexpr std::string_view want_methods = ", want sag, gmsa, full, window or uniform";
 constexpr index_t most_gists = 1024;
 
@@ -62,9 +63,8 @@ budget parse_budget(const std::string& text) {
 }
 
 std::string checked_method(const std::string& method) {
-  if (contains(later_methods, method)) {
-    throw usage_error("--method " + method + " is not part of this program yet" +
-                      std::string(want_methods));
+  if (contains(eval_methods, method)) {
+    throw usage_error("--method " + method + " is there for eval only" + std::string(want_methods));
   }
   if (!contains(methods, method)) {
     throw usage_error("--method is " + in_quotes(method) + std::string(want_methods));
@@ -89,13 +89,7 @@ void add_method_options(CLI::App& verb, method_options& o) {
       "sag: gists at sentence ends; gmsa: soft tokens of groups of tokens; full: everything; "
       "window: sink and the last rows; uniform: gists every N tokens (default sag)",
       "NAME");
-  add_option(verb, "--gists", o.gists, "Gists a sentence (default 4)", "N");
-  add_option(verb, "--rate", o.rate,
-             "Of gmsa: tokens of the text a soft token (default 4, or what the adapter was trained "
-             "for)",
-             "N");
-  add_option(verb, "--recent", o.recent,
-             "Closed sentences that stay raw (default 0, or the adapter's)", "K");
+  add_layout_options(verb, o);
   add_option(verb, "--sink", o.sink, "First rows that stay for ever (default 1; 4 for window)",
              "S");
   add_option(verb, "--budget", o.budget,
@@ -106,6 +100,16 @@ void add_method_options(CLI::App& verb, method_options& o) {
   add_option(verb, "--overflow", o.overflow,
              "What happens behind --max-anchors: drop the oldest sentences, or refuse",
              "drop|refuse");
+}
+
+void add_layout_options(CLI::App& verb, method_options& o) {
+  add_option(verb, "--gists", o.gists, "Gists a sentence (default 4, or the adapter's)", "N");
+  add_option(verb, "--rate", o.rate,
+             "Of gmsa: tokens of the text a soft token (default 4, or what the adapter was trained "
+             "for)",
+             "N");
+  add_option(verb, "--recent", o.recent,
+             "Closed sentences that stay raw (default 0, or the adapter's)", "K");
   add_option(
       verb, "--segmenter", o.segmenter,
       "Sentence ends: paper, unicode or english, ,before puts them in front of white space; or "
@@ -138,8 +142,8 @@ void add_seed(CLI::App& verb, std::uint64_t& seed) {
   add_option(verb, "--seed", seed, "Of untrained gist rows and of sampling (0)", "N");
 }
 
-void add_json(CLI::App& verb, bool& json) {
-  add_flag(verb, "--json", json, "Print one JSON document");
+void add_json(CLI::App& verb, bool& wanted) {
+  add_flag(verb, "--json", wanted, "Print one JSON document");
 }
 
 text::any_segmenter method_settings::segmenter() const { return parse_rule(rule); }

@@ -46,10 +46,13 @@ struct sampling_options {
 };
 
 void add_model_options(CLI::App& verb, model_options& o);
+/// --method and what belongs to one alone; with the options of the next.
 void add_method_options(CLI::App& verb, method_options& o);
+/// What eval, which has a list of methods and texts of its own for them, has too.
+void add_layout_options(CLI::App& verb, method_options& o);
 void add_sampling_options(CLI::App& verb, sampling_options& o);
 void add_seed(CLI::App& verb, std::uint64_t& seed);
-void add_json(CLI::App& verb, bool& json);
+void add_json(CLI::App& verb, bool& wanted);
 
 /// Memory that a cache may hold.
 struct budget {

@@ -20,7 +20,14 @@ refuses 2 "method is 'sgx', want a list of full, base, sag" eval ppl --method fu
 refuses 2 'method names full twice' eval ppl --method full,full --data x $none
 refuses 2 'limit is -1' eval ppl --limit -1 --data x $none
 refuses 2 'length is 3' eval ppl --length 3 --data x $none
-refuses 2 'max-anchors and --overflow have no meaning' eval ppl --max-anchors 9 --data x $none
+refuses 2 'unknown option --max-anchors' eval ppl --max-anchors 9 --data x $none
+refuses 2 'positions is -1, want 0' eval ppl --positions -1 --data x $none
+refuses 2 'positions is 99, want 0' eval ppl --positions 99 --length 64 --data x $none
+refuses 2 'max-tokens is -1, want 0' eval qa --max-tokens -1 --data x $none
+does eval --help
+says out 'default full,sag'
+! grep -q -e '--max-anchors\|--overflow\|default sag' "$work/out" ||
+  wrong "eval --help lists what eval refuses: $(cat "$work/out")"
 refuses 2 'budget match is what eval does' eval ppl --budget match --data x $none
 refuses 2 "budget is 'lots'" eval ppl --budget lots --data x $none
 refuses 1 'none.gguf' eval ppl --data "$work/text.txt" $none

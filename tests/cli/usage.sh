@@ -55,7 +55,7 @@ refuses 2 'sink is -1' compress "$work/text" -o "$work/x.gkv" --model "$model" -
 refuses 2 'chunk is 0' compress "$work/text" -o "$work/x.gkv" --model "$model" --chunk 0
 refuses 2 "method is 'sgx', want sag, gmsa, full, window or uniform" \
   compress "$work/text" -o "$work/x.gkv" --model "$model" --method sgx
-refuses 2 'not part of this program' \
+refuses 2 'method evict is there for eval only, want sag' \
   compress "$work/text" -o "$work/x.gkv" --model "$model" --method evict
 refuses 2 'rate is 0, want 1 or more' \
   compress "$work/text" -o "$work/x.gkv" --model "$model" --method gmsa --rate 0
