@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <sstream>
@@ -16,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include <fcntl.h>
+#include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,6 +29,8 @@
 #include <gistkv/core/error.hpp>
 #include <gistkv/io/atomic_file.hpp>
 #include <gistkv/io/file_error.hpp>
+#include <gistkv/io/mapped_file.hpp>
+#include <gistkv/io/strict_json.hpp>
 
 namespace gistkv::cli {
 
@@ -40,8 +45,9 @@ struct plot_options {
 
 /// What a file holds, whatever wrote it.
 struct source {
-  std::string name;  ///< Without folder and ending: names a curve.
-  json document;     ///< Null for a table.
+  std::string path;
+  std::string name;         ///< Without folder and ending: names a curve.
+  nlohmann::json document;  ///< Null for a table.
   std::vector<std::map<std::string, double>> table;
 };
 
@@ -75,7 +81,7 @@ std::vector<std::map<std::string, double>> read_csv(const std::string& text,
   return table;
 }
 
-std::map<std::string, double> numbers_of(const json& line) {
+std::map<std::string, double> numbers_of(const nlohmann::json& line) {
   std::map<std::string, double> row;
   for (const auto& [key, value] : line.items()) {
     if (value.is_number()) row[key] = value.get<double>();
@@ -84,16 +90,16 @@ std::map<std::string, double> numbers_of(const json& line) {
 }
 
 source read_source(const std::string& path) {
-  source s{std::filesystem::path(path).stem().string(), nullptr, {}};
+  source s{path, std::filesystem::path(path).stem().string(), nullptr, {}};
   const std::string text = read_text(path);
   if (std::filesystem::path(path).extension() == ".csv") {
     s.table = read_csv(text, path);
     return s;
   }
-  s.document = json::parse(text, nullptr, false);
+  s.document = nlohmann::json::parse(text, nullptr, false);
   if (s.document.is_object() || s.document.is_array()) {
     if (s.document.is_array()) {
-      for (const json& line : s.document) s.table.push_back(numbers_of(line));
+      for (const nlohmann::json& line : s.document) s.table.push_back(numbers_of(line));
     }
     return s;
   }
@@ -102,7 +108,7 @@ source read_source(const std::string& path) {
   std::string line;
   for (int number = 1; std::getline(lines, line); ++number) {
     if (line.empty()) continue;
-    const json parsed = json::parse(line, nullptr, false);
+    const nlohmann::json parsed = nlohmann::json::parse(line, nullptr, false);
     if (!parsed.is_object()) {
       throw format_error(path + ":" + std::to_string(number) +
                          ": is no JSON, expected a result of gistkv, a log of a JSON object a "
@@ -113,16 +119,57 @@ source read_source(const std::string& path) {
   return s;
 }
 
-/// Rows of eval with a metric, of all sources.
-std::vector<json> rows_of(std::span<const source> sources, const std::string& metric) {
-  std::vector<json> found;
+/// The list in a field of a document; null if it has none.
+const nlohmann::json* list_in(const source& s, const char* field) {
+  if (!s.document.is_object()) return nullptr;
+  const io::json_fields fields(s.document, s.path);
+  const nlohmann::json* list = fields.find(field);
+  if (list != nullptr && !list->is_array()) fields.fail(field, *list, "a list");
+  return list;
+}
+
+/// Rows of eval with a metric, of all sources, which they borrow from.
+std::vector<io::json_fields> rows_of(std::span<const source> sources, const std::string& metric) {
+  std::vector<io::json_fields> found;
   for (const source& s : sources) {
-    if (!s.document.is_object() || !s.document.contains("rows")) continue;
-    for (const json& row : s.document["rows"]) {
-      if (row.value("metric", "") == metric) found.push_back(row);
+    const nlohmann::json* rows = list_in(s, "rows");
+    for (std::size_t i = 0; rows != nullptr && i < rows->size(); ++i) {
+      const io::json_fields row((*rows)[i], s.path + ": row " + std::to_string(i + 1));
+      if (row.find<std::string>("metric") == metric) found.push_back(row);
     }
   }
   return found;
+}
+
+std::string method_of(const io::json_fields& row) { return row.get<std::string>("method"); }
+double value_of(const io::json_fields& row) { return row.get<double>("value"); }
+double setting(const io::json_fields& row, const char* name) {
+  const nlohmann::json* settings = row.find("settings");
+  if (settings == nullptr) throw format_error(row.where() + ": field 'settings' is missing");
+  return io::json_fields(*settings, row.where() + ": settings").get<double>(name);
+}
+std::array<double, 2> interval_of(const io::json_fields& row) {
+  const nlohmann::json* ends = row.find("ci95");
+  if (ends == nullptr || !ends->is_array() || ends->size() != 2 || !(*ends)[0].is_number() ||
+      !(*ends)[1].is_number()) {
+    throw format_error(row.where() + ": field 'ci95' is no list of two numbers");
+  }
+  return {(*ends)[0].get<double>(), (*ends)[1].get<double>()};
+}
+
+/// Rows held behind each token of what generate has written; empty if it is nothing of it.
+std::vector<double> rows_held(const source& s) {
+  const nlohmann::json* list = list_in(s, "kv_rows");
+  std::vector<double> rows;
+  for (std::size_t i = 0; list != nullptr && i < list->size(); ++i) {
+    const nlohmann::json& n = (*list)[i];
+    if (!n.is_number()) {
+      throw format_error(s.path + ": field 'kv_rows' holds " + io::printable(n.dump(), 40) +
+                         ", expected numbers");
+    }
+    rows.push_back(n.get<double>());
+  }
+  return rows;
 }
 
 std::string in_quotes(const std::string& text) {
@@ -186,13 +233,13 @@ std::string bytes_script(std::span<const source> sources, const std::string& tit
   std::vector<std::string> order;
   for (const source& s : sources) {
     const auto bytes = rows_of(std::span(&s, 1), "kv_bytes_mean");
-    for (const json& row : rows_of(std::span(&s, 1), "ppl_regular")) {
-      for (const json& b : bytes) {
-        if (b["method"] != row["method"]) continue;
-        const auto method = row["method"].get<std::string>();
+    for (const io::json_fields& row : rows_of(std::span(&s, 1), "ppl_regular")) {
+      for (const io::json_fields& b : bytes) {
+        const std::string method = method_of(row);
+        if (method_of(b) != method) continue;
         if (!curves.contains(method)) order.push_back(method);
-        curves[method].push_back({b["value"].get<double>() / 1e6, row["value"].get<double>(),
-                                  row["ci95"][0].get<double>(), row["ci95"][1].get<double>()});
+        const auto [low, high] = interval_of(row);
+        curves[method].push_back({value_of(b) / 1e6, value_of(row), low, high});
       }
     }
   }
@@ -213,13 +260,11 @@ std::string bytes_script(std::span<const source> sources, const std::string& tit
 std::string position_script(std::span<const source> sources, const std::string& title) {
   std::map<std::string, std::vector<std::vector<double>>> curves;
   std::vector<std::string> order;
-  for (const json& row : rows_of(sources, "ppl_by_position")) {
-    const auto method = row["method"].get<std::string>();
+  for (const io::json_fields& row : rows_of(sources, "ppl_by_position")) {
+    const std::string method = method_of(row);
     if (!curves.contains(method)) order.push_back(method);
-    const json& s = row["settings"];
     curves[method].push_back(
-        {(s["position_begin"].get<double>() + s["position_end"].get<double>()) / 2,
-         row["value"].get<double>()});
+        {(setting(row, "position_begin") + setting(row, "position_end")) / 2, value_of(row)});
   }
   std::string s = preamble(title.empty() ? "Perplexity by position" : title);
   s += "set xlabel 'position in the text, tokens'\nset ylabel 'perplexity'\nset logscale y\n";
@@ -239,14 +284,14 @@ std::string needle_script(std::span<const source> sources, const std::string& ti
   std::set<double> lengths;
   std::set<double> depths;
   std::vector<std::string> order;
-  for (const json& row : rows_of(sources, "needle_accuracy_at_depth")) {
-    const auto method = row["method"].get<std::string>();
+  for (const io::json_fields& row : rows_of(sources, "needle_accuracy_at_depth")) {
+    const std::string method = method_of(row);
     if (!panels.contains(method)) order.push_back(method);
-    const double length = row["settings"]["length"].get<double>();
-    const double depth = row["settings"]["depth"].get<double>();
+    const double length = setting(row, "length");
+    const double depth = setting(row, "depth");
     lengths.insert(length);
     depths.insert(depth);
-    panels[method][{length, depth}] = row["value"].get<double>();
+    panels[method][{length, depth}] = value_of(row);
   }
   std::string s = preamble("", 120 + 130 * static_cast<int>((order.size() + 2) / 3));
   s += "set multiplot layout " + std::to_string((order.size() + 2) / 3) + ",3 title " +
@@ -292,13 +337,11 @@ std::string rows_script(std::span<const source> sources, const std::string& titl
   std::size_t i = 0;
   std::vector<std::vector<double>> full;
   for (const source& f : sources) {
-    if (!f.document.is_object() || !f.document.contains("kv_rows")) continue;
     std::vector<std::vector<double>> points;
-    double n = 0;
-    for (const json& rows : f.document["kv_rows"]) {
-      points.push_back({n, rows.get<double>()});
-      n += 1;
+    for (const double rows : rows_held(f)) {
+      points.push_back({static_cast<double>(points.size()), rows});
     }
+    if (points.empty()) continue;
     if (points.size() > full.size()) {
       full.clear();
       for (const auto& p : points) full.push_back({p[0], points[0][1] + p[0]});
@@ -306,7 +349,9 @@ std::string rows_script(std::span<const source> sources, const std::string& titl
     const std::string name = block_name(i);
     s += block(name, points);
     plots += (plots.empty() ? "plot " : ", ") + reference(name) + " using 1:2 title " +
-             in_quotes(f.document.value("method", f.name)) + curve(i, "lines") + " lw 1.5";
+             in_quotes(
+                 io::json_fields(f.document, f.path).find<std::string>("method").value_or(f.name)) +
+             curve(i, "lines") + " lw 1.5";
     ++i;
   }
   s += block("full", full);
@@ -318,17 +363,14 @@ std::string time_script(std::span<const source> sources, const std::string& titl
   std::string s = preamble(title.empty() ? "Seconds to read a text and to write behind it" : title);
   std::vector<std::vector<double>> bars;
   std::string tics;
-  for (const json& row : rows_of(sources, "seconds_first_token")) {
-    for (const json& end : rows_of(sources, "seconds_end_to_end")) {
-      if (end["method"] != row["method"] ||
-          end["settings"]["length"] != row["settings"]["length"]) {
-        continue;
-      }
+  for (const io::json_fields& row : rows_of(sources, "seconds_first_token")) {
+    for (const io::json_fields& end : rows_of(sources, "seconds_end_to_end")) {
+      const double length = setting(row, "length");
+      if (method_of(end) != method_of(row) || setting(end, "length") != length) continue;
       const auto x = static_cast<double>(bars.size());
-      tics += (bars.empty() ? "" : ", ") +
-              in_quotes(row["method"].get<std::string>() + " " + row["settings"]["length"].dump()) +
+      tics += (bars.empty() ? "" : ", ") + in_quotes(method_of(row) + " " + decimal(length, 0)) +
               " " + std::to_string(bars.size());
-      bars.push_back({x, row["value"].get<double>(), end["value"].get<double>()});
+      bars.push_back({x, value_of(row), value_of(end)});
     }
   }
   s += block("d", bars) + "set style fill solid 0.9\nset boxwidth 0.6\nset yrange [0:*]\n" +
@@ -410,10 +452,8 @@ constexpr picture pictures[] = {
      time_script},
     {"rows", "generate --json",
      [](std::span<const source> s) {
-       return std::any_of(s.begin(), s.end(), [](const source& f) {
-         return f.document.is_object() && f.document.contains("kv_rows") &&
-                !f.document["kv_rows"].empty();
-       });
+       return std::any_of(s.begin(), s.end(),
+                          [](const source& f) { return !rows_held(f).empty(); });
      },
      rows_script},
     {"training", "the log of a training run (CSV, or JSON lines)", any_table_with_loss,
@@ -432,18 +472,34 @@ std::string drawn(const std::string& script) {
     ~remover() { ::unlink(path.c_str()); }
   } const removed{path};
   io::write_file_atomically(path, script);
-  std::string command = "gnuplot ";
-  for (const char c : path) command += c == '\'' ? "'\\''" : std::string(1, c);
-  std::FILE* pipe = ::popen((command + " 2>/dev/null").c_str(), "r");
-  if (pipe == nullptr) throw backend_error("gnuplot: cannot be started");
+  // Without a shell, which would take a path apart at its spaces and quotes.
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) io::detail::throw_errno("gnuplot", "make a pipe to");
+  const io::detail::descriptor from(ends[0]);
+  std::optional<io::detail::descriptor> to(std::in_place, ends[1]);
+  posix_spawn_file_actions_t files;
+  ::posix_spawn_file_actions_init(&files);
+  ::posix_spawn_file_actions_adddup2(&files, to->get(), STDOUT_FILENO);
+  ::posix_spawn_file_actions_addopen(&files, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+  std::string program = "gnuplot";
+  const std::array<char*, 3> arguments = {program.data(), path.data(), nullptr};
+  pid_t child = 0;
+  const int failure =
+      ::posix_spawnp(&child, program.c_str(), &files, nullptr, arguments.data(), ::environ);
+  ::posix_spawn_file_actions_destroy(&files);
+  to.reset();
+  if (failure == ENOENT) throw backend_error("gnuplot: is not installed (Debian: gnuplot-nox)");
+  if (failure != 0) throw backend_error("gnuplot: cannot be started");
   std::string svg;
   std::array<char, 4096> piece{};
-  for (std::size_t n = 0; (n = std::fread(piece.data(), 1, piece.size(), pipe)) > 0;) {
-    svg.append(piece.data(), n);
+  for (;;) {
+    const ssize_t n = ::read(from.get(), piece.data(), piece.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    svg.append(piece.data(), static_cast<std::size_t>(n));
   }
-  const int status = ::pclose(pipe);
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 127) {
-    throw backend_error("gnuplot: is not installed (Debian: gnuplot-nox)");
+  int status = -1;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
   if (status != 0 || svg.find("</svg>") == std::string::npos) {
     throw backend_error("gnuplot: could not draw the picture");

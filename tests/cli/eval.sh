@@ -40,6 +40,18 @@ refuses 1 'nothing to draw' plot "$work/empty.json" -o "$work/x.svg"
 refuses 1 'nothing for --kind needle' plot "$work/empty.json" -o "$work/x.svg" --kind needle
 printf 'step,loss\n1,2.5\n2\n' > "$work/bad.csv"
 refuses 1 'bad.csv:3: has 1 cells, expected 2' plot "$work/bad.csv" -o "$work/x.svg"
+plot_of() { printf '%s\n' "$1" > "$work/odd.json"; }
+plot_of '{"rows": [1]}'
+refuses 1 'odd.json: row 1 is 1, expected an object' plot "$work/odd.json" -o "$work/x.svg"
+plot_of '{"rows": 3}'
+refuses 1 "odd.json: field 'rows' is 3, expected a list" plot "$work/odd.json" -o "$work/x.svg"
+plot_of '{"rows": [{"metric": "needle_accuracy_at_depth", "method": "sag", "value": 1}]}'
+refuses 1 "odd.json: row 1: field 'settings' is missing" plot "$work/odd.json" -o "$work/x.svg"
+plot_of '{"rows": [{"metric": "ppl_by_position", "method": 3}]}'
+refuses 1 "odd.json: row 1: field 'method' is 3, expected a string" \
+  plot "$work/odd.json" -o "$work/x.svg"
+plot_of '{"kv_rows": [1, "two"]}'
+refuses 1 "odd.json: field 'kv_rows' holds .*two" plot "$work/odd.json" -o "$work/x.svg"
 [ ! -e "$work/x.svg" ] || wrong 'a refused plot left a file'
 
 if ! [ -e "$model" ]; then
@@ -137,6 +149,32 @@ holds 'intervals' 'all(r["ci95"][0] <= r["value"] <= r["ci95"][1] for r in d["ro
 holds 'by position' 'len([r for r in d["rows"] if r["metric"] == "ppl_by_position"]) == 7 * 4'
 draws "$work/ppl.json"
 draws "$work/ppl.json" --kind bytes --title "It's a title"
+mkdir "$work/it's \"a\" folder; \$HOME"
+TMPDIR="$work/it's \"a\" folder; \$HOME"
+export TMPDIR
+draws "$work/ppl.json"
+[ -z "$(ls "$TMPDIR")" ] || wrong "plot left $(ls "$TMPDIR")"
+unset TMPDIR
+
+# A packed file is what is packed in it.
+if command -v zstd > /dev/null && command -v python3 > /dev/null; then
+  python3 -c 'import json, sys
+for path in sys.argv[1:]:
+    print(json.dumps({"text": open(path).read()}))' "$work"/books/*.txt > "$work/books.jsonl"
+  zstd -q "$work/books.jsonl" "$work/books/1.txt"
+  for data in books.jsonl books/1.txt; do
+    set -- --method full,sag --limit 0 --length 256 --model "$model" --json
+    does eval compression --data "$work/$data" "$@"
+    sed '/"data"/d' "$work/out" > "$work/unpacked"
+    if "$gistkv" eval compression --data "$work/$data.zst" "$@" > "$work/out" 2> "$work/err"; then
+      checks=$((checks + 1))
+      sed '/"data"/d' "$work/out" | cmp -s - "$work/unpacked" || wrong "$data.zst is not read as $data"
+    else
+      says err 'built without zstd'
+    fi
+  done
+  rm "$work/books/1.txt.zst"
+fi
 
 # Without LoRA on all rows the base is the model itself.
 does eval ppl --method full,base --data "$work/books" --limit 1 --length 256 --model "$model" --json
