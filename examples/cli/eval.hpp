@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -163,8 +164,9 @@ struct document {
   std::string name;
   std::string text;
 };
-/// *.txt of a directory, one text, or the field "text" of JSONL. Lines of .txt are joined to
-/// paragraphs unless `keep_lines`. @throws io::file_error, format_error naming file and line.
+/// *.txt of a directory, one text, or the field "text" of JSONL; files may be packed (.zst). Lines
+/// of .txt are joined to paragraphs unless `keep_lines`. @throws io::file_error, format_error
+/// naming file and line.
 std::vector<document> read_documents(const std::string& path, bool keep_lines);
 
 struct question {
@@ -173,6 +175,9 @@ struct question {
   std::string text;
   std::vector<std::string> answers;
 };
+/// What read_questions knows.
+inline constexpr std::array<std::string_view, 5> question_formats = {"squad", "hotpotqa", "nq",
+                                                                     "kv", "plain"};
 /// Questions of SQuAD, HotpotQA, NaturalQuestions, JSON key-value records, or of any JSONL with
 /// context, question (or input, query) and answers (or answer, outputs).
 std::vector<question> read_questions(const std::string& path, const std::string& format);

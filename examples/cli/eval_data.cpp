@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <set>
 #include <utility>
 
 #include <cli/errors.hpp>
 #include <cli/eval.hpp>
+#include <cli/text_source.hpp>
 #include <gistkv/core/error.hpp>
 #include <gistkv/core/hash.hpp>
 #include <gistkv/io/file_error.hpp>
@@ -92,9 +92,12 @@ void add_squad(const json& article, const std::string& where, std::vector<questi
     const std::string context = text_field(paragraph, {"context"}, where);
     for (const json& qa : field(paragraph, {"qas"}, where)) {
       question q{{}, context, text_field(qa, {"question"}, where), {}};
+      const std::string what = where + ": question '" + q.text + "': an answer";
       for (const json& answer : field(qa, {"answers"}, where)) {
-        q.answers.push_back(answer.is_object() ? text_field(answer, {"text"}, where)
-                                               : texts_of(answer, where).front());
+        const auto texts =
+            texts_of(answer.is_object() ? field(answer, {"text"}, where) : answer, what);
+        if (texts.empty()) throw format_error(what + " is an empty list, want its text");
+        q.answers.push_back(texts.front());
       }
       out.push_back(std::move(q));
     }
@@ -206,15 +209,11 @@ choice_question choice_of(const json& line, const std::string& where) {
 
 void for_each_json_line(const std::string& path,
                         const std::function<void(const json&, const std::string&)>& take) {
-  const std::string text = read_text(path);
-  std::size_t at = 0;
+  text_source source(path);
+  std::string line;
   int n = 0;
-  for (int number = 1; at < text.size(); ++number) {
-    std::size_t end = text.find('\n', at);
-    if (end == std::string::npos) end = text.size();
-    const std::string_view line(text.data() + at, end - at);
-    at = end + 1;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+  for (int number = 1; source.read_line(line); ++number) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     const std::string where = path + ":" + std::to_string(number);
     const json parsed = json(io::parse_strict_json(line, where));
     require_object(parsed, where);
@@ -228,7 +227,7 @@ std::vector<document> read_documents(const std::string& path, bool keep_lines) {
   namespace fs = std::filesystem;
   std::vector<document> documents;
   auto add_text = [&](const fs::path& file) {
-    const std::string text = read_text(file.string());
+    const std::string text = whole_text(file.string());
     documents.push_back({file.filename().string(), keep_lines ? text : joined_lines(text)});
   };
   std::error_code failure;
@@ -240,7 +239,7 @@ std::vector<document> read_documents(const std::string& path, bool keep_lines) {
     if (files.empty()) throw format_error(path + ": holds no .txt file, want one a document");
     std::sort(files.begin(), files.end());
     for (const fs::path& file : files) add_text(file);
-  } else if (fs::path(path).extension() == ".jsonl") {
+  } else if (is_jsonl(path)) {
     for_each_json_line(path, [&](const json& line, const std::string& where) {
       documents.push_back({{}, text_field(line, {"text"}, where)});
       documents.back().name = content_name(documents.back().text);
@@ -258,8 +257,7 @@ std::vector<question> read_questions(const std::string& path, const std::string&
     if (kind.empty() && path.find(folder) != std::string::npos) kind = name;
   }
   if (kind.empty()) kind = "plain";
-  static const std::set<std::string> kinds = {"squad", "hotpotqa", "nq", "kv", "plain"};
-  if (!kinds.contains(kind)) {
+  if (std::ranges::find(question_formats, kind) == question_formats.end()) {
     throw usage_error("--format is '" + kind + "', want squad, hotpotqa, nq, kv or plain");
   }
   std::vector<question> questions;

@@ -7,6 +7,8 @@
 #include <system_error>
 #include <vector>
 
+#include <unistd.h>
+
 #ifdef GISTKV_CLI_ZSTD
 #include <zstd.h>
 #endif
@@ -36,14 +38,14 @@ struct text_source::unpacker {
 struct text_source::unpacker {};
 #endif
 
-text_source::text_source(const std::string& path) : path_(path) {
+text_source::text_source(const std::string& path) : path_(path == "-" ? "stdin" : path) {
   const bool packed = path.ends_with(".zst");
 #ifndef GISTKV_CLI_ZSTD
   if (packed) throw format_error(path + ": this program was built without zstd, unpack the file");
 #endif
-  file_ = std::fopen(path.c_str(), "rb");
+  file_ = path == "-" ? ::fdopen(::dup(STDIN_FILENO), "rb") : std::fopen(path.c_str(), "rb");
   if (file_ == nullptr) {
-    throw io::file_error(path, "open", std::error_code(errno, std::generic_category()));
+    throw io::file_error(path_, "open", std::error_code(errno, std::generic_category()));
   }
   if (packed) unpacker_ = std::make_unique<unpacker>();
 }
@@ -116,6 +118,13 @@ bool text_source::read_line(std::string& line) {
   }
 }
 
+std::string whole_text(const std::string& path) {
+  text_source source(path);
+  std::string text;
+  for (std::string piece; source.read(piece);) text += piece;
+  return text;
+}
+
 bool is_jsonl(std::string_view path) {
   if (path.ends_with(".zst")) path.remove_suffix(4);
   return path.ends_with(".jsonl");
@@ -123,14 +132,11 @@ bool is_jsonl(std::string_view path) {
 
 void for_each_document(const std::string& path, const std::string& field,
                        const std::function<bool(const document_text&)>& f) {
-  text_source source(path);
   if (!is_jsonl(path)) {
-    document_text all;
-    std::string piece;
-    while (source.read(piece)) all.text += piece;
-    f(all);
+    f({whole_text(path), {}});
     return;
   }
+  text_source source(path);
   std::string line;
   index_t number = 0;
   while (source.read_line(line)) {

@@ -13,7 +13,7 @@
 
 namespace gistkv::cli {
 
-/// A text file piece by piece, unpacked on the way if its name ends in .zst.
+/// A text file, or stdin for "-", piece by piece, unpacked on the way if its name ends in .zst.
 class text_source {
  public:
   /// @throws io::file_error; format_error for .zst where the program was built without zstd.
@@ -37,6 +37,9 @@ class text_source {
   std::string rest_;  ///< Read, but not handed out.
   std::size_t at_ = 0;
 };
+
+/// All of a text. @throws as text_source.
+std::string whole_text(const std::string& path);
 
 /// Whether a file holds a JSON object a line: .jsonl, or that with .zst behind it.
 bool is_jsonl(std::string_view path);

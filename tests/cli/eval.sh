@@ -98,6 +98,12 @@ refuses 1 'bad.jsonl:2: JSON' eval qa --data "$work/bad.jsonl" --model "$model"
 printf '{"context": "A.", "answers": ["C"]}\n' > "$work/bad.jsonl"
 refuses 1 "bad.jsonl:1: field 'question' is missing" \
   eval longqa --data "$work/bad.jsonl" --model "$model"
+squad='{"paragraphs": [{"context": "A.", "qas": [{"question": "Who?", "answers": [%s]}]}]}\n'
+# shellcheck disable=SC2059
+printf "$squad" '[]' > "$work/bad.jsonl"
+refuses 1 "bad.jsonl:1: question 'Who?': an answer is an empty list" \
+  eval qa --format squad --data "$work/bad.jsonl" --model "$model"
+printf '{"context": "A.", "answers": ["C"]}\n' > "$work/bad.jsonl"
 refuses 2 "format is 'x', want squad" eval qa --format x --data "$work/bad.jsonl" --model "$model"
 printf '{"question": "A?", "choices": ["1", "2"], "answer": "C"}\n' > "$work/bad.jsonl"
 refuses 1 'bad.jsonl:1: answer "C" names none of 2' \
