@@ -10,8 +10,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cli/eval.hpp>
 #include <gistkv/core/error.hpp>
 #include <gistkv/io/strict_json.hpp>
+#include <gistkv/text/segmenter_rule.hpp>
 
 namespace gistkv::cli {
 
@@ -198,6 +200,13 @@ void read_data_config(const nlohmann::json& data, const object& o, data_config& 
     d.read("segmenter", c.segmenters);
   }
   if (c.segmenters.empty()) d.reject("segmenter", "an empty list", "a rule or some");
+  for (const std::string& rule : c.segmenters) {
+    try {
+      text::parse_segmenter_rule(rule);
+    } catch (const argument_error& failure) {
+      throw format_error(d.in("field 'segmenter': ") + failure.what());
+    }
+  }
   d.read("markers", c.markers);
   d.read_at_least("max_tokens", c.max_tokens, 0);
   d.read("cache", c.cache);
@@ -325,6 +334,10 @@ soft_config read_soft_config(const std::string& path) {
   if (!c.slots) c.merging = static_cast<gmsa::merging>(merging);
   o.read("questions", c.questions);
   o.read("format", c.format);
+  if (!c.format.empty() &&
+      std::ranges::find(question_formats, c.format) == question_formats.end()) {
+    o.reject("format", "'" + c.format + "'", "squad, hotpotqa, nq, kv or plain");
+  }
   o.read("restore", c.restore);
   o.read("instruction", c.instruction);
   const weight_type types[] = {weight_type::f32, weight_type::bf16, weight_type::f16};

@@ -190,6 +190,10 @@ for bad in '"rates": [],' '"rates": [4, 0],'; do
   sed -i "s/\"rates\": \[4, 2\],/$bad/" "$work/c.json"
   refuses 1 "field 'rates' is .*, want a list of whole numbers of at least 1" train gmsa --config "$work/c.json"
 done
+config "$answering"
+sed -i -e 's/"format": "plain"/"format": "xml"/' -e "s,$work/run,$work/nowhere," "$work/c.json"
+refuses 1 "c.json: field 'format' is 'xml', want squad" train gmsa --config "$work/c.json"
+[ ! -e "$work/nowhere" ] || wrong 'a refused config left a folder'
 config "$restoring"
 sed -i 's/"encoder_layers": 3/"encoder_layers": 9/' "$work/c.json"
 refuses 1 '9 layers are asked for, the model has 5' train gmsa --config "$work/c.json"

@@ -159,6 +159,7 @@ does train sag --config "$work/both.json" --resume
 cmp "$work/unkilled/adapter.safetensors" "$work/both/adapter.safetensors" ||
   wrong 'LoRA on gist rows behind LoRA on all rows: a run that was killed and went on gives other bytes'
 sed -e 's/"rows": "gists"/"rows": "all"/' -e "s,$work/first/ad,$work/both/ad," "$work/both.json" > "$work/c.json"
+forget both
 refuses 1 'the adapter has LoRA on gist rows' train sag --config "$work/c.json"
 sed 's/"rank": 4/"rank": 4, "alpha": 3/' "$work/both.json" > "$work/c.json"
 sed -i "s,$work/first/ad,$work/both/ad," "$work/c.json"
