@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import statistics
 import struct
 import subprocess
@@ -92,6 +93,7 @@ class Run:
 
     def train(self, *config, **more):
         path = self.config(*config, **more)
+        shutil.rmtree(self.folder / path.stem, ignore_errors=True)  # Of a round before.
         report = json.loads(call([self.args.program, "train", "sag", "--config", path, "--threads",
                                   self.args.threads, "--json"]))
         lines = [json.loads(line) for line in

@@ -108,8 +108,9 @@ def main():
         "stages": [{"train": "all", "sequence": 256, "batch": 16, "micro_batch": 16, "steps": 2000,
                     "learning_rate": 3e-3, "floor": 3e-4, "warm_up": 200, "clip": 1}]}
     (folder / "config.json").write_text(json.dumps(config))
+    going_on = ["--resume"] if (folder / "trained" / "checkpoint.safetensors").exists() else []
     done = subprocess.run([program, "train", "sag", "--config", str(folder / "config.json"),
-                           "--threads", "1"], capture_output=True, text=True)
+                           "--threads", "1", *going_on], capture_output=True, text=True)
     sys.exit(done.stderr.strip() if done.returncode else None)
 
 

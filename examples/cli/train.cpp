@@ -24,6 +24,13 @@ void train_verb(const train_options& o) {
     throw usage_error("gistkv-" + std::string(backend.name) + " does not train " + o.method +
                       "; gistkv-onednn and gistkv-eigen do");
   }
+  if (o.stage && *o.stage < 1) {
+    throw usage_error("--stage is " + std::to_string(*o.stage) + ", want 1 or more");
+  }
+  if (!(o.max_minutes >= 0)) {
+    throw usage_error("--max-minutes is " + decimal(o.max_minutes, 3) +
+                      ", want 0 (no limit) or more");
+  }
   check_threads(o.threads);
   const auto run = soft ? make_soft_run(o) : make_gist_run(o);
   const json report = run->run();
@@ -45,11 +52,11 @@ void add_train(CLI::App& app) {
   add_flag(verb, "--resume", o->resume, "Go on from the checkpoint in the config's output folder");
   add_option(verb, "--max-minutes", o->max_minutes,
              "End with a checkpoint behind the step in which so many minutes, start and validation "
-             "included, have gone by; --resume goes on",
+             "included, have gone by; --resume goes on (0: no limit)",
              "MINUTES");
   add_option(verb, "--threads", o->threads, "Threads; 0: all that the machine has");
   add_json(verb, o->json);
-  add_example(verb, "gistkv train sag --config train.json --resume");
+  add_example(verb, "gistkv train sag --config train.json");
   on_run(verb, [o] { train_verb(*o); });
 }
 

@@ -18,6 +18,18 @@
 
 namespace gistkv::cli {
 
+namespace {
+
+/// Where the run stood that wrote a checkpoint.
+position position_of(const io::safetensors_file& checkpoint) {
+  const auto number = [&checkpoint](const char* key) {
+    return static_cast<index_t>(std::stoll(io::detail::adapter_fact(checkpoint, key)));
+  };
+  return {static_cast<std::size_t>(number("stage") - 1), number("step"), number("tokens")};
+}
+
+}  // namespace
+
 training_run::training_run(const run_config& config, const train_options& o)
     : options_(o),
       folder_(config.output),
@@ -26,6 +38,7 @@ training_run::training_run(const run_config& config, const train_options& o)
       origin_(io::fingerprint(source_->weights)),
       common_(config) {
   if (!speaks()) return;
+  if (!options_.resume) spare_checkpoint();
   std::error_code failure;
   std::filesystem::create_directories(folder_, failure);
   if (failure) throw io::file_error(folder_, "make the folder", failure);
@@ -33,21 +46,30 @@ training_run::training_run(const run_config& config, const train_options& o)
 
 training_run::~training_run() = default;
 
+/// A stage may follow those that have ended. One that begins anew where the checkpoint is of it or
+/// of one behind it would cost what was learned there.
+void training_run::spare_checkpoint() const {
+  if (!std::filesystem::is_regular_file(checkpoint_path())) return;
+  const position held = position_of(io::safetensors_file::open(checkpoint_path()));
+  if (first_stage() > held.stage) return;
+  throw usage_error(checkpoint_path().string() + " is of stage " + std::to_string(held.stage + 1) +
+                    ", step " + std::to_string(held.step) +
+                    ", which would be lost; want --resume to go on from it, or another output");
+}
+
 json training_run::run() {
-  position at;
-  if (options_.stage > static_cast<index_t>(n_stages())) {
-    throw usage_error("--stage is " + std::to_string(options_.stage) + ", the config has " +
+  if (first_stage() >= n_stages()) {
+    throw usage_error("--stage is " + std::to_string(*options_.stage) + ", the config has " +
                       std::to_string(n_stages()) + " stages");
   }
-  if (options_.stage > 0) at.stage = static_cast<std::size_t>(options_.stage - 1);
+  position at{first_stage(), 0, 0};
   if (options_.resume) {
     at = resume();
   } else {
     begin(at);
   }
   begun_ = at.step;
-  const std::size_t last =
-      options_.stage > 0 ? static_cast<std::size_t>(options_.stage) : n_stages();
+  const std::size_t last = options_.stage ? first_stage() + 1 : n_stages();
   for (std::size_t i = at.stage; i < last; ++i) check_stage(i);
   std::optional<train_log> log;
   if (speaks()) {
@@ -91,9 +113,6 @@ io::string_map training_run::facts_of(const position& at) const {
 /// Reads the checkpoint and makes the model of its stage.
 position training_run::resume() {
   const auto file = io::safetensors_file::open(checkpoint_path());
-  const auto number = [&file](const char* key) {
-    return static_cast<index_t>(std::stoll(io::detail::adapter_fact(file, key)));
-  };
   if (io::detail::adapter_fact(file, "base") != hex(origin_)) {
     throw format_error(file.name() + ": was trained on another model (" +
                        io::detail::adapter_fact(file, "base") + ", this is " + hex(origin_) + ")");
@@ -108,7 +127,7 @@ position training_run::resume() {
          std::to_string(group_.n_ranks()) +
          "; it goes on where the same steps of its own would be");
   }
-  position at{static_cast<std::size_t>(number("stage") - 1), number("step"), number("tokens")};
+  const position at = position_of(file);
   if (at.stage >= n_stages()) {
     throw format_error(file.name() + ": is of stage " + std::to_string(at.stage + 1) +
                        ", the config has " + std::to_string(n_stages()));
@@ -259,7 +278,7 @@ bool training_run::time_is_up() {
 }
 
 void training_run::show(const train_record& r, index_t steps) const {
-  if (options_.json) return;
+  if (!speaks()) return;
   const double left = r.seconds / static_cast<double>(std::max<index_t>(1, r.step - begun_)) *
                       static_cast<double>(steps - r.step);
   std::string line = "stage " + std::to_string(r.stage) + " step " + std::to_string(r.step) + "/" +
@@ -268,9 +287,9 @@ void training_run::show(const train_record& r, index_t steps) const {
     line += "  validation " + decimal(r.validation, 4) + ", perplexity " +
             decimal(std::exp(r.validation), 2);
   }
-  print(line + "  norm " + decimal(r.gradient_norm, 3) + "  " + decimal(r.tokens_per_second, 0) +
-        " tokens/s  " + decimal(left / 60, 1) + " min left\n");
-  std::fflush(stdout);
+  line += "  norm " + decimal(r.gradient_norm, 3) + "  " + decimal(r.tokens_per_second, 0) +
+          " tokens/s  " + decimal(left / 60, 1) + " min left\n";
+  std::fputs(line.c_str(), stderr);
 }
 
 }  // namespace gistkv::cli

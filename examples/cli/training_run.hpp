@@ -24,9 +24,9 @@ namespace gistkv::cli {
 struct train_options {
   std::string method;
   std::string config;
-  index_t stage = 0;
+  std::optional<index_t> stage;
   int threads = 0;
-  double max_minutes = 0;
+  double max_minutes = 0;  ///< 0: no limit.
   bool resume = false;
   bool json = false;
 };
@@ -49,7 +49,8 @@ class training_run {
   json run();
 
  protected:
-  /// Makes the folder. @throws format_error, io::file_error.
+  /// Makes the folder. @throws format_error, io::file_error; usage_error where it holds a
+  /// checkpoint that the run would begin anew over.
   training_run(const run_config& config, const train_options& o);
 
   /// Stages, from 0.
@@ -107,12 +108,18 @@ class training_run {
 
  private:
   std::filesystem::path checkpoint_path() const { return folder_ / "checkpoint.safetensors"; }
+  /// The stage that a run which does not go on begins with, from 0.
+  std::size_t first_stage() const {
+    return static_cast<std::size_t>(options_.stage.value_or(1) - 1);
+  }
+  void spare_checkpoint() const;
   position resume();
   void save(const position& at);
   void train_stage(position& at, std::optional<train_log>& log);
   double validate_all(std::size_t begin, std::size_t end);
   /// Whether --max-minutes have gone by; rank 0's clock counts, so that all ranks stop together.
   bool time_is_up();
+  /// On stderr.
   void show(const train_record& r, index_t steps) const;
 
   stopwatch clock_;

@@ -66,7 +66,11 @@ steps() { sed 1d "$1" | cut -d, -f1-7; }
 
 # The second stage by itself begins with what is there, whatever adapter the config names.
 config "$restoring, $answering" '"adapter": "absent.safetensors",'
+refuses 2 'is of stage 2, step 6, .*want --resume' \
+  train gmsa --config "$work/c.json" --threads 1 --stage 2
+rm "$work/run/checkpoint.safetensors"
 does train gmsa --config "$work/c.json" --threads 1 --stage 2
+rm "$work/run/checkpoint.safetensors"
 refuses 1 'absent.safetensors' train gmsa --config "$work/c.json" --threads 1 --stage 1
 
 # A stage moves what it says and nothing else.
@@ -147,6 +151,7 @@ head -c 300 "$work/docs.jsonl" > "$work/long.txt"
 refuses 1 'wants [0-9]* slots, the compressor has 32' compress "$work/long.txt" \
   -o "$work/long.gkv" --method gmsa --rate 4 --adapter "$slots" --model "$model"
 config "$restoring" "\"adapter\": \"$slots\","
+rm "$work/run/checkpoint.safetensors"
 refuses 1 'and both for the same merging' train gmsa --config "$work/c.json"
 
 # Under eval, beside the others.

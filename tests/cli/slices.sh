@@ -37,8 +37,8 @@ export OMP_NUM_THREADS=1
 # Three steps here (a slice never ends between two stages), the others where only what --results gives has been carried.
 slice . --max-minutes 0.00001 --results "$work/kept" --program "$gistkv"
 slice . --max-minutes 0.00001 --results "$work/kept" --program "$gistkv"
-says out 'step 2/2'
-says out 'perplexity'
+says err 'step 2/2'
+says err 'perplexity'
 mkdir "$work/other"
 cp -r model docs.jsonl train.json SHA256SUMS "$work/other"
 mkdir "$work/other/run"
@@ -48,7 +48,7 @@ while [ $n -lt 2 ]; do
   slice "$work/other" --max-minutes 0.00001 --program "$gistkv"
   n=$((n + 1))
 done
-says out 'step 3/3'
+says err 'step 3/3'
 checks=$((checks + 2))
 cmp once/adapter.safetensors "$work/other/run/adapter.safetensors" || wrong 'slices give another adapter'
 cmp once/checkpoint.safetensors "$work/other/run/checkpoint.safetensors" ||

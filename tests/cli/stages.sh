@@ -76,12 +76,17 @@ checks=$((checks + 1))
 for file in adapter.safetensors checkpoint.safetensors model/model.safetensors model/config.json; do
   cmp "$work/whole/$file" "$work/run/$file" || wrong "$file: going on gives other bytes"
 done
-# A stage by itself begins with the model and the adapter that are there.
+# A stage by itself begins with the model and the adapter that are there, unless its result would be lost.
+refuses 2 'is of stage 3, step 12, .*want --resume' \
+  train sag --config "$work/c.json" --threads 1 --stage 3
+rm "$work/run/checkpoint.safetensors"
 does train sag --config "$work/c.json" --threads 1 --stage 3 --json
 holds 'stage 3 again' 'd["stages"] == 3'
 # Also where the config names an adapter: that is what the first stage begins with.
 config "$warm, $full, $cool" '"adapter": "absent.safetensors",'
+rm "$work/run/checkpoint.safetensors"
 does train sag --config "$work/c.json" --threads 1 --stage 3
+rm "$work/run/checkpoint.safetensors"
 refuses 1 'absent.safetensors' train sag --config "$work/c.json" --threads 1 --stage 1
 
 # A stage that trains gists, then one that may change all but at rate 0: the weights are those of
@@ -111,6 +116,7 @@ does generate -f "$work/text" --model "$work/run/model" --adapter "$work/run/ada
 
 # bf16 halves the file.
 config "$full" '"model_type": "bf16",'
+rm "$work/run/checkpoint.safetensors"
 does train sag --config "$work/c.json" --threads 1
 [ "$(wc -c < "$work/run/model/model.safetensors")" -lt \
   $(($(wc -c < "$work/whole/model/model.safetensors") * 6 / 10)) ] || wrong 'bf16 is as large as f32'

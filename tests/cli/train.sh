@@ -33,10 +33,19 @@ END
 lora='{"train": "lora", "sequence": 48, "batch": 2, "micro_batch": 1, "steps": 5,
        "learning_rate": 0.001, "warm_up": 2}'
 
+# forget FOLDER: a run there may begin anew.
+forget() { rm -f "$work/$1/checkpoint.safetensors"; }
+
 # An uninterrupted run.
 config "$lora"
 does train sag --config "$work/c.json" --json
+says err '^stage 1 step 5/5  loss '
 holds 'train' 'd["stages"] == 1 and d["loss"] > 0 and d["validation"] > 0 and d["tokens"] > 300'
+# What it has learned is not thrown away for one that was started again.
+refuses 2 'run/checkpoint.safetensors is of stage 1, step 5, .*want --resume .*another output' \
+  train sag --config "$work/c.json"
+refuses 2 'stage is 0, want 1 or more' train sag --config "$work/c.json" --stage 0
+refuses 2 'max-minutes is -1.*want 0' train sag --config "$work/c.json" --max-minutes -1
 [ "$(wc -l < "$work/run/log.csv")" = 6 ] || wrong "log.csv has not five steps: $(cat "$work/run/log.csv")"
 [ "$(wc -l < "$work/run/log.jsonl")" = 5 ] || wrong 'log.jsonl has not five steps'
 does inspect "$work/run/adapter.safetensors" --model "$model" --json
@@ -65,6 +74,7 @@ does train sag --config "$work/turns.json"
 of_one=$(first_loss)
 # So they do in how many recent sentences they keep.
 sed 's/"recent": 1/"recent": [1, 0]/' "$work/turns.json" > "$work/recent.json"
+forget turns
 does train sag --config "$work/recent.json"
 does inspect "$work/turns/adapter.safetensors" --model "$model" --json
 holds 'the first number of recent sentences' 'd["recent"] == 1'
@@ -72,6 +82,7 @@ holds 'the first number of recent sentences' 'd["recent"] == 1'
 sed 's/"recent": 1/"recent": [1, -1]/' "$work/turns.json" > "$work/recent.json"
 refuses 1 "field 'recent' is .1,-1., want a list of whole numbers of at least 0" \
   train sag --config "$work/recent.json"
+forget turns
 does train sag --config "$work/turns.json"
 does inspect "$work/turns/adapter.safetensors" --model "$model" --json
 holds 'the first segmenter' 'd["segmenter"] == "paper"'
@@ -93,7 +104,9 @@ echo '{"text": ["The mill stood by the river. What stood there?", " The mill."]}
 for i in 1 2 3 4 5 6; do cat "$work/parts.jsonl" "$work/parts.jsonl" > "$work/more" && mv "$work/more" "$work/parts.jsonl"; done
 sed -e "s,\"files\": \[[^]]*\],\"files\": [\"$work/parts.jsonl\"]," -e 's/"steps": 5/"steps": 1, "flexible": true/' \
   "$work/turns.json" > "$work/parts.json"
+forget turns
 does train sag --config "$work/parts.json"
+forget turns
 rm "$work/turns/tokens.safetensors"
 sed 's/, " The mill."//' "$work/parts.jsonl" > "$work/more" && mv "$work/more" "$work/parts.jsonl"
 refuses 1 'stage 1: the training texts hold nothing to learn' train sag --config "$work/parts.json"
@@ -102,12 +115,16 @@ echo '{"text": ["The mill.", 3]}' > "$work/parts.jsonl"
 refuses 1 'parts.jsonl: line 1.*a string or a list of strings' train sag --config "$work/parts.json"
 sed 's/"segmenter": \[[^]]*\]/"segmenter": []/' "$work/turns.json" > "$work/none.json"
 refuses 1 "field 'segmenter' is an empty list, want a rule or some" train sag --config "$work/none.json"
+sed -e 's/"segmenter": \[[^]]*\]/"segmenter": "papr"/' -e "s,$work/turns,$work/nowhere," "$work/turns.json" > "$work/none.json"
+refuses 1 "none.json: data: field 'segmenter': .*papr" train sag --config "$work/none.json"
+[ ! -e "$work/nowhere" ] || wrong 'a refused config left a folder'
 
 # A teacher: what lies between its hidden states and the model's is added to the loss.
 loss_with() {
   config '{"train": "lora", "sequence": 48, "batch": 1, "steps": 2, "learning_rate": 0.001, "warm_up": 1,
            "flexible": true}' "$1"
   sed "s,$work/run,$work/taught," "$work/c.json" > "$work/taught.json"
+  forget taught
   does train sag --config "$work/taught.json"
   sed -n 2p "$work/taught/log.csv" | cut -d, -f4
 }
@@ -206,6 +223,7 @@ refuses 1 'lora: all_rows is missing' train sag --config "$work/c.json"
 sed 's/"both"/"gists"/' "$work/together.json" > "$work/c.json"
 refuses 1 'lora: all_rows is given' train sag --config "$work/c.json"
 sed 's/"all_rows": {"rank": 4}/"all_rows": {"rank": 4, "alpha": 3}/' "$work/together.json" > "$work/c.json"
+forget together
 refuses 1 "the adapter's LoRA has alpha 8.000, the config 3.000" train sag --config "$work/c.json"
 printf 'The mill stood by the river. It was old. Nobody came.' > "$work/text"
 does ask "$work/text" 'Who?' --compare --model "$model" --adapter "$work/both/adapter.safetensors" --json
@@ -246,17 +264,18 @@ refuses 1 "field 'hidden_distillation' is -1" train sag --config "$work/c.json"
 refuses 1 'absent.json' train sag --config "$work/absent.json"
 refuses 2 "METHOD is 'magic'" train magic --config "$work/c.json"
 config "$lora"
-sed -i 's/a\.jsonl/absent.jsonl/' "$work/c.json"
+sed -i -e 's/a\.jsonl/absent.jsonl/' -e "s,$work/run,$work/other," "$work/c.json"
 refuses 1 'absent.jsonl' train sag --config "$work/c.json"
 config "$lora"
 refuses 2 'stage is 4' train sag --config "$work/c.json" --stage 4
 
 # A disk that is full: a limit on the size of files stands for it.
+config "$gists, $lora, $(echo "$cool" | sed 's/"steps": 2/"steps": 3/')"
 (
   trap '' XFSZ
-  ulimit -f 4
+  ulimit -f 16
   status=0
-  "$gistkv" train sag --config "$work/c.json" > "$work/out" 2> "$work/err" || status=$?
+  "$gistkv" train sag --config "$work/c.json" --resume > "$work/out" 2> "$work/err" || status=$?
   [ "$status" = 1 ] && grep -q 'gistkv: .*\(large\|space\)' "$work/err"
 ) || wrong "full disk: $(cat "$work/err")"
 checks=$((checks + 1))
@@ -272,6 +291,7 @@ with open(sys.argv[1], "wb") as f:
     f.write(struct.pack("<Q", len(header)) + header.encode() + struct.pack("<f", float("nan")) * 1152)
 END
   config "$lora" "\"adapter\": \"$work/nan.safetensors\","
+  forget run
   status=0
   "$gistkv" train sag --config "$work/c.json" > "$work/out" 2> "$work/err" || status=$?
   [ "$status" = 1 ] || wrong "a NaN: status $status"
