@@ -17,10 +17,10 @@
 /// calls), `Computes<B, T>` (nine primitives on elements of T) and the fused paths a backend
 /// declares by flags of `no_native`. Everything else (attention, block, cache) is composed.
 ///
-/// A backend is an object: it owns or borrows its stream, library handles and threads. Calls may be
-/// asynchronous, in order on one stream; `synchronize` waits. Arguments arrive checked by the front
-/// doors of ops/; a backend reports only failures of its own, as backend_error. Primitives never
-/// allocate backend memory.
+/// A backend is an object for one calling thread at a time. It owns its handles and threads, and
+/// owns or borrows a device's stream. Calls may be asynchronous, in order on one stream;
+/// `synchronize` waits. Arguments arrive checked by the front doors of ops/; a backend reports only
+/// failures of its own, as backend_error. Primitives never allocate backend memory.
 
 namespace gistkv {
 
