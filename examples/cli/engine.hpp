@@ -41,8 +41,8 @@ std::unique_ptr<const io::loaded_model> load_model(const std::string& model);
 /// The tokenizer that belongs to a model path. @throws format_error, io::file_error.
 io::tokenizer load_tokenizer(const std::string& model);
 
-/// What an adapter file of gists holds. @throws format_error, also where it says that it was trained
-/// on another model.
+/// What an adapter file of gists holds. @throws format_error, also where it says that it was
+/// trained on another model.
 model::adapter adapter_of(const io::safetensors_file& file, const model::host_model& base);
 
 /// Hash of gist rows that are of no file.
