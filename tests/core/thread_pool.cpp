@@ -2,14 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <fstream>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -151,6 +157,34 @@ TEST_CASE("many short calls in a row") {
   }
   CHECK(sum.load() == 40000);
 }
+
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+/// Makes a pool for which there is memory for a few stacks only. @returns what the process answers.
+int starved_pool() {
+  alarm(10);  // Ends what hangs.
+  std::uint64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  const std::uint64_t now = pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+  const rlimit most{now + (std::uint64_t{64} << 20), RLIM_INFINITY};
+  if (setrlimit(RLIMIT_AS, &most) != 0) return 2;
+  try {
+    thread_pool pool(1000);
+  } catch (const std::system_error&) {
+    return 0;
+  }
+  return 1;
+}
+
+TEST_CASE("a pool that cannot have all its threads throws, and ends those it has") {
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) _exit(starved_pool());
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+}
+#endif
 
 TEST_CASE("pools come and go without work") {
   for (int i = 0; i < 200; ++i) {

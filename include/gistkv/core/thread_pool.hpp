@@ -19,20 +19,22 @@ namespace gistkv {
 /// A fixed set of threads that share out tasks. Each task goes to the next thread that is free, the
 /// calling one included, so a thread that a busy neighbour keeps off its core loses its tasks to
 /// the others and holds them up by the one task that it is in. What a task is depends on the call
-/// alone, never on who runs it, so results repeat. Workers spin for some ten microseconds, longer
-/// than the gaps between the operations of a model, and then sleep. One call at a time.
+/// alone, never on who runs it, so results repeat. Workers spin for about a hundred microseconds,
+/// longer than the gaps between the operations of a model, and then sleep. One call at a time.
 class thread_pool {
  public:
   /// n_threads >= 1 counts the calling thread; 0: all that the machine has.
+  /// @throws std::system_error if the system gives less.
   explicit thread_pool(int n_threads = 0) {
     if (n_threads <= 0) n_threads = static_cast<int>(std::thread::hardware_concurrency());
-    for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { work(i); });
+    try {
+      for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { work(i); });
+    } catch (...) {
+      stop();  // No destructor follows, and those that run hold on to this object.
+      throw;
+    }
   }
-  ~thread_pool() {
-    stop_.store(true, std::memory_order_relaxed);
-    publish(0);
-    for (std::thread& t : threads_) t.join();
-  }
+  ~thread_pool() { stop(); }
   thread_pool(const thread_pool&) = delete;
   thread_pool& operator=(const thread_pool&) = delete;
 
@@ -76,6 +78,12 @@ class thread_pool {
   }
 
  private:
+  void stop() {
+    stop_.store(true, std::memory_order_relaxed);
+    publish(0);
+    for (std::thread& t : threads_) t.join();
+  }
+
   using task_function = void (*)(const void* closure, index_t task, int thread);
 
   // The ticket holds what a thread must know to take a task, in one word: [call | tasks | next].
