@@ -16,6 +16,7 @@
 #include <gistkv/ops/activation.hpp>
 #include <gistkv/ops/add.hpp>
 #include <gistkv/ops/attention.hpp>
+#include <gistkv/ops/backward.hpp>
 #include <gistkv/ops/linear.hpp>
 #include <gistkv/ops/masked_softmax.hpp>
 #include <gistkv/ops/matmul.hpp>
@@ -116,6 +117,13 @@ TEST_CASE_FIXTURE(fixture, "norm") {
   expect_error([&] { ops::norm(be, t(2, 3), t(2, 3), t(3), t(4)); }, {"norm: bias", "[4]", "[3]"});
   expect_error([&] { ops::norm(be, t(2, 3), gappy(2, 3), t(3), {}); }, {"norm: x", "stride of 2"});
   expect_error([&] { ops::norm(be, gappy(2, 3), t(2, 3), t(3), {}); }, {"norm: o", "stride of 2"});
+  expect_error([&] { ops::norm(be, t(2, 3), t(2, 3), gappy(3), {}); },
+               {"norm: weight", "stride of 2"});
+  expect_error([&] { ops::norm(be, t(2, 3), t(2, 3), t(3), gappy(3)); },
+               {"norm: bias", "stride of 2"});
+  expect_error(
+      [&] { ops::norm_backward<backend, float>(be, t(2, 3), {}, t(2, 3), t(2, 3), gappy(3), {}); },
+      {"norm_backward: weight", "stride of 2"});
 }
 
 TEST_CASE_FIXTURE(fixture, "rope") {
@@ -126,6 +134,13 @@ TEST_CASE_FIXTURE(fixture, "rope") {
                {"rope: frequencies", "[8]", "[4]"});
   expect_error([&] { ops::rope(be, t(2, 3, 7), rows(2), t(3)); }, {"rope: head_dim 7"});
   expect_error([&] { ops::rope(be, gappy(2, 3, 8), rows(2), t(4)); }, {"rope: x", "stride of 2"});
+  expect_error(
+      [&] {
+        ops::rope(be, t(2, 3, 8), {numbers.data(), {2}, {2}}, t(4));
+      },
+      {"rope: positions", "stride of 2"});
+  expect_error([&] { ops::rope(be, t(2, 3, 8), rows(2), gappy(4)); },
+               {"rope: frequencies", "stride of 2"});
 }
 
 TEST_CASE_FIXTURE(fixture, "activation") {

@@ -57,6 +57,7 @@ void norm_backward(B& be, matrix_view<T, space_of<B>> dx,
   expect_contiguous_rows("norm_backward", "dx", dx);
   expect_contiguous_rows("norm_backward", "dy", dy);
   expect_contiguous_rows("norm_backward", "x", x);
+  expect_contiguous_rows("norm_backward", "weight", weight);
   if (!dx.empty()) be.norm_backward(dx, dw, dy, x, weight, options);
 }
 

@@ -29,6 +29,8 @@ void norm(B& be, matrix_view<T, space_of<B>> o,
   if (!bias.empty()) expect_shape("norm", "bias", bias, {o.extent(1)});
   expect_contiguous_rows("norm", "o", o);
   expect_contiguous_rows("norm", "x", x);
+  expect_contiguous_rows("norm", "weight", weight);
+  expect_contiguous_rows("norm", "bias", bias);
   if (!o.empty()) be.norm(o, x, weight, bias, options);
 }
 

@@ -31,6 +31,8 @@ void rope(B& be, tensor_view<T, 3, space_of<B>> x,
   }
   expect_shape("rope", "frequencies", frequencies, {x.extent(2) / 2});
   expect_contiguous_rows("rope", "x", x);
+  expect_contiguous_rows("rope", "positions", positions);
+  expect_contiguous_rows("rope", "frequencies", frequencies);
   if (!x.empty()) be.rope(x, positions, frequencies, options);
 }
 
