@@ -60,12 +60,15 @@ class device_group {
   /// Each vector <- its sum over all processes; elements lie side by side.
   void sum_all(std::span<const vector_view<float, device_space>> vectors) {
     check(ncclGroupStart(), "ncclGroupStart");
+    ncclResult_t sum = ncclSuccess;
     for (const vector_view<float, device_space>& x : vectors) {
-      check(ncclAllReduce(x.data(), x.data(), static_cast<std::size_t>(x.extent(0)), ncclFloat,
-                          ncclSum, comm_, stream_),
-            "ncclAllReduce");
+      sum = ncclAllReduce(x.data(), x.data(), static_cast<std::size_t>(x.extent(0)), ncclFloat,
+                          ncclSum, comm_, stream_);
+      if (sum != ncclSuccess) break;
     }
-    check(ncclGroupEnd(), "ncclGroupEnd");
+    const ncclResult_t end = ncclGroupEnd();  // Also after an error: the thread would stay in it.
+    check(sum, "ncclAllReduce");
+    check(end, "ncclGroupEnd");
   }
 
  private:
