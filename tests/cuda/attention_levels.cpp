@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <exception>
 #include <limits>
 #include <vector>
@@ -14,6 +15,7 @@
 #include <cuda/layouts.hpp>
 #include <gistkv/backends/cuda/attention_shapes.hpp>
 #include <gistkv/backends/cuda/attention_split.hpp>
+#include <gistkv/backends/cuda/few_rows.hpp>
 
 namespace gistkv {
 namespace {
@@ -58,6 +60,26 @@ TEST_CASE("split kernel on q8, head dim 64, bf16") { sweep_layouts<bf16, 64>(0, 
 TEST_CASE("split kernel on q8, head dim 64, f16") { sweep_layouts<f16, 64>(60, 120); }
 TEST_CASE("split kernel on q8, head dim 128, bf16") { sweep_layouts<bf16, 128>(120, 165); }
 TEST_CASE("split kernel on q8, head dim 128, f16") { sweep_layouts<f16, 128>(165, 210); }
+
+/// What a block of threads can have on sm_80, and on sm_86, sm_89 and sm_120.
+constexpr std::uint32_t most_shared_sm_80 = 163 * 1024;
+constexpr std::uint32_t most_shared_sm_86 = 99 * 1024;
+
+TEST_CASE_TEMPLATE("split shapes fit into the shared memory of sm_80", KV, bf16, q8) {
+  CHECK(split_fits<64, KV>(most_shared_sm_80));
+  CHECK(split_fits<128, KV>(most_shared_sm_80));
+}
+
+TEST_CASE("what sm_86 is asked for fits into its shared memory") {
+  CHECK(tile_shape_for<64>::shared_bytes <= most_shared_sm_86);
+  CHECK(tile_shape_for<128>::shared_bytes <= most_shared_sm_86);
+  CHECK(split_fits<64, bf16>(most_shared_sm_86));
+  CHECK(split_fits<128, bf16>(most_shared_sm_86));
+  CHECK(split_fits<64, q8>(most_shared_sm_86));
+  CHECK_FALSE(split_fits<128, q8>(most_shared_sm_86));  // Those go by rows.
+  CHECK(few_rows_most_shared(most_shared_sm_86) == most_shared_sm_86);
+  CHECK(few_rows_most_shared(most_shared_sm_80) == 112 * 1024);
+}
 
 const layout_options hard = hard_layout(5, 3000);
 

@@ -50,9 +50,11 @@ struct cuda_options {
 ///
 /// T is the type of activations and weights: bf16, f16 or float. Sums are carried in float. Caches
 /// are of T or of q8. Calls are queued on one stream and return at once; only `download`,
-/// `synchronize`, large uploads and `pack` wait. Memory comes from the allocator; what the kernels
-/// and cuBLASLt need beside their arguments is taken once, on construction. The device that is
-/// current then has to be current in every call; one object serves one thread at a time.
+/// `synchronize`, `pack`, sums of squares and large uploads wait, and small ones of which a
+/// megabyte is under way. Memory comes from the allocator; what the kernels and cuBLASLt need
+/// beside their arguments is taken on construction, for training where a call needs more than those
+/// before it. The device that is current then has to be current in every call; one object serves
+/// one thread at a time.
 template <class T = bf16>
 requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>) class cuda
     : public no_native,
@@ -87,6 +89,8 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
     using namespace cuda_detail;
     check(cudaMemsetAsync(counters_.data(), 0, counter_bytes, stream()), "cudaMemsetAsync");
     attention_.n_processors = attribute(cudaDevAttrMultiProcessorCount);
+    attention_.most_shared =
+        static_cast<std::uint32_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
     attention_.scratch.partials = static_cast<float*>(partials_.data());
     attention_.scratch.counters = static_cast<unsigned int*>(counters_.data());
     attention_.most_partials = partial_bytes / sizeof(float);
@@ -95,9 +99,9 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
       if (options.wgmma && device_.architecture == 90 && has_wgmma()) {
         attention_.encode = find_encode_function();
       }
-      prepare_attention<T, 64>(attention_.encode != nullptr);
-      prepare_attention<T, 128>(attention_.encode != nullptr);
-      prepare_few_rows<T>();
+      prepare_attention<T, 64>(attention_);
+      prepare_attention<T, 128>(attention_);
+      prepare_few_rows<T>(attention_.most_shared);
     }
   }
   explicit cuda(cudaStream_t stream) : cuda(cuda_options{.stream = stream}) {}
@@ -349,7 +353,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
            width % (2 * few_rows_columns) == 0 &&
            few_rows_shared_bytes(static_cast<int>(n),
                                  static_cast<int>(std::min(d, index_t{1} << 16))) <=
-               few_rows_most_shared;
+               few_rows_most_shared(attention_.most_shared);
   }
 
   template <class S>
@@ -569,7 +573,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
     const auto head_dim = static_cast<int>(calls.front().q.extent(2));
     if constexpr (std::same_as<KV, T>) {
       const bool many = most_tokens(batch) * batch.group > split_rows;
-      if (many && !fits_matrix_units(batch, head_dim)) {
+      if (many && !fits_matrix_units(batch, head_dim, attention_)) {
         return attention_by_library(calls, static_cast<double>(scale));
       }
     }

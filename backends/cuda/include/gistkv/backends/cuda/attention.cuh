@@ -48,6 +48,7 @@ __global__ void __launch_bounds__(row_warps * 32)
 /// What the launches need to know of the device, and the memory of split launches.
 struct attention_device {
   int n_processors = 1;
+  std::uint32_t most_shared = 0;  ///< Bytes that a block of threads can have.
   split_scratch scratch;
   std::size_t most_partials = 0;     ///< Floats.
   int most_items = 0;                ///< Counters.
@@ -63,15 +64,18 @@ void allow_shared(Kernel* kernel, std::uint32_t n_bytes) {
 
 /// Once a device and type.
 template <class T, int HeadDim>
-void prepare_attention(bool with_wgmma) {
+void prepare_attention(const attention_device& device) {
   using tile = tile_shape_for<HeadDim>;
   using split = split_shape_for<HeadDim, T>;
   using levels = split_shape_for<HeadDim, q8>;
   using wgmma = wgmma_shape_for<HeadDim>;
-  if (with_wgmma) allow_shared(attend_wgmma_kernel<T, wgmma>, wgmma_shared_bytes<wgmma>);
+  if (device.encode != nullptr)
+    allow_shared(attend_wgmma_kernel<T, wgmma>, wgmma_shared_bytes<wgmma>);
   allow_shared(attend_tile_kernel<T, tile>, tile::shared_bytes);
   allow_shared(attend_split_kernel<T, T, split>, split_shared_bytes<split>);
-  allow_shared(attend_split_kernel<T, q8, levels>, split_shared_bytes<levels>);
+  if (split_fits<HeadDim, q8>(device.most_shared)) {
+    allow_shared(attend_split_kernel<T, q8, levels>, split_shared_bytes<levels>);
+  }
 }
 
 /// Cuts the sequences of the batch into tiles of so many tokens.
@@ -160,8 +164,12 @@ bool is_aligned(const attention_sequence<T, KV>& s, int head_dim) {
 
 /// Do the kernels on matrix units take the batch?
 template <class T, class KV>
-bool fits_matrix_units(const attention_batch<T, KV>& batch, int head_dim) {
+bool fits_matrix_units(const attention_batch<T, KV>& batch, int head_dim,
+                       const attention_device& device) {
   if (sizeof(T) != 2 || (head_dim != 64 && head_dim != 128)) return false;
+  if (!(head_dim == 64 ? split_fits<64, KV> : split_fits<128, KV>)(device.most_shared)) {
+    return false;
+  }
   bool fits = batch.scale > 0.0F && batch.group <= (std::is_same_v<KV, q8> ? split_rows : 64);
   for (int i = 0; i < batch.n_sequences; ++i) {
     fits = fits && is_aligned(batch.sequences[i], head_dim);
@@ -190,7 +198,7 @@ void launch_attention(attention_batch<T, KV>& batch, int head_dim, int most_keys
         launch_tiles<T, HeadDim>(batch, device, stream);
       }
     };
-    if (fits_matrix_units(batch, head_dim)) {
+    if (fits_matrix_units(batch, head_dim, device)) {
       return head_dim == 64 ? launch(std::integral_constant<int, 64>())
                             : launch(std::integral_constant<int, 128>());
     }

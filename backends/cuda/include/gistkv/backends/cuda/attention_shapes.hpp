@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <type_traits>
 
 #include <gistkv/backends/cuda/attention_levels.hpp>
@@ -41,6 +42,13 @@ template <int HeadDim, class KV>
 using split_shape_for =
     std::conditional_t<std::is_same_v<KV, q8>, typename shapes::of<HeadDim>::levels,
                        typename shapes::of<HeadDim>::split>;
+/// Does the split kernel fit into the `available` bytes of shared memory that a block of threads
+/// can have? For rows of q8 and head dimension 128 three stages do from 100 KB on: on sm_80 and
+/// sm_90, not on sm_86, sm_89 and sm_120, which have 99.
+template <int HeadDim, class KV>
+constexpr bool split_fits(std::uint32_t available) {
+  return split_shared_bytes<split_shape_for<HeadDim, KV>> <= available;
+}
 template <int HeadDim>
 using wgmma_shape_for = typename shapes::of<HeadDim>::wgmma;
 

@@ -37,15 +37,13 @@ __global__ void __launch_bounds__(append_warps * 32)
   if (item < n_items) append_row(w, batch, item);
 }
 
-/// Two blocks of threads a processor of sm_90, one of sm_80.
-inline constexpr std::uint32_t few_rows_most_shared = 112 * 1024;
-
-/// Once a device and type.
+/// Once a device and type. @param available  bytes of shared memory that a block may have
 template <class T>
-void prepare_few_rows() {
-  allow_shared(project_kernel<T, T>, few_rows_most_shared);
-  allow_shared(project_kernel<T, q8>, few_rows_most_shared);
-  allow_shared(gate_kernel<T>, few_rows_most_shared);
+void prepare_few_rows(std::uint32_t available) {
+  const std::uint32_t most = few_rows_most_shared(available);
+  allow_shared(project_kernel<T, T>, most);
+  allow_shared(project_kernel<T, q8>, most);
+  allow_shared(gate_kernel<T>, most);
 }
 
 template <class T, class KV>

@@ -59,6 +59,11 @@ GISTKV_HD constexpr std::uint32_t few_rows_x_bytes(int n, int d) {
 GISTKV_HD constexpr std::uint32_t few_rows_shared_bytes(int n, int d) {
   return few_rows_x_bytes(n, d) + few_rows_warps * few_rows_most * 16 * 4 + 16;
 }
+/// The most that a launch asks for of the `available` bytes that a block of threads can have: two
+/// blocks a processor of sm_90, one of the others.
+GISTKV_HD constexpr std::uint32_t few_rows_most_shared(std::uint32_t available) {
+  return available < 112 * 1024 ? available : 112 * 1024;
+}
 
 /// norm(x) in T, in shared memory; a warp takes rows one by one.
 template <class T, class W>

@@ -76,8 +76,9 @@ class stream_handle {
   bool owned_ = false;
 };
 
-/// Page-locked memory that small uploads pass through: the caller's memory is free at once, and
-/// nobody waits. Two halves; one is filled while the copies out of the other are under way.
+/// Page-locked memory that small uploads pass through: the caller's memory is free at once. Two
+/// halves; one is filled while the copies out of the other are under way, and whoever finds it full
+/// waits for these.
 class staging {
  public:
   static constexpr std::size_t half_bytes = std::size_t{1} << 20;
