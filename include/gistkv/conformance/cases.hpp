@@ -186,7 +186,7 @@ struct activation_case {
   index_t d = 1;
   activation_kind kind = activation_kind::silu;
   bool gated = true;
-  bool extreme = false;              ///< Gates up to +-1e4 instead of a few units.
+  bool extreme = false;              ///< Gates up to +-1e4, and -inf.
   aliasing output = aliasing::none;  ///< o is gate (first) or up (second).
   index_t pad = 0;
   std::uint64_t seed = 0;

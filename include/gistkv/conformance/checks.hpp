@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -231,8 +232,9 @@ class trial<B, T, activation_case> {
   static std::vector<double> gates(random_generator& random, const activation_case& c) {
     auto x = normals(random, c.n * c.d, 2.0);
     for (std::size_t i = 0; c.extreme && i < x.size(); ++i) {
-      const double large[] = {30.0, -90.0, 1e4, -1e4, 710.0, -800.0, 0.0};
-      if (i % 2 == 0) x[i] = large[i / 2 % 7];
+      constexpr double below_all = -std::numeric_limits<double>::infinity();
+      const double large[] = {30.0, -90.0, 1e4, -1e4, 710.0, -800.0, 0.0, below_all};
+      if (i % 2 == 0) x[i] = large[i / 2 % 8];
     }
     return x;
   }

@@ -139,6 +139,7 @@ inline expected rope(const rope_case& c, std::span<const double> x,
 }
 
 inline double activate(activation_kind kind, double x) {
+  if (x == -std::numeric_limits<double>::infinity()) return 0.0;  // The limit, of all three.
   switch (kind) {
     case activation_kind::silu:
       return x / (1.0 + std::exp(-x));

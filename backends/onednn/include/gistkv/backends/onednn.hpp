@@ -748,8 +748,9 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     constexpr float half_sqrt2 = std::numbers::sqrt2_v<float> / 2;
     for (index_t j = 0; j < d; ++j) {
       const auto x = static_cast<float>(gate[j]);
-      // erfc keeps the digits of 1 + erf where that is nearly 0.
-      const float y = 0.5F * x * std::erfc(-x * half_sqrt2);
+      // erfc keeps the digits of 1 + erf where that is nearly 0, and is 0 at -inf.
+      const float tail = std::erfc(-x * half_sqrt2);
+      const float y = tail == 0.0F ? 0.0F : 0.5F * x * tail;
       o[j] = T(up == nullptr ? y : y * static_cast<float>(up[j]));
     }
   }

@@ -133,19 +133,22 @@ __global__ void rope_rows(T* x, index_t row_stride, index_t head_stride, index_t
   }
 }
 
+/// x / (1 + e^-z), and 0 where e^-z overflows, also for x = -inf, whose quotient would be NaN.
+__device__ inline float times_sigmoid(float x, float z) {
+  const float e = expf(-z);
+  return e == INFINITY ? 0.0F : x / (1.0F + e);
+}
 __device__ inline float activate(float x, activation_kind kind) {
   switch (kind) {
     case activation_kind::silu:
-      return x / (1.0F + expf(-x));
+      return times_sigmoid(x, x);
     case activation_kind::gelu: {
       // 1 + erf(u) = erfc(-u), which keeps its digits where u is far below 0; -inf gives 0 there.
       const float tail = erfcf(-0.70710678118654752F * x);
       return tail == 0.0F ? 0.0F : 0.5F * x * tail;
     }
-    case activation_kind::gelu_tanh: {
-      const float z = 1.5957691216057308F * (x + 0.044715F * x * x * x);
-      return x / (1.0F + expf(-z));
-    }
+    case activation_kind::gelu_tanh:
+      return times_sigmoid(x, 1.5957691216057308F * (x + 0.044715F * x * x * x));
   }
   return 0.0F;
 }
