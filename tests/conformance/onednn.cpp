@@ -9,8 +9,10 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gistkv/backends/onednn.hpp>
@@ -20,6 +22,7 @@
 #include <gistkv/core/random.hpp>
 #include <gistkv/core/workspace.hpp>
 #include <gistkv/ops/attention.hpp>
+#include <gistkv/ops/linear.hpp>
 
 namespace gistkv {
 namespace {
@@ -50,6 +53,51 @@ TEST_CASE_TEMPLATE("onednn conforms on every instruction set", B, exact, fast, h
     CHECK(report.passed());
     CHECK(report.n_skipped() == 3);  // The other element types.
   }
+}
+
+TEST_CASE_TEMPLATE("a product without rows or columns is nothing, also among several", B, exact,
+                   fast, half) {
+  using T = typename B::element;
+  for (const instruction_set isa : instruction_sets()) {
+    CAPTURE(backends::to_string(isa));
+    B be({.n_threads = 2, .isa = isa});
+    const std::vector<float> memory(64, 1.0F);
+    const auto weight = [&](index_t rows, index_t cols) {
+      return be.pack({"w", weight_type::f32, rows, cols, std::as_bytes(std::span(memory))});
+    };
+    const std::vector<T> x(8, T(1.0F));
+    std::vector<T> y(6, T(7.0F));
+    const auto none = weight(0, 4);
+    const auto some = weight(3, 4);
+    const matrix_view<const T> from(x.data(), {2, 4});
+    const linear_output<B, T> outputs[] = {{{nullptr, {2, 0}}, &none}, {{y.data(), {2, 3}}, &some}};
+    ops::linears<B, T>(be, outputs, from);
+    for (const T& sum : y) CHECK(static_cast<float>(sum) == 4.0F);
+    ops::linears<B, T>(be, std::span(outputs).first(1), from);
+    be.linear({nullptr, {0, 3}}, {x.data(), {0, 4}}, some);
+  }
+}
+
+/// Fails where the table would be filled, once.
+struct failing_once {
+  bool failed = false;
+  template <class F>
+  void for_rows(index_t n, index_t, F&& f) {
+    if (!std::exchange(failed, true)) throw std::bad_alloc();
+    for (index_t i = 0; i < n; ++i) f(i);
+  }
+};
+
+TEST_CASE("a table of rotations that could not be filled is filled by the next call") {
+  const std::int32_t position = 3;
+  const float frequency = 0.5F;
+  backends::onednn_detail::rotation rotate;
+  failing_once be;
+  const auto update = [&] { rotate.update({&position, {1}}, {&frequency, {1}}, 1.0, be); };
+  CHECK_THROWS_AS(update(), std::bad_alloc);
+  update();
+  CHECK(rotate.cosine(0)[0] == doctest::Approx(std::cos(1.5)));
+  CHECK(rotate.sine(0)[0] == doctest::Approx(std::sin(1.5)));
 }
 
 TEST_CASE("a fault in onednn is seen") {

@@ -138,6 +138,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   // Primitives; their formulas stand in ops/.
 
   void linear(matrix_view<T> o, matrix_view<const T> x, const packed_weight& w) {
+    if (o.empty()) return;
     if (w.cols_ == 0) {
       for (index_t i = 0; i < o.extent(0); ++i) std::fill_n(row(o, i), o.extent(1), T(0.0F));
     } else if (w.codes_.n_panels() > 0) {

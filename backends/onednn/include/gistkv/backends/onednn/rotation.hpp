@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -26,9 +27,9 @@ class rotation {
         std::ranges::equal(f, frequencies_)) {
       return;
     }
+    magnitude_ = std::numeric_limits<double>::quiet_NaN();  // Equal to none, should this throw.
     positions_.assign(p.begin(), p.end());
     frequencies_.assign(f.begin(), f.end());
-    magnitude_ = magnitude;
     half_ = static_cast<index_t>(f.size());
     table_.resize(2 * p.size() * f.size());
     be.for_rows(static_cast<index_t>(p.size()), 100 * half_, [&](index_t i) {
@@ -41,6 +42,7 @@ class rotation {
         cosines[half_ + j] = static_cast<float>(magnitude * std::sin(angle));
       }
     });
+    magnitude_ = magnitude;
   }
   const float* cosine(index_t i) const { return table_.data() + 2 * i * half_; }
   const float* sine(index_t i) const { return cosine(i) + half_; }
@@ -48,7 +50,7 @@ class rotation {
  private:
   std::vector<std::int32_t> positions_;
   std::vector<float> frequencies_;
-  double magnitude_ = 0;
+  double magnitude_ = std::numeric_limits<double>::quiet_NaN();  ///< Of what the table holds.
   index_t half_ = 0;
   std::vector<float> table_;
 };
