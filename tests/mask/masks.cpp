@@ -4,6 +4,7 @@
 // Masks against tables written from the definitions, not from the code.
 
 #include <cstddef>
+#include <limits>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -21,7 +22,7 @@ using namespace gistkv;
 bool visible_by_definition(const std::vector<std::uint8_t>& gist, const sentence_rule& rule,
                            index_t q, index_t k) {
   if (k > q) return false;
-  if (k < rule.n_sink) return true;
+  if (k < rule.n_sink || rule.n_gist == 0) return true;
   auto groups_before = [&](index_t i) {
     index_t seen = 0;
     for (index_t j = rule.n_sink; j < i; ++j) seen += gist[static_cast<std::size_t>(j)];
@@ -34,7 +35,9 @@ bool visible_by_definition(const std::vector<std::uint8_t>& gist, const sentence
 TEST_CASE("the sentence mask and its two spans are the definition") {
   random_generator random(5);
   for (int i = 0; i < 1000; ++i) {
-    const sentence_rule rule{1 + random.below(8), random.below(4), random.below(5)};
+    // All sentences are recent where there may be more of them than 32 bits can count.
+    const index_t recents[] = {0, 1, 2, 3, index_t{1} << 32, std::numeric_limits<index_t>::max()};
+    const sentence_rule rule{random.below(9), recents[random.below(6)], random.below(5)};
     const double share = random.uniform(0.05, 0.9);
     std::vector<std::uint8_t> gist;
     for (index_t j = random.below(40); j > 0; --j) gist.push_back(random.uniform() < share ? 1 : 0);
@@ -96,7 +99,7 @@ TEST_CASE("causal, window and sink masks, and what they make together") {
 
 TEST_CASE("rules that make no sense are refused") {
   const std::vector<std::uint8_t> gist{0, 1};
-  CHECK_THROWS_AS(sentence_structure(gist, {0, 0, 0}), argument_error);
+  CHECK_THROWS_AS(sentence_structure(gist, {-1, 0, 0}), argument_error);
   CHECK_THROWS_AS(sentence_structure(gist, {1, -1, 0}), argument_error);
   CHECK_THROWS_AS(sentence_structure(gist, {1, 0, -1}), argument_error);
 }

@@ -16,7 +16,7 @@ namespace gistkv {
 
 /// What sentence attention lets a query see besides the anchors.
 struct sentence_rule {
-  index_t n_gist = 4;  ///< Gists that close a sentence (N_g).
+  index_t n_gist = 4;  ///< Gists that close a sentence (N_g); 0: none is a gist, nothing is closed.
   index_t recent = 0;  ///< Closed sentences whose rows stay raw (K); 0 is the paper.
   index_t n_sink = 0;  ///< First rows that every later row sees (S).
 };
@@ -49,19 +49,19 @@ struct sentence_mask {
 /// closes nothing. Gist tokens inside the sink are sinks and count for nothing.
 class sentence_structure {
  public:
-  /// @throws argument_error for n_gist < 1, recent < 0 or n_sink < 0.
+  /// @throws argument_error for a field below 0.
   sentence_structure(std::span<const std::uint8_t> is_gist, sentence_rule rule)
       : rule_(rule), is_gist_(is_gist.begin(), is_gist.end()) {
-    if (rule.n_gist < 1 || rule.recent < 0 || rule.n_sink < 0) {
+    if (rule.n_gist < 0 || rule.recent < 0 || rule.n_sink < 0) {
       throw argument_error("sentence rule: n_gist " + std::to_string(rule.n_gist) + ", recent " +
                            std::to_string(rule.recent) + ", n_sink " + std::to_string(rule.n_sink) +
-                           ", expected n_gist >= 1 and the others >= 0");
+                           ", expected 0 or more");
     }
     index_t n_seen = 0;
     sentence_of_.reserve(is_gist.size());
     for (std::size_t i = 0; i < is_gist.size(); ++i) {
       sentence_of_.push_back(static_cast<std::int32_t>(group_ends_.size()));
-      if (static_cast<index_t>(i) < rule.n_sink) {
+      if (rule.n_gist == 0 || static_cast<index_t>(i) < rule.n_sink) {
         is_gist_[i] = 0;
         continue;
       }
@@ -87,8 +87,8 @@ class sentence_structure {
   /// anchors [0, min(n_sink, q + 1) + n_gist c) in anchor order, and positions [start, q + 1) with
   /// start = n_sink if c = 0, else one past the last gist of group c - 1.
   visible_spans spans(index_t q) const {
-    const index_t c = std::max<index_t>(
-        0, sentence_of_[static_cast<std::size_t>(q)] - static_cast<std::int32_t>(rule_.recent));
+    const index_t c =
+        std::max<index_t>(0, sentence_of_[static_cast<std::size_t>(q)] - rule_.recent);
     const index_t start = c == 0 ? rule_.n_sink : group_ends_[static_cast<std::size_t>(c - 1)] + 1;
     return {static_cast<std::int32_t>(std::min(rule_.n_sink, q + 1) + rule_.n_gist * c),
             static_cast<std::int32_t>(std::min(start, q + 1)), static_cast<std::int32_t>(q + 1)};
