@@ -183,7 +183,10 @@ method_settings resolve(const method_options& o) {
   s.cache.rule.n_sink = soft ? 0 : o.sink.value_or(window ? 4 : 1);
   check_range("--sink", s.cache.rule.n_sink, 0, 1 << 20);
   s.cache.max_anchors = o.max_anchors.value_or(0);
-  check_range("--max-anchors", s.cache.max_anchors, 0, no_limit);
+  if (s.cache.max_anchors != 0) {
+    check_range("--max-anchors", s.cache.max_anchors, s.cache.rule.n_sink + s.n_gist, no_limit,
+                " (the sink and the gists of a sentence; 0: no limit)");
+  }
   const std::string overflow = o.overflow.value_or("drop");
   if (overflow != "drop" && overflow != "refuse") {
     throw usage_error("--overflow is " + in_quotes(overflow) + ", want drop or refuse");

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <new>
 #include <span>
 #include <stdexcept>
@@ -142,9 +144,18 @@ TEST_CASE("a budget drops the oldest sentences at a close, whatever the chunks")
     for (const index_t chunk : {1, 3, 8, 100}) {
       session_type s(w.m, cache::cache_options{{2, rule.recent, rule.n_sink, 0}, budget},
                      {.chunk = chunk});
-      s.read(ids);
+      std::vector<index_t> rows_after;
+      s.read(ids, &rows_after);
       CHECK(logit_error(s, truth) < logit_tolerance);
       CHECK(s.cache().n_anchors() <= budget);
+      // What the next row sees but for itself, of every row.
+      REQUIRE(rows_after.size() == ids.size());
+      CHECK(rows_after.back() == s.cache().rows_held());
+      for (index_t q = 1; q < static_cast<index_t>(ids.size()); ++q) {
+        index_t seen = 0;
+        for (index_t k = 0; k < q; ++k) seen += visible(q, k) ? 1 : 0;
+        CHECK(rows_after[static_cast<std::size_t>(q - 1)] == seen);
+      }
     }
   }
 }
@@ -165,6 +176,26 @@ TEST_CASE("a budget that refuses throws and changes nothing") {
   s.read({&next, 1});
   twin.read({&next, 1});
   CHECK(std::equal(s.logits().begin(), s.logits().end(), twin.logits().begin()));
+}
+
+TEST_CASE("a budget that refuses counts the anchors that there will be") {
+  backend be(1);
+  const auto append = [&](cache::cache_rule rule, index_t budget, std::vector<std::uint8_t> flags) {
+    cache::gist_cache<backend, double> c(be, {1, 1, 2},
+                                         {rule, budget, cache::budget_policy::refuse});
+    c.begin_append(flags);
+    c.commit();
+    return c.n_anchors();
+  };
+  // Three sinks and two gists.
+  CHECK_THROWS_AS(append({1, 0, 3, 0}, 4, {0, 0, 0, 0, 1, 0, 1}), argument_error);
+  CHECK(append({1, 0, 3, 0}, 5, {0, 0, 0, 0, 1, 0, 1}) == 5);
+  // What lies in the sink is no gist, and without gists nothing is.
+  CHECK(append({1, 0, 3, 0}, 4, {0, 1, 1, 0, 1}) == 4);
+  CHECK(append({0, 0, 1, 0}, 1, {0, 1, 1, 1}) == 1);
+  const std::vector<std::uint8_t> flags{0, 1, 1, 1};
+  CHECK(cache::gist_cache<backend, double>(be, {1, 1, 2}, {{0, 0, 1, 0}, 1}).max_append(flags) ==
+        4);
 }
 
 TEST_CASE("sink and window keep what StreamingLLM keeps") {
@@ -228,6 +259,49 @@ TEST_CASE("rows held are S + N_g closed + recent regular rows + the open sentenc
   }
 }
 
+TEST_CASE("without a sink row behind padding, no gist is read twice") {
+  cache::row_ledger ledger({2, 0, 2, 0});
+  ledger.skip_positions(3);
+  ledger.append(false);
+  const auto first = ledger.append(true);
+  CHECK(first.spans.anchors == 0);
+  CHECK(first.spans.local_begin == 0);
+  CHECK(first.spans.local_end == 2);
+  CHECK(ledger.rows_held() == 2);
+  CHECK(ledger.append(true).closes);
+  CHECK(ledger.append(false).spans.anchors == 2);
+  // Behind less padding a part of the sink is there, also once it was taken back or saved.
+  cache::row_ledger partial({2, 0, 2, 0});
+  partial.skip_positions(1);
+  const auto mark = partial.mark();
+  partial.append(false);
+  partial.go_back(mark);
+  partial.append(false);
+  partial.append(true);
+  CHECK(partial.append(false).spans.anchors == 1);
+  CHECK(cache::row_ledger::load(partial.save()).append(false).spans.anchors == 1);
+}
+
+TEST_CASE("positions are skipped within 32 bits, and not in the middle of an append") {
+  constexpr index_t most = std::numeric_limits<std::int32_t>::max();
+  cache::row_ledger ledger({2, 0, 1, 0});
+  CHECK_THROWS_AS(ledger.skip_positions(-1), argument_error);
+  CHECK_THROWS_AS(ledger.skip_positions(most + 1), argument_error);
+  ledger.skip_positions(most - 1);
+  ledger.append(false);
+  CHECK_THROWS_AS(ledger.skip_positions(1), argument_error);
+  CHECK(ledger.next_position() == most);
+  const world w(2);
+  cache::gist_cache<backend, double> c(w.m.backend(), w.m.cache_shape());
+  CHECK_THROWS_AS(c.skip_positions(index_t{1} << 32), argument_error);
+  const std::uint8_t flag = 0;
+  c.begin_append({&flag, 1});
+  CHECK_THROWS_AS(c.skip_positions(1), argument_error);
+  c.cancel();
+  c.skip_positions(1);
+  CHECK(c.next_position() == 1);
+}
+
 TEST_CASE("memory stays under twice the rows held") {
   random_generator random(16);
   const world w(4);
@@ -280,8 +354,12 @@ TEST_CASE("a forward that fails leaves the cache as it was") {
   twin.read(head);
   for (int failing_call = 0; failing_call < 4; ++failing_call) {
     be.until_failure = failing_call;
-    CHECK_THROWS_AS(s.read(tail), backend_error);
+    std::vector<index_t> rows_after;
+    CHECK_THROWS_AS(s.read(tail, &rows_after), backend_error);
     CHECK(s.cache().ledger().rows() == twin.cache().ledger().rows());
+    // Nothing was read: no rows behind it, and no logits of what was read before.
+    CHECK(rows_after.empty());
+    CHECK_THROWS_AS(s.logits(), argument_error);
   }
   be.until_failure = -1;
   s.read(tail);
@@ -325,6 +403,80 @@ TEST_CASE("a cache that finds no memory to grow is as it was") {
     }
   }
   CHECK(n_failures > 8);
+}
+
+TEST_CASE("a budget that finds no memory to drop in leaves all caches of a pass with their rows") {
+  const auto source = test::random_model({});
+  const auto gists = model::untrained_gist_rows(source, 2, 3);
+  faulty_backend be(1);
+  using transformer_type = model::transformer<faulty_backend, double>;
+  using cache_type = cache::gist_cache<faulty_backend, double>;
+  const transformer_type m(be, source, gists);
+  const cache::cache_options options{{2, 0, 1, 0}, 5};
+  // Two sentences fill the budget, the last token of the third exceeds it.
+  const std::vector<token_t> head{1, 2, 30, 31, 3, 4, 30, 31, 5, 6, 30};
+  const token_t last = 31;
+  int n_failures = 0;
+  // The call that fails comes later each time, until none is left to fail.
+  for (int failing_call = 0;; ++failing_call) {
+    std::vector<cache_type> caches;
+    for (int i = 0; i < 2; ++i) caches.emplace_back(be, m.cache_shape(), options);
+    for (cache_type& c : caches) {
+      model::session<faulty_backend, double> s(m, std::move(c));
+      s.read(head);
+      c = std::move(s.cache());
+    }
+    std::vector<transformer_type::step> steps;
+    for (cache_type& c : caches) steps.push_back({&c, {&last, 1}, {}});
+    workspace<faulty_backend> scratch(be, m.workspace_size(steps));
+    buffer<double, faulty_backend> hidden(be, 2 * m.config().d_model);
+    be.until_allocation_fails = failing_call;
+    bool failed = false;
+    try {
+      m.forward(steps, hidden.view({2, m.config().d_model}), scratch);
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    }
+    be.until_allocation_fails = -1;
+    // Both went on by a row, or neither did.
+    CHECK(caches[0].next_position() == caches[1].next_position());
+    if (failed && caches[0].next_position() == 12) {
+      ++n_failures;
+      CHECK(std::max(caches[0].n_anchors(), caches[1].n_anchors()) == 7);
+      // The next pass drops.
+      const token_t next = 7;
+      for (auto& s : steps) s.tokens = {&next, 1};
+      m.forward(steps, hidden.view({2, m.config().d_model}), scratch);
+    }
+    if (caches[0].next_position() > 11) {
+      for (const cache_type& c : caches) CHECK(c.n_anchors() == 5);
+    }
+    if (!failed) break;
+  }
+  CHECK(n_failures > 8);
+}
+
+TEST_CASE("a pass wants a cache for each step, and dense rows for embeddings") {
+  const world w(2);
+  cache::gist_cache<backend, double> c(w.m.backend(), w.m.cache_shape());
+  const index_t d = w.m.config().d_model;
+  const token_t token = 1;
+  workspace<backend> scratch(w.m.backend(), 1 << 20);
+  buffer<double, backend> hidden(w.m.backend(), 4 * d);
+  const auto run = [&](std::vector<model_type::step> steps, matrix_view<double> o) {
+    w.m.forward(steps, o, scratch);
+  };
+  CHECK_THROWS_AS(run({{nullptr, {&token, 1}, {}}}, hidden.view({1, d})), argument_error);
+  CHECK_THROWS_AS(run({{&c, {&token, 1}, {}}, {&c, {&token, 1}, {}}}, hidden.view({2, d})),
+                  argument_error);
+  const std::vector<model_type::step> none{{nullptr, {&token, 1}, {}}};
+  CHECK_THROWS_AS(w.m.workspace_size(none), argument_error);
+  const std::vector<float> vectors(static_cast<std::size_t>(2 * d), 0.5F);
+  const auto wide = hidden.view({2, 2 * d}).slice(1, 0, d);
+  CHECK_THROWS_AS(run({{&c, {}, vectors}}, wide), shape_error);
+  CHECK(c.next_position() == 0);
+  run({{&c, {}, vectors}}, hidden.view({2, d}));
+  CHECK(c.next_position() == 2);
 }
 
 TEST_CASE("decoding allocates only when the cache grows") {
@@ -391,6 +543,9 @@ TEST_CASE("rules and options that make no sense are refused") {
   const world w(2);
   CHECK_THROWS_AS(cache::row_ledger({-1, 0, 0, 0}), argument_error);
   CHECK_THROWS_AS(cache::row_ledger({2, 0, 0, 5}), argument_error);
+  CHECK_THROWS_AS(session_type(w.m, cache::cache_options{{2, 0, 1, 0}, -1}), argument_error);
+  CHECK_THROWS_AS(session_type(w.m, cache::cache_options{{2, 0, 1, 0}, 2}), argument_error);
+  session_type(w.m, cache::cache_options{{2, 0, 1, 0}, 3});
   CHECK_THROWS_AS(session_type(w.m, cache::cache_options{{3, 0, 1, 0}}), argument_error);
   CHECK_THROWS_AS(session_type(w.m, cache::cache_options{}, {.chunk = 0}), argument_error);
   session_type s(w.m, cache::cache_options{});

@@ -79,6 +79,8 @@ refuses 2 'gists has no meaning under --method full' \
   compress "$work/text" -o "$work/x.gkv" --model "$model" --method full --gists 2
 refuses 2 'overflow needs --max-anchors' \
   compress "$work/text" -o "$work/x.gkv" --model "$model" --overflow drop
+refuses 2 'max-anchors is 4, want 5 or more' \
+  compress "$work/text" -o "$work/x.gkv" --model "$model" --max-anchors 4
 refuses 2 "overflow is 'burn'" \
   compress "$work/text" -o "$work/x.gkv" --model "$model" --max-anchors 9 --overflow burn
 refuses 2 'want uniform:N' \

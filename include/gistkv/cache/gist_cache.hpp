@@ -12,24 +12,13 @@
 #include <utility>
 #include <vector>
 
+#include <gistkv/cache/cache_options.hpp>
 #include <gistkv/cache/kv_prefix.hpp>
 #include <gistkv/cache/kv_segment.hpp>
 #include <gistkv/cache/row_ledger.hpp>
 #include <gistkv/core/backend.hpp>
 
 namespace gistkv::cache {
-
-/// What happens when the anchors outgrow their budget.
-enum class budget_policy {
-  drop_oldest,  ///< The oldest sentences are erased.
-  refuse,       ///< The append throws and changes nothing.
-};
-
-struct cache_options {
-  cache_rule rule;
-  index_t max_anchors = 0;  ///< Most anchor rows held behind a closed sentence; 0: no limit.
-  budget_policy on_overflow = budget_policy::drop_oldest;
-};
 
 /// The KV cache of one sequence, in which only sinks, gists and the raw rows of the open sentence
 /// (and of K more) exist.
@@ -43,6 +32,7 @@ struct cache_options {
 ///   begin_append(flags)  plans rows, reserves memory, says where rows go and what they see;
 ///   layer(l)             views to scatter the new rows into and to attend to, layer after layer;
 ///   commit() / cancel()  makes the rows part of the sequence, or as if nothing had happened.
+/// Behind a commit, keep_budget() drops what a budget has no room for.
 template <Storage B, class T>
 class gist_cache {
  public:
@@ -65,14 +55,16 @@ class gist_cache {
     kv_spans<T, space> visible;  ///< The same memory and the shared anchors, to read.
   };
 
-  /// @throws argument_error as validate(cache_rule).
+  /// @throws argument_error as validate(cache_options).
   gist_cache(B& be, cache_shape shape, cache_options options = {})
       : be_(&be),
         shape_(shape),
         options_(options),
         ledger_(options.rule),
         anchors_(be, shape, 0),
-        local_(be, shape, 0) {}
+        local_(be, shape, 0) {
+    validate(options);
+  }
 
   gist_cache(gist_cache&&) noexcept = default;
   gist_cache& operator=(gist_cache&&) noexcept = default;
@@ -131,10 +123,11 @@ class gist_cache {
   /// after which old sentences must be dropped, so that results do not depend on the chunk size.
   index_t max_append(std::span<const std::uint8_t> is_gist) const {
     const auto n = static_cast<index_t>(is_gist.size());
-    if (options_.max_anchors == 0) return n;
-    index_t anchors = n_anchors();
+    if (options_.max_anchors == 0 || options_.rule.n_gist == 0) return n;
+    const index_t n_sinks = coming_sinks(n);
+    index_t anchors = n_anchors() + n_sinks;
     index_t open = ledger_.n_open_gists();
-    for (index_t i = 0; i < n; ++i) {
+    for (index_t i = n_sinks; i < n; ++i) {
       if (is_gist[static_cast<std::size_t>(i)] == 0) continue;
       ++anchors;
       if (++open < options_.rule.n_gist) continue;
@@ -172,6 +165,12 @@ class gist_cache {
     return plan;
   }
 
+  /// As row_ledger::rows_held_behind: before a budget drops.
+  std::vector<index_t> rows_held_behind(std::span<const std::uint8_t> is_gist) {
+    cancel();
+    return ledger_.rows_held_behind(is_gist);
+  }
+
   layer_views layer(index_t l) {
     const index_t n_local = ledger_.local_end() - local_base_;
     layer_views v{anchors_.keys(l, 0, n_own()),
@@ -186,12 +185,12 @@ class gist_cache {
   }
 
   /// The appended rows stay; raw rows of sentences that closed long enough ago go.
-  void commit() {
+  void commit() noexcept {
     if (!mark_) return;
-    peak_held_ = std::max(peak_held_, bytes_held_during_append());
+    const index_t n_rows = n_anchors() + ledger_.local_end() - live_at_append_;
+    peak_held_ = std::max(peak_held_, bytes_per_row() * static_cast<std::size_t>(n_rows));
     mark_.reset();
     ledger_.forget_dead_rows();
-    keep_budget();
   }
 
   void cancel() {
@@ -231,7 +230,8 @@ class gist_cache {
     note_allocation();
   }
 
-  /// Drops the oldest sentences if there are more anchors than the budget allows.
+  /// Drops the oldest sentences if there are more anchors than the budget allows. Where memory runs
+  /// out nothing has changed, and it may be called again.
   void keep_budget() {
     if (options_.max_anchors == 0 || n_anchors() <= options_.max_anchors ||
         ledger_.n_open_gists() > 0) {
@@ -276,8 +276,11 @@ class gist_cache {
     note_allocation();
   }
 
-  /// Leaves positions unused, as for padding in front of a sequence.
-  void skip_positions(index_t n) { ledger_.skip_positions(static_cast<std::int32_t>(n)); }
+  /// As row_ledger::skip_positions. @throws argument_error, also while an append is under way.
+  void skip_positions(index_t n) {
+    if (mark_) throw argument_error("gist cache: positions to skip while an append is under way");
+    ledger_.skip_positions(n);
+  }
 
   /// Rows [begin, begin + count) of the anchors, none or all of them shared; the live local rows.
   kv_span<T, space> anchor_rows(index_t layer, index_t begin, index_t count) const {
@@ -307,28 +310,29 @@ class gist_cache {
  private:
   index_t n_own() const { return n_anchors() - n_shared_; }
 
-  std::size_t bytes_held_during_append() const {
-    return bytes_per_row() *
-           static_cast<std::size_t>(n_anchors() + ledger_.local_end() - live_at_append_);
-  }
   void note_allocation() { peak_allocated_ = std::max(peak_allocated_, bytes_allocated()); }
+
+  /// How many of the next n rows are of the sink: the first ones.
+  index_t coming_sinks(index_t n) const {
+    return std::clamp<index_t>(options_.rule.n_sink - next_position(), 0, n);
+  }
+  /// How many of the next rows are anchors.
+  index_t coming_anchors(std::span<const std::uint8_t> is_gist) const {
+    const index_t n_sinks = coming_sinks(static_cast<index_t>(is_gist.size()));
+    if (options_.rule.n_gist == 0) return n_sinks;
+    const auto others = is_gist.subspan(static_cast<std::size_t>(n_sinks));
+    return n_sinks + std::ranges::count_if(others, [](std::uint8_t gist) { return gist != 0; });
+  }
 
   /// Room for the rows of the next append.
   void reserve(std::span<const std::uint8_t> is_gist) {
     const index_t n_new = static_cast<index_t>(is_gist.size());
-    const index_t n_sinks = std::clamp<index_t>(options_.rule.n_sink - next_position(), 0, n_new);
-    index_t n_gists = 0;
-    if (options_.rule.n_gist > 0) {
-      for (index_t i = n_sinks; i < n_new; ++i) {
-        n_gists += is_gist[static_cast<std::size_t>(i)] != 0 ? 1 : 0;
-      }
-    }
-    const index_t own = n_own() + n_sinks + n_gists;
+    const index_t own = n_own() + coming_anchors(is_gist);
     if (own > anchors_.capacity()) anchors_.resize(grown(own), 0, n_own());
 
     const index_t dead = ledger_.live_begin() - local_base_;
     const index_t live = n_local();
-    const index_t need = live + n_new - n_sinks;
+    const index_t need = live + n_new - coming_sinks(n_new);
     const index_t capacity = local_.capacity();
     if (dead + need <= capacity && capacity <= 4 * need + 64) return;
     // The rows that stay go to the front, also where memory runs out on the way.
@@ -346,8 +350,7 @@ class gist_cache {
 
   void refuse_over_budget(std::span<const std::uint8_t> is_gist) const {
     if (options_.max_anchors == 0 || options_.on_overflow != budget_policy::refuse) return;
-    index_t n = n_anchors();
-    for (const std::uint8_t gist : is_gist) n += gist != 0 ? 1 : 0;
+    const index_t n = n_anchors() + coming_anchors(is_gist);
     if (n > options_.max_anchors) {
       throw argument_error("gist cache: " + std::to_string(n) + " anchor rows, the budget is " +
                            std::to_string(options_.max_anchors));
@@ -355,7 +358,6 @@ class gist_cache {
   }
   /// Makes all anchors one shared block.
   void freeze() {
-    cancel();
     if (n_own() == 0) return;
     kv_segment<B, T> block(*be_, shape_, n_anchors());
     if (n_shared_ > 0) block.copy_from(*shared_, 0, 0, n_shared_);

@@ -89,6 +89,7 @@ class row_ledger {
     const auto sentence = static_cast<std::int32_t>(ends_.size());
     if (p.position < rule_.n_sink) {
       p.anchor = add_anchor({row_kind::sink, sentence, p.position});
+      ++n_sinks_;
       p.spans = {p.anchor + 1, local_end(), local_end()};
       return p;
     }
@@ -134,13 +135,7 @@ class row_ledger {
 
   /// Rows a later token may read, each counted once:
   /// S + N_g closed + regular rows of the last min(K, closed) sentences + rows of the open one.
-  index_t rows_held() const {
-    index_t n = static_cast<index_t>(anchors_.size());
-    for (std::int32_t i = live_begin(); i < local_end(); ++i) {
-      if (local(i).kind == row_kind::regular) ++n;
-    }
-    return n;
-  }
+  index_t rows_held() const { return span_start().anchors + local_end() - live_begin(); }
 
   /// The held rows in the order of the sequence: by sentence, and there by position.
   std::vector<row> rows() const {
@@ -242,25 +237,52 @@ class row_ledger {
   /// A point to go back to after an append that could not be completed.
   struct checkpoint {
     std::size_t n_anchors;
+    std::int32_t n_sinks;
     std::size_t n_locals;
     std::size_t n_ends;
     std::int32_t next_position;
     index_t n_open_gists;
   };
   checkpoint mark() const {
-    return {anchors_.size(), locals_.size(), ends_.size(), next_position_, n_open_gists_};
+    return {anchors_.size(), n_sinks_, locals_.size(), ends_.size(), next_position_, n_open_gists_};
   }
   /// Takes back every append since `c`; nothing may have been forgotten or erased in between.
   void go_back(const checkpoint& c) {
     anchors_.resize(c.n_anchors);
+    n_sinks_ = c.n_sinks;
     locals_.resize(c.n_locals);
     ends_.resize(c.n_ends);
     next_position_ = c.next_position;
     n_open_gists_ = c.n_open_gists;
   }
 
-  /// Leaves n_skip positions unused, as for padding in front of a sequence.
-  void skip_positions(std::int32_t n_skip) { next_position_ += n_skip; }
+  /// Rows held behind each of the next rows, if they were appended.
+  std::vector<index_t> rows_held_behind(std::span<const std::uint8_t> is_gist) {
+    std::vector<index_t> held;
+    const checkpoint before = mark();
+    try {
+      for (const std::uint8_t gist : is_gist) {
+        append(gist != 0);
+        held.push_back(rows_held());
+      }
+    } catch (...) {
+      go_back(before);
+      throw;
+    }
+    go_back(before);
+    return held;
+  }
+
+  /// Leaves n_skip positions unused, as for padding in front of a sequence; what they would have
+  /// been of the sink is not there. @throws argument_error for n_skip < 0 and beyond 32 bits.
+  void skip_positions(index_t n_skip) {
+    const index_t most = std::numeric_limits<std::int32_t>::max() - next_position_;
+    if (n_skip < 0 || n_skip > most) {
+      throw argument_error("gist cache: " + std::to_string(n_skip) +
+                           " positions to skip, expected 0 to " + std::to_string(most));
+    }
+    next_position_ += static_cast<std::int32_t>(n_skip);
+  }
 
   /// The state as plain numbers, to save and to build anew.
   struct state {
@@ -315,6 +337,9 @@ class row_ledger {
     ledger.n_open_gists_ = s.n_open_gists;
     ledger.first_local_ = s.first_local;
     ledger.anchors_ = s.anchors;
+    const auto is_sink = [](const row& r) { return r.kind == row_kind::sink; };
+    check(std::ranges::is_partitioned(s.anchors, is_sink), "a sink row behind others");
+    ledger.n_sinks_ = static_cast<std::int32_t>(std::ranges::count_if(s.anchors, is_sink));
     ledger.locals_ = s.locals;
     check(ledger.live_begin() >= s.first_local, "a live row is missing");
     return ledger;
@@ -340,8 +365,7 @@ class row_ledger {
   group_end span_start() const {
     const index_t c = std::max<index_t>(0, n_closed() - rule_.recent);
     if (c > 0) return ends_[static_cast<std::size_t>(c - 1)];
-    const auto n_sinks = std::min<index_t>(rule_.n_sink, static_cast<index_t>(anchors_.size()));
-    return {static_cast<std::int32_t>(n_sinks), 0};
+    return {n_sinks_, 0};
   }
 
   visible_spans spans_of_open_sentence() const {
@@ -356,6 +380,7 @@ class row_ledger {
   std::int32_t next_position_ = 0;
   index_t n_open_gists_ = 0;
   std::int32_t first_local_ = 0;  ///< Running number of locals_[0].
+  std::int32_t n_sinks_ = 0;      ///< The first of anchors_.
   std::vector<row> anchors_;
   std::vector<row> locals_;
   std::vector<group_end> ends_;

@@ -150,11 +150,10 @@ inline cache_options get_options(byte_source& s, std::string_view name) {
     *n = s.get<index_t>("rule");
   }
   try {
-    validate(o.rule);
+    validate(o);
   } catch (const argument_error& e) {
     fail_snapshot(name, e.what());
   }
-  if (o.max_anchors < 0) fail_snapshot(name, "budget of " + std::to_string(o.max_anchors));
   return o;
 }
 

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
+#include <gistkv/core/error.hpp>
 #include <gistkv/core/host_matrix.hpp>
 #include <gistkv/model/config.hpp>
 
@@ -43,5 +45,13 @@ struct host_model {
   host_linear head;        ///< [n_vocab, d_model]; weight empty when config.tied_head
   std::vector<std::shared_ptr<const void>> storage;
 };
+
+/// @throws as validate(model_config), and shape_error for another number of blocks than it says.
+inline void validate(const host_model& m) {
+  validate(m.config);
+  if (static_cast<index_t>(m.blocks.size()) == m.config.n_layers) return;
+  throw shape_error("model: " + std::to_string(m.blocks.size()) + " blocks, expected " +
+                    std::to_string(m.config.n_layers));
+}
 
 }  // namespace gistkv::model

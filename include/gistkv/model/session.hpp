@@ -49,7 +49,8 @@ class session {
   }
 
   /// Reads tokens, chunk after chunk. `progress`, if given, is called as progress(n tokens done).
-  /// Appends to `rows_after`, if given, the rows held behind each token.
+  /// Appends to `rows_after`, if given, the rows held behind each token. On an exception those that
+  /// were read are whole chunks, and no logits are left.
   /// @throws argument_error for no tokens, or positions behind the trained context.
   template <class Progress>
   void read(std::span<const token_t> tokens, std::vector<index_t>* rows_after,
@@ -63,11 +64,17 @@ class session {
           static_cast<std::size_t>(begin),
           static_cast<std::size_t>(std::min(options_.chunk, n - begin)));
       const index_t count = cache_.max_append(rest);
-      if (rows_after != nullptr)
-        note_rows(rest.first(static_cast<std::size_t>(count)), *rows_after);
+      std::vector<index_t> held;
+      if (rows_after != nullptr) {
+        held = cache_.rows_held_behind(rest.first(static_cast<std::size_t>(count)));
+      }
       const auto piece =
           tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
       forward({&cache_, piece, {}}, count, begin + count == n);
+      if (rows_after != nullptr) {
+        held.back() = cache_.rows_held();  // A budget may have dropped some.
+        rows_after->insert(rows_after->end(), held.begin(), held.end());
+      }
       begin += count;
       progress(begin);
     }
@@ -125,15 +132,8 @@ class session {
     }
   }
 
-  void note_rows(std::span<const std::uint8_t> flags, std::vector<index_t>& rows_after) const {
-    cache::row_ledger books = cache_.ledger();
-    for (const std::uint8_t gist : flags) {
-      books.append(gist != 0);
-      rows_after.push_back(books.rows_held());
-    }
-  }
-
   void forward(const sequence_step<B, KV>& step, index_t n, bool last) {
+    logits_.clear();
     B& be = model_->backend();
     const index_t d = model_->config().d_model;
     const std::size_t need = model_->workspace_size({&step, 1});
@@ -148,7 +148,6 @@ class session {
     model_->logits(device_logits_.view({1, n_vocab}), hidden.rows(n - 1, 1));
     host_logits_.resize(static_cast<std::size_t>(n_vocab));
     be.download(host_logits_.data(), device_logits_.data(), device_logits_.bytes());
-    logits_.clear();
     for (const T l : host_logits_) logits_.push_back(static_cast<float>(l));
   }
 

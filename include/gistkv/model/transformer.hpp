@@ -23,19 +23,12 @@
 #include <gistkv/model/gist_rows.hpp>
 #include <gistkv/model/host_model.hpp>
 #include <gistkv/model/rope_frequencies.hpp>
+#include <gistkv/model/sequence_step.hpp>
 #include <gistkv/model/step_key.hpp>
 #include <gistkv/ops/norm.hpp>
 #include <gistkv/ops/rows.hpp>
 
 namespace gistkv::model {
-
-/// The next rows of one sequence: tokens, or vectors in place of token embeddings (soft tokens).
-template <Storage B, class KV>
-struct sequence_step {
-  cache::gist_cache<B, KV>* cache = nullptr;
-  std::span<const token_t> tokens = {};
-  std::span<const float> embeddings = {};  ///< [n, d_model]; then `tokens` is empty.
-};
 
 /// A whole decoder with its weights in a backend's memory, which nothing changes behind
 /// construction and `adapt`; sequences keep their state in their caches, so one transformer serves
@@ -52,12 +45,8 @@ class transformer {
   /// @throws shape_error, argument_error, and what the backend throws.
   transformer(B& be, const host_model& source, const gist_rows& gists = {})
       : be_(&be), config_(source.config), n_gist_(gists.n_gist) {
-    validate(config_);
+    validate(source);
     validate(gists, config_);
-    if (static_cast<index_t>(source.blocks.size()) != config_.n_layers) {
-      throw shape_error("transformer: " + std::to_string(source.blocks.size()) +
-                        " blocks, expected " + std::to_string(config_.n_layers));
-    }
     if (!source.token_embedding.empty()) load_table(source.token_embedding, gists);
     for (const host_block& b : source.blocks) blocks_.emplace_back(be, config_, b);
     final_norm_ = load_vector<T>(be, source.final_norm);
@@ -107,7 +96,9 @@ class transformer {
   }
 
   /// Bytes of scratch that forward needs for these steps at most.
+  /// @throws argument_error for steps without a cache of their own.
   std::size_t workspace_size(std::span<const step> steps) const {
+    expect_caches(steps);
     index_t n = 0;
     index_t n_keys = 0;
     std::size_t bytes = 0;
@@ -138,13 +129,16 @@ class transformer {
   /// leaves the normed last hidden states, step after step, in `hidden`.
   ///
   /// Every row sees what the ledger of its cache says; a batch of n steps gives what n calls give.
-  /// On an exception no cache has changed.
-  /// @param[out] hidden   [all tokens, d_model]
+  /// On an exception no cache has changed, but for one of memory to drop old sentences in when a
+  /// budget asks for it: then every cache has its rows, and those that are over their budget drop
+  /// behind the next pass (gist_cache::keep_budget).
+  /// @param[out] hidden   [all tokens, d_model], dense where a step has embeddings
   /// @param[in]  scratch  at least workspace_size(steps) bytes
   /// @param[in]  observe  called as observe(i, x) with the hidden states: i = 0 the embeddings,
   ///                      i = l + 1 behind block l; an observer with a member queries is also
   ///                      called as observe.queries(l, sequence_kv, q, scale), see block::forward
-  /// @throws argument_error for a token outside the vocabulary or a step without rows; shape_error.
+  /// @throws argument_error for a token outside the vocabulary, a step without rows or without a
+  ///         cache of its own; shape_error.
   template <class Observer>
   void forward(std::span<const step> steps, matrix_view<T, space> hidden, workspace<B>& scratch,
                Observer&& observe) const {
@@ -193,6 +187,7 @@ class transformer {
       throw;
     }
     for (const step& s : steps) s.cache->commit();
+    for (const step& s : steps) s.cache->keep_budget();
   }
   void forward(std::span<const step> steps, matrix_view<T, space> hidden,
                workspace<B>& scratch) const {
@@ -260,6 +255,7 @@ class transformer {
   }
 
   index_t check(std::span<const step> steps, const matrix_view<T, space>& hidden) const {
+    expect_caches(steps);
     index_t n = 0;
     for (const step& s : steps) {
       if (rows(s) == 0) throw argument_error("forward: a sequence without tokens");
@@ -269,6 +265,11 @@ class transformer {
         throw shape_error("forward: " + std::to_string(s.embeddings.size()) +
                           " embedding elements beside " + std::to_string(s.tokens.size()) +
                           " tokens, expected a multiple of " + std::to_string(d) + " beside none");
+      }
+      if (!s.embeddings.empty() && !hidden.dense()) {
+        throw shape_error("forward: hidden has a row stride of " +
+                          std::to_string(hidden.stride(0)) + ", expected " + std::to_string(d) +
+                          " as embeddings are written to it");
       }
       if (!s.tokens.empty() && table_.size() == 0) {
         throw argument_error("forward: tokens for a model that was loaded without their table");
