@@ -428,6 +428,52 @@ TEST_CASE_TEMPLATE("merged sentences are the mean of their gists, at the place o
   }
 }
 
+/// Memory of which a call fails: one that allocates, or one that copies from or to it.
+struct faulty_memory : memory_backend {
+  int until_failure = -1;
+  void count() {
+    if (until_failure >= 0 && until_failure-- == 0) throw backend_error("injected failure");
+  }
+  void* allocate(std::size_t n_bytes) {
+    count();
+    return memory_backend::allocate(n_bytes);
+  }
+  void upload(void* to, const void* from, std::size_t n_bytes) {
+    count();
+    memory_backend::upload(to, from, n_bytes);
+  }
+  void download(void* to, const void* from, std::size_t n_bytes) {
+    count();
+    memory_backend::download(to, from, n_bytes);
+  }
+};
+
+TEST_CASE("sentences whose merge fails are as they were") {
+  faulty_memory be;
+  random_generator random(7);
+  cache::gist_cache<faulty_memory, float> c(be, shape, {{2, 1, 1, 0}});
+  std::vector<std::uint8_t> flags{0};
+  for (int i = 0; i < 20; ++i) flags.push_back(i % 5 > 2 ? 1 : 0);
+  test::append_random(c, flags, random);
+  const auto before = cache::save_snapshot(c, {});
+  int n_failures = 0;
+  for (int failing_call = 0;; ++failing_call) {
+    be.until_failure = failing_call;
+    bool failed = false;
+    try {
+      cache::merge(c, 1, 4, frequencies);
+    } catch (const backend_error&) {
+      failed = true;
+    }
+    be.until_failure = -1;
+    if (!failed) break;
+    ++n_failures;
+    REQUIRE(cache::save_snapshot(c, {}) == before);
+  }
+  CHECK(n_failures > 8);
+  CHECK(c.n_anchors() == 1 + 2 * 2);
+}
+
 TEST_CASE("a budget holds after an edit, and one that refuses leaves the cache as it was") {
   memory_backend be;
   const auto other = document<float>(be, 500, 4);

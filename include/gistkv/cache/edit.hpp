@@ -184,7 +184,7 @@ void concatenate(gist_cache<B, T>& cache, const gist_cache<B, T>& other,
 /// the gists in its place, keys turned to its position. An approximation in a fixed number of rows;
 /// sentences count alike, merged ones as one.
 /// @throws argument_error if the range is not of closed sentences, or names fewer than two that
-///         have gists.
+///         have gists; on any exception `cache` is as it was.
 template <Storage B, class T>
 void merge(gist_cache<B, T>& cache, index_t first, index_t last,
            std::span<const float> frequencies) {
@@ -242,38 +242,44 @@ void merge(gist_cache<B, T>& cache, index_t first, index_t last,
     add_up(all.keys(l, 0, n_anchors), true);
     add_up(all.values(l, 0, n_anchors), false);
   }
+  // The rows that stay, the means in the place of the last sentence's gists, and then all at once.
   const std::int32_t sentence = named.back().sentence;
-  cache.erase(first, sentence);
-  // The gists of the last sentence, among the anchors and, where it is recent, the local rows.
-  std::vector<std::pair<std::int32_t, std::size_t>> anchors;
-  std::vector<std::pair<std::int32_t, std::size_t>> locals;
-  const auto find = [&](const row& r, std::size_t at, auto& found) {
-    if (r.kind != row_kind::gist || r.sentence != sentence) return;
-    found.emplace_back(static_cast<std::int32_t>(at), found.size());
+  const std::int32_t base = books.live_begin();
+  row_ledger after = books;
+  row_ledger::kept_rows kept = after.erase(first, sentence);
+  for (std::int32_t& r : kept.locals) r += static_cast<std::int32_t>(n_anchors) - base;
+  const auto gather = [&](const std::vector<std::int32_t>& from) {
+    return all.gathered(from, static_cast<index_t>(from.size()));
   };
-  for (std::size_t i = 0; i < books.anchors().size(); ++i) find(books.anchors()[i], i, anchors);
-  for (std::int32_t i = books.live_begin(); i < books.local_end(); ++i) {
-    find(books.local(i), static_cast<std::size_t>(i - books.live_begin()), locals);
-  }
-  const auto put = [&](const auto& block, const auto& where, const std::vector<double>& mean) {
+  kv_segment<B, T> anchors = gather(kept.anchors);
+  kv_segment<B, T> locals = gather(kept.locals);
+  const auto put = [&](const auto& block, const auto& row_at, const std::vector<double>& mean) {
     std::size_t next = 0;
-    detail::edit_rows<B, T>(be, block, [&](index_t h, index_t r, T* row) {
+    detail::edit_rows<B, T>(be, block, [&](index_t h, index_t r, T* to) {
       if (r == 0) next = 0;
-      if (next == where.size() || r != where[next].first) return;
+      const row& named_row = row_at(r);
+      if (named_row.kind != row_kind::gist || named_row.sentence != sentence) return;
       encode_row(mean.data() + (static_cast<std::size_t>(h) * n_gist + next % n_gist) * d,
-                 shape.head_dim, row);
+                 shape.head_dim, to);
       ++next;
     });
   };
+  const auto anchor_at = [&](index_t r) -> const row& {
+    return after.anchors()[static_cast<std::size_t>(r)];
+  };
+  const auto local_at = [&](index_t r) -> const row& {
+    return after.local(base + static_cast<std::int32_t>(r));
+  };
+  const auto n_kept = static_cast<index_t>(kept.anchors.size());
+  const auto n_local = static_cast<index_t>(kept.locals.size());
   for (index_t l = 0; l < shape.n_layers; ++l) {
-    const auto views = cache.layer(l);
-    GISTKV_ASSERT(views.local_keys.extent(1) == cache.n_local());
     const auto at = static_cast<std::size_t>(2 * l);
-    put(views.anchor_keys, anchors, means[at]);
-    put(views.anchor_values, anchors, means[at + 1]);
-    put(views.local_keys, locals, means[at]);
-    put(views.local_values, locals, means[at + 1]);
+    put(anchors.keys(l, 0, n_kept), anchor_at, means[at]);
+    put(anchors.values(l, 0, n_kept), anchor_at, means[at + 1]);
+    put(locals.keys(l, 0, n_local), local_at, means[at]);
+    put(locals.values(l, 0, n_local), local_at, means[at + 1]);
   }
+  cache.assign(std::move(after), std::move(anchors), std::move(locals), base);
 }
 
 /// States to go back to. Each is a fork: its anchors are shared with the cache while that keeps
