@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -188,6 +189,39 @@ TEST_CASE("generation stops at tokens and at texts, which it does not show") {
     CHECK(by_text.reason == model::stop_reason::stop_text);
     CHECK(by_text.text == whole.text.substr(0, whole.text.find(needle)));
     CHECK(streamed == by_text.text);
+  }
+}
+
+/// In the place of a model: says the same tokens over and over.
+struct parrot {
+  std::vector<token_t> says;
+  std::size_t n_read = 0;
+  mutable std::vector<float> row = {};
+
+  void read(std::span<const token_t> tokens, std::vector<index_t>* rows_after) {
+    n_read += tokens.size();
+    rows_after->insert(rows_after->end(), tokens.size(), 0);
+  }
+  std::span<const float> logits() const {
+    row.assign(30, 0.0F);
+    row[static_cast<std::size_t>(says[n_read % says.size()])] = 1.0F;
+    return row;
+  }
+  index_t n_gist() const { return 0; }
+  token_t first_gist() const { return 30; }
+};
+
+TEST_CASE("the first stop text in the text ends it, in every run") {
+  const toy_codec codec;
+  // "a", "b", "e. f", "c": the token of many letters has both stop texts.
+  parrot bird{{2, 3, 13, 9}};
+  model::sampler greedy;
+  model::generator generator(bird, codec, text::paper{},
+                             {.max_tokens = 20, .stop_texts = {"f", ". "}});
+  for (int run = 0; run < 2; ++run) {
+    const auto out = generator.run(greedy);
+    CHECK(out.reason == model::stop_reason::stop_text);
+    CHECK(out.text == (run == 0 ? "abe" : "cabe"));
   }
 }
 

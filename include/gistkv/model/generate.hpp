@@ -120,8 +120,9 @@ class generator {
         out.reason = stop_reason::stop_token;
         break;
       }
+      const std::size_t n_searched = out.text.size();
       advance(t, out);
-      if (cut_at_stop_text(out)) {
+      if (cut_at_stop_text(out, n_searched)) {
         out.reason = stop_reason::stop_text;
         break;
       }
@@ -201,19 +202,18 @@ class generator {
     }
   }
 
-  /// Cuts the text in front of a stop text. Only the end of the text is new, so only it is
-  /// searched.
-  bool cut_at_stop_text(generation& out) {
+  /// Cuts the text in front of the first stop text in it. There is none within its first n_searched
+  /// bytes.
+  bool cut_at_stop_text(generation& out, std::size_t n_searched) const {
+    std::size_t first = std::string::npos;
     for (const std::string& stop : options_.stop_texts) {
       if (stop.empty()) continue;
-      const std::size_t begin = searched_ > stop.size() ? searched_ - stop.size() : 0;
-      const std::size_t at = out.text.find(stop, begin);
-      if (at == std::string::npos) continue;
-      out.text.resize(at);
-      return true;
+      const std::size_t begin = n_searched > stop.size() ? n_searched - stop.size() : 0;
+      first = std::min(first, out.text.find(stop, begin));
     }
-    searched_ = out.text.size();
-    return false;
+    if (first == std::string::npos) return false;
+    out.text.resize(first);
+    return true;
   }
 
   /// Length of the longest end of `text` that is the beginning of a stop text.
@@ -234,7 +234,6 @@ class generator {
   S segmenter_;      ///< The segmenter behind the open sentence.
   index_t n_bytes_;  ///< Bytes that segmenter_ has seen.
   index_t n_open_;   ///< Regular tokens of the open sentence.
-  std::size_t searched_ = 0;
   std::vector<float> logits_;
   std::vector<text::boundary> found_;
 };
