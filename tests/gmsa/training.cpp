@@ -236,7 +236,7 @@ TEST_CASE("LoRA of the decoder drops while it is trained, and stays what it was 
   other_lora.decoder_lora.targets = {"query", "value"};
   CHECK_THROWS_WITH_AS(
       trainer(be(), parts, other_lora),
-      "gmsa training: the decoder has LoRA of up, which is not among the maps to train",
+      "gmsa training: LoRA of the decoder is of up too, which is not among the maps to train",
       argument_error);
   other_lora = options_of(gmsa::stage::decoder_lora);
   other_lora.decoder_lora.rank = 2;
@@ -261,12 +261,22 @@ TEST_CASE("what cannot be trained is refused") {
   CHECK_THROWS_AS(m.loss(s.all, {}, 1.0), shape_error);
   const index_t zero = 0;
   CHECK_THROWS_AS(m.loss({&s.all[0], 1}, {&zero, 1}, 1.0), argument_error);
+  // The head has no row for a token behind the vocabulary.
+  const auto behind = static_cast<token_t>(base.config.n_vocab);
+  for (const auto part : {&gmsa::sample::context, &gmsa::sample::prompt, &gmsa::sample::labels}) {
+    gmsa::sample outside = s.all[0];
+    (outside.*part).back() = behind;
+    CHECK_THROWS_AS(m.loss({&outside, 1}, {&s.rates[0], 1}, 1.0), argument_error);
+  }
   auto few = parts;
   gmsa::add_slots(few, 2, 1);
   trainer slots(be(), few, options_of(gmsa::stage::restoring));
   CHECK_THROWS_WITH_AS(slots.loss(s.all, s.rates, 1.0),
                        "gmsa: a context of 9 tokens at rate 4 wants 3 slots, the compressor has 2",
                        argument_error);
+  auto deep = parts;
+  ++deep.encoder.config.n_layers;
+  CHECK_THROWS_AS(trainer(be(), deep, options_of(gmsa::stage::restoring)), shape_error);
   few.slots.cols = 4;
   CHECK_THROWS_AS(trainer(be(), few, options_of(gmsa::stage::restoring)), shape_error);
   parts.alignment = {};

@@ -227,6 +227,46 @@ TEST_CASE("LoRA on gist rows comes on top of LoRA on all rows") {
   CHECK(logits(m, plain, 100) == logits(first, plain, 100));
 }
 
+TEST_CASE("LoRA to go on from is not lost in part") {
+  const model::host_model source = random_model({});
+  const model::adapter a = trained_both(source);
+  train::model_options options = options_of(a.on_gist_rows, true);
+  options.lora_on_all_rows = options_of(a.on_all_rows, false).lora;
+  options.lora_on_all_rows->name = "second";
+  const auto load = [&](const train::model_options& o, const model::adapter& from) {
+    train::trainable_model<oracle>(be(), source, a.gists, o).load(from);
+  };
+  load(options, a);
+  for (const bool second : {false, true}) {
+    const auto with = [&](auto change) {
+      train::model_options o = options;
+      change(second ? *o.lora_on_all_rows : o.lora);
+      return o;
+    };
+    CHECK_THROWS_AS(load(with([](auto& l) { l.targets = {"query", "up"}; }), a), argument_error);
+    CHECK_THROWS_AS(load(with([](auto& l) { l.alpha += 1.0; }), a), argument_error);
+    CHECK_THROWS_AS(load(with([](auto& l) { l.rank = 2; }), a), shape_error);
+    const auto but_for = [&](auto change) {
+      model::adapter other = a;
+      change((second ? other.on_all_rows : other.on_gist_rows).factors.back());
+      return other;
+    };
+    CHECK_THROWS_AS(load(options, but_for([](auto& f) { f.layer = 2; })), argument_error);
+    CHECK_THROWS_AS(load(options, but_for([](auto& f) { f.target = "head"; })), argument_error);
+    CHECK_THROWS_AS(load(options, but_for([](auto& f) { f.a.pop_back(); })), shape_error);
+    CHECK_THROWS_AS(load(options, but_for([](auto& f) { f.b.push_back(1.0F); })), shape_error);
+  }
+  // On all rows it may be in the weights; on gist rows it cannot.
+  options.trained = train::trained_weights::none;
+  load(options, {a.gists, a.on_all_rows, {}});
+  CHECK_THROWS_AS(load(options, a), argument_error);
+  // A transformer sees as much.
+  model::transformer<oracle> m(be(), source, a.gists);
+  model::lora short_of_one = a.on_gist_rows;
+  short_of_one.factors.back().b.pop_back();
+  CHECK_THROWS_AS(m.adapt(short_of_one, model::lora_on::gist_rows), shape_error);
+}
+
 TEST_CASE("an adapter file holds what was trained") {
   const model::host_model source = random_model({});
   const auto path =

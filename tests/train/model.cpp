@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <limits>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -180,6 +182,37 @@ TEST_CASE("gradients with a teacher") {
   }
   const auto with_gists = documents(7, 2, true);
   CHECK_THROWS_AS(train::without_gists(with_gists, 7), argument_error);
+  // A token that only gists are in front of, be it of the second text, has nothing to teach.
+  std::vector<train::sequence> behind_gists{{{1, 2}, {}}, {{7, 3}, {}}};
+  CHECK_THROWS_AS(train::without_gists(behind_gists, 7), argument_error);
+  behind_gists[1].weights = {0.0F, 0.0F};
+  CHECK(train::without_gists(behind_gists, 7).target_rows == std::vector<std::int32_t>{0});
+  behind_gists[1].weights = {0.0F};
+  CHECK_THROWS_AS(train::without_gists(behind_gists, 7), shape_error);
+  CHECK_THROWS_AS(train::total_weight(behind_gists), shape_error);
+}
+
+TEST_CASE("a lesson that makes no sense is refused, and a teacher of another text") {
+  const model::host_model source = random_model({});
+  const index_t n_vocab = source.config.n_vocab;
+  model_type m(be(), source, small_gists(source, 2), options_of(forms()[0]));
+  const auto sequences = documents(n_vocab, 2, false);
+  const auto teacher_of = [&](train::lesson l, std::span<const train::sequence> of) {
+    return train::teacher<oracle>(be(), l, of, m.options().rule, n_vocab);
+  };
+  const double infinite = std::numeric_limits<double>::infinity();
+  for (const train::lesson l : {train::lesson{-0.1, 0.0},
+                                {1.1, 0.0},
+                                {std::nan(""), 0.0},
+                                {0.0, -1.0},
+                                {0.0, infinite},
+                                {0.0, std::nan("")}}) {
+    CHECK_THROWS_AS(teacher_of(l, sequences), argument_error);
+  }
+  const train::batch<oracle> b(be(), sequences, m.options().rule, n_vocab);
+  const auto other = teacher_of({0.5, 1.0}, std::span(sequences).first(1));
+  CHECK_THROWS_AS(m.loss(b, 1.0, &other), shape_error);
+  CHECK_THROWS_AS(m.forward_backward(b, 1.0, 1, &other), shape_error);
 }
 
 TEST_CASE("the distance of hidden states from the full cache's") {
@@ -357,6 +390,34 @@ TEST_CASE("dropout is a function of its seed and off when nothing is trained") {
     CAPTURE(p.name);
     CHECK(std::abs((high - low) / 2e-5 - kept[i][e]) <= 1e-6);
   }
+}
+
+TEST_CASE("a model has as many blocks as its config says") {
+  model::host_model source = random_model({});
+  ++source.config.n_layers;
+  CHECK_THROWS_AS(model_type(be(), source, small_gists(source, 2), options_of(forms()[0])),
+                  shape_error);
+}
+
+TEST_CASE("moments that found no memory are there at the next call") {
+  struct faulty_backend : oracle {
+    using oracle::oracle;
+    int until_failure = -1;
+    void* allocate(std::size_t n_bytes) {
+      if (until_failure >= 0 && until_failure-- == 0) throw std::bad_alloc();
+      return oracle::allocate(n_bytes);
+    }
+  };
+  faulty_backend faulty(1);
+  train::parameter_set<faulty_backend, double> set(faulty);
+  const std::vector<float> values(6, 1.0F);
+  auto& p = set.add("p", train::parameter_kind::weight, 2, 3, values);
+  faulty.until_failure = 1;
+  CHECK_THROWS_AS(set.make_moments(), std::bad_alloc);
+  faulty.until_failure = -1;
+  set.make_moments();
+  CHECK(p.first.to_host() == std::vector<double>(6, 0.0));
+  CHECK(p.second.to_host() == std::vector<double>(6, 0.0));
 }
 
 TEST_CASE("what is frozen stays as it is") {

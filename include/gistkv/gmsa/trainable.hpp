@@ -99,12 +99,13 @@ class trainable_gmsa {
     decoder_.emplace(set_, decoder, "decoder.", !restoring && !by_lora,
                      options.stage == stage::decoder, some_if(by_lora, options_.decoder_lora));
     if (restoring) {
-      expect_same_lora(parts.encoder_lora, parts.lora_alpha, options_.lora, "encoder");
+      train::expect_trained(parts.encoder_lora, parts.lora_alpha, options_.lora,
+                            parts.encoder.blocks.size(), "gmsa training: LoRA of the encoder");
       encoder_->load(parts.encoder_lora);
     }
     if (by_lora) {
-      expect_same_lora(parts.decoder_lora, parts.decoder_lora_alpha, options_.decoder_lora,
-                       "decoder");
+      train::expect_trained(parts.decoder_lora, parts.decoder_lora_alpha, options_.decoder_lora,
+                            decoder.blocks.size(), "gmsa training: LoRA of the decoder");
       decoder_->load(parts.decoder_lora);
     }
     for (std::size_t i = 0; i < set_.size(); ++i) set_[i].trained = trains(set_[i].name);
@@ -137,21 +138,6 @@ class trainable_gmsa {
   static std::span<const train::lora_options> some_if(bool wanted, const train::lora_options& o) {
     return {&o, wanted ? std::size_t{1} : std::size_t{0}};
   }
-  static void expect_same_lora(std::span<const model::low_rank> factors, double alpha,
-                               const train::lora_options& options, const std::string& part) {
-    for (const model::low_rank& f : factors) {
-      if (!options.has(f.target)) {
-        throw argument_error("gmsa training: the " + part + " has LoRA of " + f.target +
-                             ", which is not among the maps to train");
-      }
-      if (alpha != options.alpha) {
-        throw argument_error("gmsa training: LoRA of the " + part + " has alpha " +
-                             std::to_string(alpha) + ", to be trained with " +
-                             std::to_string(options.alpha));
-      }
-    }
-  }
-
   bool trains(const std::string& name) const {
     switch (options_.stage) {
       case stage::restoring:
@@ -229,10 +215,10 @@ class trainable_gmsa {
         table_rows.push_back(soft ? -1 : a.tokens[r]);
       }
     }
-    // No row is a gist: the rule is a causal one.
-    const train::batch<B> encoder_rows(*be_, contexts, {}, n_vocab_);
-    const train::batch<B> merged_batch(*be_, merged, {}, n_vocab_);
-    const train::batch<B> decoder_rows(*be_, answers, {}, n_vocab_);
+    constexpr sentence_rule causal{.n_gist = 0};
+    const train::batch<B> encoder_rows(*be_, contexts, causal, n_vocab_);
+    const train::batch<B> merged_batch(*be_, merged, causal, n_vocab_);
+    const train::batch<B> decoder_rows(*be_, answers, causal, n_vocab_);
     const bool compressor_learns = backward && options_.stage == stage::restoring;
     make_room(encoder_rows, merged_batch, decoder_rows, compressor_learns, backward,
               rates.empty() ? 1 : std::ranges::max(rates));

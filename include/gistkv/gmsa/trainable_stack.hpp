@@ -34,10 +34,12 @@ class trainable_stack {
 
   /// @param train_blocks  the weights of the blocks, norms included, are parameters
   /// @param train_norm    so is the final norm
+  /// @throws shape_error, argument_error as validate(host_model), and for weights that do not fit.
   trainable_stack(train::parameter_set<B, T>& set, const model::host_model& m,
                   const std::string& prefix, bool train_blocks, bool train_norm,
                   std::span<const train::lora_options> lora)
       : be_(&set.backend()), config_(m.config) {
+    validate(m);
     for (std::size_t l = 0; l < m.blocks.size(); ++l) {
       blocks_.push_back(std::make_unique<train::trainable_block<B, T>>(
           set, config_, m.blocks[l], prefix + std::to_string(l) + ".", train_blocks, lora));

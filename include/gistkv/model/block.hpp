@@ -143,11 +143,7 @@ class block {
       throw argument_error("LoRA: target '" + source.target + "' is none of a block");
     }
     const host_extents want = extents_[static_cast<std::size_t>(at - targets.begin())];
-    if (source.rows != want.rows || source.cols != want.cols) {
-      throw shape_error("LoRA of " + source.target + " is [" + std::to_string(source.rows) + ", " +
-                        std::to_string(source.cols) + "], expected [" + std::to_string(want.rows) +
-                        ", " + std::to_string(want.cols) + "]");
-    }
+    expect_fits(source, want.rows, want.cols);
     auto& maps = rows == lora_on::all_rows ? lora_ : gist_lora_;
     maps[static_cast<std::size_t>(at - targets.begin())].emplace(be, source, alpha);
   }

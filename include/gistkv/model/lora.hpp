@@ -67,6 +67,20 @@ auto linear_maps(Block& block) {
                                    {"down", "mlp.down_proj", &block.down}}};
 }
 
+/// @throws shape_error unless a change is one of a map [rows, cols].
+inline void expect_fits(const low_rank& f, index_t rows, index_t cols) {
+  if (f.rows == rows && f.cols == cols && f.rank > 0 &&
+      f.a.size() == static_cast<std::size_t>(f.rank * f.cols) &&
+      f.b.size() == static_cast<std::size_t>(f.rows * f.rank)) {
+    return;
+  }
+  throw shape_error("LoRA of layer " + std::to_string(f.layer) + " " + f.target + " is [" +
+                    std::to_string(f.rows) + ", " + std::to_string(f.cols) + "] of rank " +
+                    std::to_string(f.rank) + " with " + std::to_string(f.a.size()) + " and " +
+                    std::to_string(f.b.size()) + " numbers, expected [" + std::to_string(rows) +
+                    ", " + std::to_string(cols) + "]");
+}
+
 /// The map of a model that a change is of. @throws argument_error for a layer or a target that the
 /// model does not have; shape_error unless the change fits the map.
 template <class Model>
@@ -77,17 +91,8 @@ auto& changed_map(Model& m, const low_rank& f) {
   }
   for (const auto& [target, name, map] : linear_maps(m.blocks[static_cast<std::size_t>(f.layer)])) {
     if (target != f.target) continue;
-    const host_matrix& w = map->weight;
-    if (f.rows == w.rows && f.cols == w.cols && f.rank > 0 &&
-        f.a.size() == static_cast<std::size_t>(f.rank * f.cols) &&
-        f.b.size() == static_cast<std::size_t>(f.rows * f.rank)) {
-      return *map;
-    }
-    throw shape_error("LoRA of layer " + std::to_string(f.layer) + " " + f.target + " is [" +
-                      std::to_string(f.rows) + ", " + std::to_string(f.cols) + "] of rank " +
-                      std::to_string(f.rank) + " with " + std::to_string(f.a.size()) + " and " +
-                      std::to_string(f.b.size()) + " numbers, expected [" + std::to_string(w.rows) +
-                      ", " + std::to_string(w.cols) + "]");
+    expect_fits(f, map->weight.rows, map->weight.cols);
+    return *map;
   }
   throw argument_error("LoRA: target '" + f.target + "' is none of a block");
 }

@@ -29,10 +29,18 @@ struct sequence {
   std::optional<index_t> recent = {};
 };
 
-/// Sum of the weights of all targets.
+/// @throws shape_error for another number of weights than tokens, unless there are none.
+inline void validate(const sequence& s) {
+  if (s.weights.empty() || s.weights.size() == s.tokens.size()) return;
+  throw shape_error("training sequence: " + std::to_string(s.weights.size()) +
+                    " weights, expected " + std::to_string(s.tokens.size()));
+}
+
+/// Sum of the weights of all targets. @throws as validate.
 inline double total_weight(std::span<const sequence> sequences) {
   double sum = 0;
   for (const sequence& s : sequences) {
+    validate(s);
     for (std::size_t i = 1; i < s.tokens.size(); ++i) {
       sum += s.weights.empty() ? 1.0 : static_cast<double>(s.weights[i]);
     }
@@ -88,11 +96,8 @@ struct batch {
     std::vector<std::int32_t> all_gists;
     std::vector<std::int32_t> all_anchors;
     for (const sequence& s : sequences) {
+      validate(s);
       const auto count = static_cast<index_t>(s.tokens.size());
-      if (!s.weights.empty() && s.weights.size() != s.tokens.size()) {
-        throw shape_error("training sequence: " + std::to_string(s.weights.size()) +
-                          " weights, expected " + std::to_string(count));
-      }
       std::vector<std::uint8_t> flags;
       for (index_t i = 0; i < count; ++i) {
         const auto at = static_cast<std::size_t>(i);

@@ -147,13 +147,14 @@ class parameter_set {
     return std::sqrt(ops::squared_norm_many<B, T>(*be_, tensors));
   }
 
-  /// Zero moments where there are none yet.
+  /// Zero moments where there are none yet. Where memory runs out it may be called again.
   void make_moments() {
     for (const auto& p : all_) {
-      if (!p->trained || p->first.size() > 0) continue;
       for (auto* b : {&p->first, &p->second}) {
-        *b = buffer<accumulate_t<T>, B>(*be_, p->rows * p->cols);
-        ops::clear(*be_, p->flat(*b));
+        if (!p->trained || b->size() > 0) continue;
+        buffer<accumulate_t<T>, B> zeros(*be_, p->rows * p->cols);
+        ops::clear(*be_, p->flat(zeros));
+        *b = std::move(zeros);
       }
     }
   }

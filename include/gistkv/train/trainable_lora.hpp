@@ -42,6 +42,28 @@ struct lora_options {
   }
 };
 
+/// LoRA to go on from is of maps that are trained, and means what it meant: nothing of it is lost.
+/// @param which  it is, in errors: "LoRA of the decoder"
+/// @throws argument_error for a layer behind the last, a map that is not trained, another alpha.
+inline void expect_trained(std::span<const model::low_rank> factors, double alpha,
+                           const lora_options& options, std::size_t n_layers,
+                           const std::string& which) {
+  for (const model::low_rank& f : factors) {
+    if (f.layer < 0 || f.layer >= static_cast<index_t>(n_layers)) {
+      throw argument_error(which + " is for layer " + std::to_string(f.layer) + " of " +
+                           std::to_string(n_layers));
+    }
+    if (!options.has(f.target)) {
+      throw argument_error(which + " is of " + f.target +
+                           " too, which is not among the maps to train");
+    }
+    if (alpha != options.alpha) {
+      throw argument_error(which + " has alpha " + std::to_string(alpha) + ", to be trained with " +
+                           std::to_string(options.alpha));
+    }
+  }
+}
+
 /// LoRA that a map may have: on gist rows, and on all.
 inline constexpr std::size_t most_loras = 2;
 
@@ -217,11 +239,11 @@ class trainable_lora {
     for (const part& p : parts_) {
       for (const model::low_rank& f : from) {
         if (f.layer != layer || f.target != p.name) continue;
-        if (f.rank != p.rank || f.rows != p.rows || f.cols != cols_) {
-          throw shape_error("LoRA of layer " + std::to_string(layer) + " " + p.name + " is [" +
-                            std::to_string(f.rows) + ", " + std::to_string(f.cols) + "] of rank " +
-                            std::to_string(f.rank) + ", expected [" + std::to_string(p.rows) +
-                            ", " + std::to_string(cols_) + "] of rank " + std::to_string(p.rank));
+        model::expect_fits(f, p.rows, cols_);
+        if (f.rank != p.rank) {
+          throw shape_error("LoRA of layer " + std::to_string(layer) + " " + p.name +
+                            " is of rank " + std::to_string(f.rank) + ", expected " +
+                            std::to_string(p.rank));
         }
         std::copy(f.a.begin(), f.a.end(), a.begin() + p.rank_begin * cols_);
         std::vector<number> b(f.b.size());

@@ -61,7 +61,7 @@ class trainable_model {
         options_(options),
         set_(be),
         distance_(be, source.config.d_model, source.config.norm_eps) {
-    validate(config_);
+    validate(source);
     validate(gists, config_);
     if (gists.n_gist != options.rule.n_gist) {
       throw argument_error("trainable model: " + std::to_string(gists.n_gist) +
@@ -121,7 +121,7 @@ class trainable_model {
 
   /// Sum of the weighted losses of a batch; gradients are added to what the parameters have. What a
   /// teacher adds for hidden states is their mean distance over blocks and rows, times
-  /// lesson::hidden and the sum of all weights.
+  /// lesson::hidden and the sum of all weights. @throws shape_error for that of another batch.
   /// @param scale  multiplies every weight: 1 / their sum over the global batch
   /// @param seed   of dropout; a pass of its own wants a number of its own
   double forward_backward(const batch<B>& b, double scale, std::uint64_t seed,
@@ -151,11 +151,20 @@ class trainable_model {
     }
     return out;
   }
-  /// LoRA to go on from, as `save` gives it; what is not there stays as it is. @throws shape_error.
+  /// LoRA to go on from, as `save` gives it; what is not there stays as it is. LoRA on all rows
+  /// that is not trained belongs to the weights that this was made of.
+  /// @throws argument_error for LoRA on gist rows that is not trained, and as expect_trained;
+  ///         shape_error.
   void load(const model::adapter& from) {
-    const model::lora& first = options_.lora.gist_rows_only ? from.on_gist_rows : from.on_all_rows;
-    load(first.factors);
-    if (options_.lora_on_all_rows) load(from.on_all_rows.factors, 1);
+    const bool on_gist_rows = n_loras_ > 0 && options_.lora.gist_rows_only;
+    if (!on_gist_rows && !from.on_gist_rows.empty()) {
+      throw argument_error(
+          "trainable model: LoRA on gist rows to go on from, which is not trained");
+    }
+    for (std::size_t i = 0; i < n_loras_; ++i) {
+      const model::lora& l = i == 0 && on_gist_rows ? from.on_gist_rows : from.on_all_rows;
+      load(l.factors, i, l.alpha);
+    }
   }
 
   /// Low-rank factors as they are now, of LoRA 0, model_options::lora, or 1, lora_on_all_rows.
@@ -166,11 +175,14 @@ class trainable_model {
     }
     return all;
   }
-  /// Low-rank factors to go on from. @throws shape_error.
+  /// Low-rank factors to go on from. @throws as expect_trained; shape_error.
   void load(std::span<const model::low_rank> factors, std::size_t lora = 0) {
-    for (std::size_t l = 0; l < blocks_.size(); ++l) {
-      blocks_[l]->load(static_cast<index_t>(l), lora, factors);
+    if (factors.empty()) return;
+    if (lora >= n_loras_) {
+      throw argument_error("trainable model: factors of LoRA " + std::to_string(lora) +
+                           ", there are " + std::to_string(n_loras_));
     }
+    load(factors, lora, lora_at(lora).alpha);
   }
   /// From now on a teacher has LoRA on all rows as it is now; a new model's teacher has none.
   void keep_for_teacher() {
@@ -186,6 +198,17 @@ class trainable_model {
  private:
   using lora_passes = std::span<const lora_rows<space>>;
 
+  const lora_options& lora_at(std::size_t i) const {
+    return i == 0 ? options_.lora : *options_.lora_on_all_rows;
+  }
+  void load(std::span<const model::low_rank> factors, std::size_t i, double alpha) {
+    const lora_options& o = lora_at(i);
+    expect_trained(factors, alpha, o, blocks_.size(),
+                   o.gist_rows_only ? "LoRA on gist rows" : "LoRA on all rows");
+    for (std::size_t l = 0; l < blocks_.size(); ++l) {
+      blocks_[l]->load(static_cast<index_t>(l), i, factors);
+    }
+  }
   void add_second(std::vector<lora_options>& lora, const lora_options& second) const {
     if (!options_.lora.gist_rows_only || second.gist_rows_only ||
         second.name == options_.lora.name) {
@@ -266,12 +289,14 @@ class trainable_model {
 
   double run(const batch<B>& b, double scale, lora_passes lora, bool backward,
              const teacher<B>* teach) {
+    if (teach != nullptr) teach->expect_same_text(b);
     if (b.n == 0) return 0;
     std::size_t need = bytes_needed(b, lora, backward);
     if (teach != nullptr) need += bytes_needed(b, *teach, backward);
     make_room(need);
     const typename workspace<B>::scope scope(memory_);
-    // The teacher goes along block by block.
+    // The teacher goes along block by block: without gists, and with LoRA as keep_for_teacher found
+    // it. Its weights are those before training, but for trained_weights::all.
     const std::vector<lora_rows<space>> of_teacher = loras_of_teacher();
     matrix taught;
     block_activations<T, space> not_kept;
