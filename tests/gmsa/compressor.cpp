@@ -341,6 +341,8 @@ TEST_CASE("what makes no sense is refused, by name") {
   says(error_of([&] { c.compress(few, 0); }), "the merge size is 0, expected 1 or more");
   says(error_of([&] { c.compress(few, -4); }), "the merge size is -4");
   says(error_of([&] { c.compress(few, 4, {.chunk = 0}); }), "chunk is 0");
+  const model::soft_prompt merged{base.config.d_model, std::vector<float>(24, 0.5F)};
+  says(error_of([&] { c.align({&merged, 1}, {.chunk = 0}); }), "chunk is 0, expected 1 or more");
   says(error_of([&] { c.compress(ids, 4); }), "21 tokens, the encoder was trained for 20");
   CHECK(c.compress(ids, 4, {.past_context = true}).size() == 6);
   CHECK(c.compress(few, 100).size() == 1);

@@ -82,9 +82,9 @@ class compressor {
   /// Soft tokens of several contexts, read together; context i is merged in groups of rates[i]. A
   /// batch of n gives what n calls give. A context without tokens gives no soft tokens.
   /// @param[in] progress  called as progress(tokens read of all contexts)
-  /// @throws argument_error for a rate below 1, a token outside the table, a context longer than
-  /// the encoder was trained for, or one that wants more slots than there are; shape_error for
-  /// other numbers of rates than contexts.
+  /// @throws argument_error for a rate or a chunk below 1, a token outside the table, a context
+  /// longer than the encoder was trained for, or one that wants more slots than there are;
+  /// shape_error for other numbers of rates than contexts.
   template <class Progress>
   std::vector<model::soft_prompt> compress(std::span<const context> contexts,
                                            std::span<const index_t> rates,
@@ -109,7 +109,7 @@ class compressor {
                                         std::span<const index_t> rates,
                                         const compress_options& options,
                                         Progress&& progress) const {
-    check(contexts, rates, options);
+    check(contexts, rates, options.past_context);
     std::vector<model::soft_prompt> merged(contexts.size());
     for (auto& m : merged) m.d_model = d_model();
     std::vector<index_t> lengths;
@@ -150,7 +150,7 @@ class compressor {
     return merged;
   }
 
-  /// The second half: soft tokens of merged rows.
+  /// The second half: soft tokens of merged rows. @throws argument_error for a chunk below 1.
   std::vector<model::soft_prompt> align(std::span<const model::soft_prompt> merged,
                                         const compress_options& options = {}) const {
     if (!alignment_ && !linear_) return {merged.begin(), merged.end()};
@@ -178,21 +178,17 @@ class compressor {
   }
 
   void check(std::span<const context> contexts, std::span<const index_t> rates,
-             const compress_options& options) const {
+             bool past_context) const {
     if (rates.size() != contexts.size()) {
       throw shape_error("gmsa: " + std::to_string(rates.size()) + " rates for " +
                         std::to_string(contexts.size()) + " contexts");
-    }
-    if (options.chunk < 1) {
-      throw argument_error("gmsa: chunk is " + std::to_string(options.chunk) +
-                           ", expected 1 or more");
     }
     for (const index_t rate : rates) check_merge_size(rate);
     const index_t most = encoder_config().n_context;
     for (std::size_t i = 0; i < contexts.size(); ++i) {
       const auto n = static_cast<index_t>(contexts[i].size());
       const index_t behind = slots_for(n, rates[i], n_slots());
-      if (!options.past_context && most > 0 && n + behind > most) {
+      if (!past_context && most > 0 && n + behind > most) {
         throw argument_error("gmsa: a context of " + std::to_string(n) + " tokens" +
                              (behind > 0 ? " and " + std::to_string(behind) + " slots" : "") +
                              ", the encoder was trained for " + std::to_string(most));

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <gistkv/cache/gist_cache.hpp>
 #include <gistkv/core/buffer.hpp>
+#include <gistkv/core/error.hpp>
 #include <gistkv/core/workspace.hpp>
 #include <gistkv/model/transformer.hpp>
 
@@ -17,15 +19,19 @@ namespace gistkv::gmsa {
 /// Reads sequences of vectors through a causal stack of layers, all of them together, in pieces, at
 /// positions 0, 1, ... of its own each.
 /// @param[in] lengths  rows of each sequence; 0: it is passed over
-/// @param[in] pieces   rows of each sequence in one pass at most, above 0
+/// @param[in] pieces   rows of each sequence in one pass at most
 /// @param[in] rows     rows(i, begin, count): rows [begin, begin + count) of sequence i as floats,
 ///                     valid until the next call for i
 /// @param[in] done     done(i, hidden): what the stack made of the next rows of sequence i,
 ///                     [count, d_model]
-/// @throws what transformer::forward throws.
+/// @throws argument_error for pieces below 1; what transformer::forward throws.
 template <class B, class T, class KV, class Rows, class Done>
 void stack_pass(const model::transformer<B, T, KV>& stack, std::span<const index_t> lengths,
                 std::span<const index_t> pieces, Rows&& rows, Done&& done) {
+  for (const index_t piece : pieces) {
+    if (piece > 0) continue;
+    throw argument_error("gmsa: chunk is " + std::to_string(piece) + ", expected 1 or more");
+  }
   B& be = stack.backend();
   const index_t d = stack.config().d_model;
   std::vector<cache::gist_cache<B, KV>> caches;
