@@ -20,29 +20,11 @@
 #include <gistkv/train/batch.hpp>
 #include <gistkv/train/hidden_distance.hpp>
 #include <gistkv/train/language_head.hpp>
+#include <gistkv/train/model_options.hpp>
 #include <gistkv/train/teacher.hpp>
 #include <gistkv/train/trainable_block.hpp>
 
 namespace gistkv::train {
-
-/// What is trained; the rows of the gist tokens always are.
-enum class trained_weights {
-  none,  ///< Gist rows only: all else stays as it is, to the bit.
-  lora,
-  all
-};
-
-struct model_options {
-  trained_weights trained = trained_weights::none;
-  lora_options lora;  ///< Of `lora`.
-  sentence_rule rule;
-  /// Keep the input of each block and compute its inside again in the backward pass: about a third
-  /// more work, and a tenth of the memory for activations.
-  bool recompute = false;
-  /// Of `lora` on gist rows only: a second one on all rows that learns along with it. Its
-  /// parameters want another name.
-  std::optional<lora_options> lora_on_all_rows = {};
-};
 
 /// A whole decoder with its backward pass, on the sentence mask in its two-span form: memory grows
 /// with the number of rows, never with its square, and logits exist for a few rows at a time.
