@@ -51,7 +51,8 @@ training_run::~training_run() = default;
 void training_run::spare_checkpoint() const {
   if (!std::filesystem::is_regular_file(checkpoint_path())) return;
   const position held = position_of(io::safetensors_file::open(checkpoint_path()));
-  if (first_stage() > held.stage) return;
+  const bool untrained = held.stage == 0 && held.step == 0;
+  if (untrained || first_stage() > held.stage) return;
   throw usage_error(checkpoint_path().string() + " is of stage " + std::to_string(held.stage + 1) +
                     ", step " + std::to_string(held.step) +
                     ", which would be lost; want --resume to go on from it, or another output");
