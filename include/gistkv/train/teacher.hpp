@@ -46,9 +46,8 @@ struct plain_view {
 };
 
 /// @param first_gist  tokens from here on are gists
-/// @throws argument_error if a gist is a target, which the teacher knows nothing of, or a token
-/// that
-///         has only gists before it, which it has nothing to predict from; shape_error as validate.
+/// @throws argument_error for a target that is a gist, which the teacher does not know, or that has
+///         only gists in front, from which it predicts nothing; shape_error as validate.
 inline plain_view without_gists(std::span<const sequence> sequences, token_t first_gist) {
   plain_view view;
   std::int32_t row = 0;
