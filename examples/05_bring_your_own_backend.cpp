@@ -97,6 +97,7 @@ struct plain_loops : no_native {  // No fused path: attention is composed of the
   void activation(matrix o, in_matrix gate, in_matrix up, activation_kind kind) {
     each(o, [&](index_t i, index_t j) {
       const double x = gate(i, j), factor = up.empty() ? 1 : up(i, j);
+      if (x == -INFINITY) return 0.0;  // The limit; the formulas would give NaN.
       if (kind == activation_kind::silu) return factor * x / (1 + std::exp(-x));
       if (kind == activation_kind::gelu) return factor * x * std::erfc(-x * std::sqrt(0.5)) / 2;
       return factor * x *

@@ -101,6 +101,7 @@ class plain_loops : public no_native {
                   activation_kind kind) {
     each(o, [&](index_t i, index_t j) {
       const double x = get(gate(i, j)), factor = up.empty() ? 1.0 : get(up(i, j));
+      if (x == -std::numeric_limits<double>::infinity()) return 0.0;
       if (kind == activation_kind::silu) return factor * x / (1.0 + std::exp(-x));
       if (kind == activation_kind::gelu) return factor * x * std::erfc(-x * std::sqrt(0.5)) / 2.0;
       const double u = std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x);
