@@ -133,7 +133,9 @@ class gist_run final : public training_run {
     // Its own file again: what stands in adapter_ by now may have learned, or be in a checkpoint.
     if (trains_all_rows(stage) && !config_.adapter.empty() && !trained_before(stage) &&
         !config_.lesson.empty()) {
-      model_->load(model::adapter{.on_all_rows = read_adapter(config_.adapter).on_all_rows});
+      model::adapter before;
+      before.on_all_rows = read_adapter(config_.adapter).on_all_rows;
+      model_->load(before);
       model_->keep_for_teacher();
     }
     model_->load(adapter_);
