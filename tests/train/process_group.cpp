@@ -55,7 +55,7 @@ static_assert(!train::ProcessGroup<counting_device_group, double>);
 void add_three(parameters& set) {
   for (const index_t rows : {2, 1, 4}) {
     const std::vector<float> values(static_cast<std::size_t>(rows * 3), 0.5F);
-    set.add("p" + std::to_string(rows), train::parameter_kind::lora, rows, 3, values);
+    set.add(std::to_string(rows), train::parameter_kind::lora, rows, 3, values);
   }
 }
 
