@@ -25,9 +25,7 @@ obtain_model
 note "building the program"
 mkdir -p $build
 if ! {
-  # Ten files at a time: most of what they take is the headers that they share.
   cmake -G Ninja -S . -B $build -DCMAKE_BUILD_TYPE=Release -DGISTKV_NATIVE=ON \
-    -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=10 \
     -DGISTKV_BUILD_TESTS=OFF -DGISTKV_BUILD_BENCHMARKS=OFF &&
     cmake --build $build --target gistkv
 } > $build/build.log 2>&1; then

@@ -32,12 +32,6 @@ namespace {
 constexpr std::array<std::string_view, 10> tasks = {
     "ppl", "compression", "speed", "needle", "kv", "qa", "mmlu", "choice", "longqa", "restore"};
 
-std::string listed(std::span<const std::string_view> names) {
-  std::string all;
-  for (const std::string_view name : names) all += (all.empty() ? "" : ", ") + std::string(name);
-  return all;
-}
-
 /// The settings of sag, which baselines are measured against, from what the user said.
 method_settings sag_settings(const eval_options& o) {
   method_options m = o.method;
@@ -469,7 +463,8 @@ void add_eval(CLI::App& app) {
   add_required(verb, "TASK", o->task, "One of " + listed(tasks), "TASK");
   add_option(verb, "--data", o->data, "Samples: a file or a directory of texts", "FILE|DIR");
   add_option(verb, "--format", o->format,
-             "Of questions: squad, hotpotqa, nq, kv or plain (default: by the path)", "NAME");
+             "Of questions, one of " + listed(question_formats) + " (default: by the path)",
+             "NAME");
   add_option(verb, "--limit", o->limit, "Documents or questions; 0: all (10)", "N");
   add_option(verb, "--length", o->length, "Tokens of text a document or haystack (2048)", "N");
   add_option(verb, "--results", o->results,

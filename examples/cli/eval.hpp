@@ -175,6 +175,8 @@ struct question {
   std::string text;
   std::vector<std::string> answers;
 };
+/// Names as messages have them: "a, b, c".
+std::string listed(std::span<const std::string_view> names);
 /// What read_questions knows.
 inline constexpr std::array<std::string_view, 5> question_formats = {"squad", "hotpotqa", "nq",
                                                                      "kv", "plain"};

@@ -250,6 +250,12 @@ std::vector<document> read_documents(const std::string& path, bool keep_lines) {
   return documents;
 }
 
+std::string listed(std::span<const std::string_view> names) {
+  std::string all;
+  for (const std::string_view name : names) all += (all.empty() ? "" : ", ") + std::string(name);
+  return all;
+}
+
 std::vector<question> read_questions(const std::string& path, const std::string& format) {
   std::string kind = format;
   for (const char* name : {"squad", "hotpotqa", "nq", "kv"}) {
@@ -258,7 +264,7 @@ std::vector<question> read_questions(const std::string& path, const std::string&
   }
   if (kind.empty()) kind = "plain";
   if (std::ranges::find(question_formats, kind) == question_formats.end()) {
-    throw usage_error("--format is '" + kind + "', want squad, hotpotqa, nq, kv or plain");
+    throw usage_error("--format is '" + kind + "', want one of " + listed(question_formats));
   }
   std::vector<question> questions;
   for_each_json_line(path, [&](const json& line, const std::string& where) {

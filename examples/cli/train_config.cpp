@@ -336,7 +336,7 @@ soft_config read_soft_config(const std::string& path) {
   o.read("format", c.format);
   if (!c.format.empty() &&
       std::ranges::find(question_formats, c.format) == question_formats.end()) {
-    o.reject("format", "'" + c.format + "'", "squad, hotpotqa, nq, kv or plain");
+    o.reject("format", "'" + c.format + "'", "one of " + listed(question_formats));
   }
   o.read("restore", c.restore);
   o.read("instruction", c.instruction);

@@ -52,7 +52,7 @@ for header in $headers; do
   esac
 done
 
-for file in $headers $(find tests examples benchmarks -name '*.cpp' -o -name '*.sh'); do
+for file in $headers $(find backends tests examples benchmarks -name '*.cpp' -o -name '*.sh'); do
   head -n 4 "$file" | grep -q 'SPDX-License-Identifier: Apache-2.0' ||
     fail "$file: needs the two lines of copyright and licence"
 done

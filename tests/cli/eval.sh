@@ -104,7 +104,7 @@ printf "$squad" '[]' > "$work/bad.jsonl"
 refuses 1 "bad.jsonl:1: question 'Who?': an answer is an empty list" \
   eval qa --format squad --data "$work/bad.jsonl" --model "$model"
 printf '{"context": "A.", "answers": ["C"]}\n' > "$work/bad.jsonl"
-refuses 2 "format is 'x', want squad" eval qa --format x --data "$work/bad.jsonl" --model "$model"
+refuses 2 "format is 'x', want one of squad" eval qa --format x --data "$work/bad.jsonl" --model "$model"
 printf '{"question": "A?", "choices": ["1", "2"], "answer": "C"}\n' > "$work/bad.jsonl"
 refuses 1 'bad.jsonl:1: answer "C" names none of 2' \
   eval choice --data "$work/bad.jsonl" --model "$model"

@@ -197,7 +197,7 @@ for bad in '"rates": [],' '"rates": [4, 0],'; do
 done
 config "$answering"
 sed -i -e 's/"format": "plain"/"format": "xml"/' -e "s,$work/run,$work/nowhere," "$work/c.json"
-refuses 1 "c.json: field 'format' is 'xml', want squad" train gmsa --config "$work/c.json"
+refuses 1 "c.json: field 'format' is 'xml', want one of squad" train gmsa --config "$work/c.json"
 [ ! -e "$work/nowhere" ] || wrong 'a refused config left a folder'
 config "$restoring"
 sed -i 's/"encoder_layers": 3/"encoder_layers": 9/' "$work/c.json"

@@ -203,6 +203,26 @@ kill_at 2 "$work/together/log.csv" train sag --config "$work/together.json"
 does train sag --config "$work/together.json" --resume
 cmp "$work/unkilled_together/adapter.safetensors" "$work/together/adapter.safetensors" ||
   wrong 'two LoRA that learn together: a run that was killed and went on gives other bytes'
+# Where that LoRA is large, its teacher is the one of a run in which it is frozen: the first losses agree.
+config "$small"
+sed -e "s,$work/run,$work/loud," -e 's/"rows": "gists"/"rows": "all"/' -e 's/0.001/0.05/' "$work/c.json" \
+  > "$work/loud.json"
+does train sag --config "$work/loud.json"
+first_loss() {  # SED EXPRESSION...
+  sed -e "s,$work/both/ad,$work/loud/ad,; s,$work/both\",$work/first_loss\",; s,$work/first/ad,$work/loud/ad," \
+    -e 's/, "dropout": 0.1//; s/"warm_up": 1/&, "flexible": true/' "$@" "$work/both.json" > "$work/c.json"
+  forget first_loss
+  does train sag --config "$work/c.json"
+  sed -n 2p "$work/first_loss/log.csv" | cut -d, -f4
+}
+taught='s/"gists": [0-9]/"hidden_distillation": 1, &/'
+frozen=$(first_loss -e "$taught")
+learned=$(first_loss -e "$taught" -e 's/"rows": "gists"/"rows": "both", "all_rows": {"rank": 4}/')
+alone=$(first_loss)
+python3 -c "import sys; frozen, learned, alone = map(float, sys.argv[1:])
+sys.exit(not (frozen > alone + 1e-3 and abs(learned - frozen) < 0.02 * (frozen - alone)))" \
+  "$frozen" "$learned" "$alone" || wrong "losses under one teacher: $frozen $learned, without $alone"
+checks=$((checks + 1))
 # At a rate of its own, here none.
 sed -e 's/"learning_rate"/"all_rows_learning_rate": 0, &/' -e "s,$work/together\",$work/slow\"," \
   "$work/together.json" > "$work/slow.json"

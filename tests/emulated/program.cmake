@@ -15,11 +15,16 @@ add_custom_target(gistkv_emulated_headers DEPENDS ${CMAKE_CURRENT_BINARY_DIR}/em
 set(emulated_sources emulated/few_rows.cpp conformance/onednn.cpp conformance/onednn_codes.cpp
   conformance/onednn_training.cpp)
 gistkv_test_program(gistkv_test_emulated ${emulated_sources})
-add_dependencies(gistkv_test_emulated gistkv_emulated_headers)
-target_link_libraries(gistkv_test_emulated PRIVATE gistkv::onednn)
-target_include_directories(gistkv_test_emulated BEFORE PRIVATE ${emulated_include})
-# Vectors of 64 bytes are passed within the program only; what is in the functions is what takes the time.
-target_compile_options(gistkv_test_emulated PRIVATE -O1 -Wno-psabi)
+gistkv_onednn_kernels(gistkv_emulated_kernels)
+target_include_directories(gistkv_emulated_kernels PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(gistkv_test_emulated PRIVATE gistkv_emulated_kernels)
+foreach(target gistkv_emulated_kernels gistkv_test_emulated)
+  add_dependencies(${target} gistkv_emulated_headers)
+  target_include_directories(${target} BEFORE PRIVATE ${emulated_include})
+  # Vectors of 64 bytes are passed within the program only; what is in the functions is what takes the
+  # time.
+  target_compile_options(${target} PRIVATE -O1 -Wno-psabi)
+endforeach()
 foreach(source IN LISTS emulated_sources)
   gistkv_test_name(name ${source})
   string(REPLACE "conformance" "emulated" name ${name})

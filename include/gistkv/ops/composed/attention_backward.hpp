@@ -73,17 +73,8 @@ void attention_backward(B& be, tensor_view<T, 3, space_of<B>> dq,
   const index_t group = q.extent(1) / n_kv_heads;
   for (index_t begin = 0; begin < q.extent(0); begin += attention_tile) {
     const index_t m = std::min(attention_tile, q.extent(0) - begin);
-    index_t n_anchors = 0;
-    index_t local_begin = kv.local.rows();
-    index_t local_end = 0;
-    for (index_t i = begin; i < begin + m; ++i) {
-      const visible_spans s = spans.host[static_cast<std::size_t>(i)];
-      n_anchors = std::max<index_t>(n_anchors, s.anchors);
-      if (s.local_begin >= s.local_end) continue;
-      local_begin = std::min<index_t>(local_begin, s.local_begin);
-      local_end = std::max<index_t>(local_end, s.local_end);
-    }
-    local_begin = std::min(local_begin, local_end);
+    const auto [n_anchors, local_begin, local_end] =
+        detail::seen_by(spans, begin, m, kv.local.rows());
     const index_t n_keys = n_anchors + local_end - local_begin;
     const span_mask mask{spans.in_backend_memory + begin, n_anchors, local_begin};
     struct part {

@@ -81,7 +81,9 @@ const kernels<T>& kernels_for(instruction_set set) {
   return portable::table<T>;
 }
 
-inline const training_kernels& training_kernels_for(instruction_set set) {
+/// T is float: training computes in nothing else.
+template <std::same_as<float> T>
+const training_kernels& training_kernels_for(instruction_set set) {
 #if defined(__x86_64__)
   switch (set) {
     case instruction_set::amx:
@@ -174,3 +176,50 @@ const tile_kernels<T>* tile_kernels_for(instruction_set set) {
 }  // namespace onednn_detail
 
 }  // namespace gistkv::backends
+
+/// Kernels are most of what a compiler has to do for this backend, and the same in every source
+/// file. A program of many can define GISTKV_ONEDNN_SEPARATE_KERNELS for all of them, and then
+/// write in one, outside any namespace,
+///
+///     GISTKV_ONEDNN_DEFINE_KERNELS
+///
+/// or its three parts in one file each, which are so compiled side by side. Without, all is inline.
+#define GISTKV_ONEDNN_ROW_KERNELS(how)                                               \
+  namespace gistkv::backends::onednn_detail {                                        \
+  how const kernels<float>& kernels_for<float>(instruction_set);                     \
+  how const kernels<bf16>& kernels_for<bf16>(instruction_set);                       \
+  how const training_kernels& training_kernels_for<float>(instruction_set);          \
+  how few_rows_function<float> few_rows_for<float>(instruction_set);                 \
+  how few_rows_function<bf16> few_rows_for<bf16>(instruction_set);                   \
+  how panel_function<float, float> panel_product_for<float, float>(instruction_set); \
+  how panel_function<float, bf16> panel_product_for<float, bf16>(instruction_set);   \
+  how panel_function<bf16, bf16> panel_product_for<bf16, bf16>(instruction_set);     \
+  how const code_kernels<float>* code_kernels_for<float>(instruction_set);           \
+  how const code_kernels<bf16>* code_kernels_for<bf16>(instruction_set);             \
+  how const tile_kernels<float>* tile_kernels_for<float>(instruction_set);           \
+  how const tile_kernels<bf16>* tile_kernels_for<bf16>(instruction_set);             \
+  }
+#define GISTKV_ONEDNN_ATTENTION_KERNELS(how, T, F)                                 \
+  namespace gistkv::backends::onednn_detail {                                      \
+  how attend_function<T, float> attend_for<T, float, F>(instruction_set, index_t); \
+  how attend_function<T, bf16> attend_for<T, bf16, F>(instruction_set, index_t);   \
+  how attend_function<T, f16> attend_for<T, f16, F>(instruction_set, index_t);     \
+  how attend_function<T, q8> attend_for<T, q8, F>(instruction_set, index_t);       \
+  }
+
+#define GISTKV_ONEDNN_DEFINE_ROW_KERNELS GISTKV_ONEDNN_ROW_KERNELS(template)
+#define GISTKV_ONEDNN_DEFINE_FLOAT_ATTENTION GISTKV_ONEDNN_ATTENTION_KERNELS(template, float, float)
+#define GISTKV_ONEDNN_DEFINE_BF16_ATTENTION              \
+  GISTKV_ONEDNN_ATTENTION_KERNELS(template, float, bf16) \
+  GISTKV_ONEDNN_ATTENTION_KERNELS(template, bf16, bf16)
+#define GISTKV_ONEDNN_DEFINE_KERNELS   \
+  GISTKV_ONEDNN_DEFINE_ROW_KERNELS     \
+  GISTKV_ONEDNN_DEFINE_FLOAT_ATTENTION \
+  GISTKV_ONEDNN_DEFINE_BF16_ATTENTION
+
+#if defined(GISTKV_ONEDNN_SEPARATE_KERNELS)
+GISTKV_ONEDNN_ROW_KERNELS(extern template)
+GISTKV_ONEDNN_ATTENTION_KERNELS(extern template, float, float)
+GISTKV_ONEDNN_ATTENTION_KERNELS(extern template, float, bf16)
+GISTKV_ONEDNN_ATTENTION_KERNELS(extern template, bf16, bf16)
+#endif

@@ -25,7 +25,7 @@ struct no_training {
 template <class Backend>
 class training : public host_training<Backend, float> {
  public:
-  explicit training(instruction_set isa) : kernels_(&training_kernels_for(isa)) {}
+  explicit training(instruction_set isa) : kernels_(&training_kernels_for<float>(isa)) {}
 
   void accumulate_products(matrix_view<float> o, matrix_view<const float> a,
                            matrix_view<const float> b, double alpha) {
