@@ -14,7 +14,7 @@ long=/usr/share/common-licenses/GPL-2
 short=/usr/share/common-licenses/BSD
 question='By whom is the software provided?'
 # No sentence stays raw: what is answered comes from gists.
-layout='--recent 0 --segmenter paper,before,max_length:16'
+layout='--recent 0 --segmenter paper,before,max_length:8'
 adapter=examples/adapters/smollm2-135m-instruct-k4/adapter.safetensors
 build=build/quickstart
 
