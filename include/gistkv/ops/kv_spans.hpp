@@ -38,6 +38,26 @@ struct span_list {
   const visible_spans* in_backend_memory = nullptr;
 };
 
+/// What some queries see between them: anchors [0, n_anchors), local rows [local_begin, local_end).
+struct seen_keys {
+  index_t n_anchors = 0;
+  index_t local_begin = 0;
+  index_t local_end = 0;
+};
+
+/// The least ranges that hold those of all `spans`, of n_local local rows.
+inline seen_keys seen_by(std::span<const visible_spans> spans, index_t n_local) {
+  seen_keys seen{.local_begin = n_local};
+  for (const visible_spans& s : spans) {
+    seen.n_anchors = std::max<index_t>(seen.n_anchors, s.anchors);
+    if (s.local_begin >= s.local_end) continue;
+    seen.local_begin = std::min<index_t>(seen.local_begin, s.local_begin);
+    seen.local_end = std::max<index_t>(seen.local_end, s.local_end);
+  }
+  seen.local_begin = std::min(seen.local_begin, seen.local_end);
+  return seen;
+}
+
 /// One sequence of ops::attention_batch: the arguments of ops::attention.
 template <class T, MemorySpace Space, class KV = T>
 struct attention_call {

@@ -121,26 +121,6 @@ matrix_view<T, Space> head_group(matrix_view<T, Space> lse, index_t kv_head, ind
       lse.data() + lse.offset(begin, kv_head * group), {group, m}, {lse.stride(1), lse.stride(0)}};
 }
 
-/// What queries see between them: so many of the anchors, and local rows [begin, end).
-struct seen_keys {
-  index_t n_anchors = 0;
-  index_t local_begin = 0;
-  index_t local_end = 0;
-};
-/// Of queries [begin, begin + m).
-inline seen_keys seen_by(const span_list& spans, index_t begin, index_t m, index_t n_local) {
-  seen_keys seen{.local_begin = n_local};
-  for (index_t i = begin; i < begin + m; ++i) {
-    const visible_spans s = spans.host[static_cast<std::size_t>(i)];
-    seen.n_anchors = std::max<index_t>(seen.n_anchors, s.anchors);
-    if (s.local_begin >= s.local_end) continue;
-    seen.local_begin = std::min<index_t>(seen.local_begin, s.local_begin);
-    seen.local_end = std::max<index_t>(seen.local_end, s.local_end);
-  }
-  seen.local_begin = std::min(seen.local_begin, seen.local_end);
-  return seen;
-}
-
 }  // namespace detail
 
 /// Two-span form; see ops::attention.
@@ -156,7 +136,8 @@ void attention(B& be, tensor_view<T, 3, space_of<B>> o, tensor_view<const T, 3, 
   for (index_t begin = 0; begin < q.extent(0); begin += attention_tile) {
     const index_t m = std::min(attention_tile, q.extent(0) - begin);
     const auto [n_anchors, local_begin, local_end] =
-        detail::seen_by(spans, begin, m, kv.local.rows());
+        seen_by(spans.host.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(m)),
+                kv.local.rows());
     const index_t n_shared = std::min(n_anchors, kv.shared.rows());
     const std::array parts{rows(kv.shared, 0, n_shared), rows(kv.own, 0, n_anchors - n_shared),
                            rows(kv.local, local_begin, local_end - local_begin)};

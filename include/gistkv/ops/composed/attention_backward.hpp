@@ -74,7 +74,8 @@ void attention_backward(B& be, tensor_view<T, 3, space_of<B>> dq,
   for (index_t begin = 0; begin < q.extent(0); begin += attention_tile) {
     const index_t m = std::min(attention_tile, q.extent(0) - begin);
     const auto [n_anchors, local_begin, local_end] =
-        detail::seen_by(spans, begin, m, kv.local.rows());
+        seen_by(spans.host.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(m)),
+                kv.local.rows());
     const index_t n_keys = n_anchors + local_end - local_begin;
     const span_mask mask{spans.in_backend_memory + begin, n_anchors, local_begin};
     struct part {

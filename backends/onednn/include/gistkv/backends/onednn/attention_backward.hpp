@@ -86,16 +86,10 @@ class attention_backward_pass {
   /// The keys that queries [begin, end) see.
   static piece seen(std::span<const visible_spans> spans, index_t begin, index_t end,
                     index_t n_local) {
-    piece p{begin, end, 0, n_local, 0, 0};
-    for (index_t i = begin; i < end; ++i) {
-      const visible_spans& s = spans[static_cast<std::size_t>(i)];
-      p.anchors = std::max<index_t>(p.anchors, s.anchors);
-      if (s.local_begin >= s.local_end) continue;
-      p.first = std::min<index_t>(p.first, s.local_begin);
-      p.last = std::max<index_t>(p.last, s.local_end);
-    }
-    p.first = std::min(p.first, p.last);
-    return p;
+    const seen_keys k = seen_by(
+        spans.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)),
+        n_local);
+    return {begin, end, k.n_anchors, k.local_begin, k.local_end, 0};
   }
 
   void cut(const arguments& a) {
