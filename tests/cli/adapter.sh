@@ -32,6 +32,19 @@ does eval ppl --method full,sag --recent 4 --segmenter paper,before,min_bytes:16
   --data "$root/LICENSE" --limit 1 --length 1024 --model "$model" --json
 holds 'untrained gists' "$(printf "$ratio" sag full) > 1.3"
 
+# Ten questions in pieces of eight tokens: most answers of the full cache come out of the gists, and none
+# out of zeros in their place.
+licence=/usr/share/common-licenses/BSD
+if command -v python3 > /dev/null && [ -f $licence ]; then
+  checks=$((checks + 1))
+  python3 "${adapter%/*}/questions.py" "$gistkv" "$model" "$adapter" 8 10 > "$work/out"
+  awk '{ right[$1] = $2; shared[$1] = $NF }
+    END { exit !(right["full"] >= 9 && shared["gists"] >= 8 && right["zeroed"] < 3) }' "$work/out" ||
+    wrong "ten questions: $(cat "$work/out")"
+else
+  echo "no python3 or no $licence: no question is asked"
+fi
+
 # Under every method it changes the model as far as it is one of all rows.
 head -c 600 "$root/LICENSE" > "$work/text"
 short="--max-tokens 12 --adapter $adapter --model $model --json"

@@ -2,10 +2,10 @@
 # Copyright 2026 The gistkv authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""questions.py GISTKV MODEL ADAPTER [TOKENS]: how many of questions.tsv (a question, a tab, strings between
-|) are answered from /usr/share/common-licenses/BSD by the full cache, by gists with no raw sentence, behind
-TOKENS of the text at most (16), and by these with zeros in place of the gists. An answer counts if it holds
-one of the strings, in any case."""
+"""questions.py GISTKV MODEL ADAPTER [TOKENS [FIRST]]: how many of questions.tsv (a question, a tab, strings
+between |), or of its FIRST lines, are answered from /usr/share/common-licenses/BSD by the full cache, by gists
+with no raw sentence, behind TOKENS of the text at most (16), and by these with zeros in place of the gists. An
+answer counts if it holds one of the strings, in any case."""
 
 import json
 import pathlib
@@ -18,12 +18,13 @@ TEXT = "/usr/share/common-licenses/BSD"
 
 
 def main():
-    if len(sys.argv) not in (4, 5):
+    if not 4 <= len(sys.argv) <= 6:
         sys.exit(__doc__)
-    program, model, adapter, tokens = (sys.argv[1:] + ["16"])[:4]
+    program, model, adapter = sys.argv[1:4]
+    tokens, first = (sys.argv[4:] + ["16", None][len(sys.argv) - 4:])
     gisted = ["--recent", "0", "--segmenter", f"paper,before,max_length:{tokens}"]
     lines = (HERE / "questions.tsv").read_text(encoding="utf-8").splitlines()
-    asked = [line.split("\t") for line in lines]
+    asked = [line.split("\t") for line in lines[:first and int(first)]]
     made_with = ["--model", model, "--adapter", adapter]
 
     def right(source, *layout):
