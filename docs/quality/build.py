@@ -73,10 +73,11 @@ def command_of(rows):
     words = ["gistkv eval", s["task"], "--method", methods]
     if s["data"]:
         words += ["--data", s["data"]]
-    for option in ("format", "contexts", "shots", "depths", "keys", "values", "lines"):
+    for option in ("format", "contexts", "shots", "depths", "keys", "values", "lines", "max_tokens"):
         if s.get(option):
-            words += ["--" + option, str(s[option])]
-    words += ["--shift"] if s.get("shift") else []
+            words += ["--" + option.replace("_", "-"), str(s[option])]
+    for flag in ("shift", "keep_lines", "shuffle_labels"):
+        words += ["--" + flag.replace("_", "-")] if s.get(flag) else []
     words += ["--limit", str(s["limit"]), "--length", str(s["length"]), "--seed", str(s["seed"])]
     words += ["--segmenter", s["segmenter"], "--gists", str(s["gists"]), "--recent", str(s["recent"])]
     if any(r["metric"] == "ppl_by_position" for r in rows):

@@ -289,13 +289,19 @@ json evaluation::settings() const {
     s["keys"] = options_.keys;
     if (options_.lines > 0) s["lines"] = options_.lines;
     s["values"] = options_.values;
-  } else if (task == "qa") {
+  } else if (task == "qa" || task == "longqa" || task == "kv") {
     s["format"] = options_.format;
     s["contexts"] = options_.context_parts;
     s["shift"] = options_.shift;
   } else if (task == "mmlu") {
     s["shots"] = options_.shots;
+  } else if (task == "restore") {
+    s["prompt"] = options_.prompt;
   }
+  // What is as it is unless it was asked for.
+  if (options_.max_tokens > 0) s["max_tokens"] = options_.max_tokens;
+  if (options_.keep_lines) s["keep_lines"] = true;
+  if (options_.shuffle_labels) s["shuffle_labels"] = true;
   s["version"] = std::to_string(GISTKV_VERSION_MAJOR) + "." + std::to_string(GISTKV_VERSION_MINOR) +
                  "." + std::to_string(GISTKV_VERSION_PATCH);
   return s;
@@ -325,16 +331,18 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
                  m.placing == placing::sentences ? text.gisted : text.plain,
                  m.policy,
                  0,
+                 0,
                  {}};
   auto mean = [&](const text::gist_layout& rows, const eval::policy& policy) {
     return eval::mean_rows_read(policy, rows.is_gist, counted(rows), p.marked);
   };
   const auto& said = run.options().method.budget;
-  double wanted = 0;
   if (said) {
-    wanted = static_cast<double>(budget_bytes(*said)) / static_cast<double>(run.bytes_per_row());
+    const double rows =
+        static_cast<double>(budget_bytes(*said)) / static_cast<double>(run.bytes_per_row());
+    p.wanted_rows = std::min(rows, mean(text.plain, everything));
   } else {
-    wanted = mean(text.gisted, {.rule = run.sag().cache.rule});
+    p.wanted_rows = mean(text.gisted, {.rule = run.sag().cache.rule});
   }
   if (m.placing == placing::spread) {
     // n tokens in periods of p hold about N_g n / p + (K + 1/2) p rows: fewer gists mean fewer rows
@@ -350,15 +358,15 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
     };
     constexpr int halvings = 30;
     double best = high;
-    double best_error = std::abs(mean(spread(high), m.policy) - wanted);
+    double best_error = std::abs(mean(spread(high), m.policy) - p.wanted_rows);
     for (int i = 0; i < halvings; ++i) {
       const double middle = (low + high) / 2;
       const double found = mean(spread(middle), m.policy);
-      if (std::abs(found - wanted) < best_error) {
+      if (std::abs(found - p.wanted_rows) < best_error) {
         best = middle;
-        best_error = std::abs(found - wanted);
+        best_error = std::abs(found - p.wanted_rows);
       }
-      (found > wanted ? low : high) = middle;
+      (found > p.wanted_rows ? low : high) = middle;
     }
     p.rows = spread(best);
   } else if (p.policy.eviction == eval::eviction::sentences) {
@@ -366,7 +374,7 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
     p.rows = std::move(plain.rows);
     p.marked = std::move(plain.ends);
   } else {
-    p.policy = eval::fitted(m.policy, counted(p.rows), wanted);
+    p.policy = eval::fitted(m.policy, counted(p.rows), p.wanted_rows);
   }
   p.mean_rows = mean(p.rows, p.policy);
   if (p.policy.eviction == eval::eviction::separators) {

@@ -119,6 +119,10 @@ laid_out lay_out(const evaluation& run, std::string_view text, bool chat);
 /// Rows of a layout over which memory is averaged.
 using counted_rows = std::function<std::vector<std::uint8_t>(const text::gist_layout&)>;
 
+/// A full cache.
+inline constexpr eval::policy everything{
+    .rule = {.n_gist = 0, .recent = 0, .n_sink = 0, .window = 0}};
+
 /// A text under one method, its budget fitted: the mean rows that it reads over the counted rows
 /// are those of sag (or of --budget BYTES), as near as whole rows allow.
 struct planned_text {
@@ -126,6 +130,7 @@ struct planned_text {
   text::gist_layout rows;
   eval::policy policy;
   double mean_rows = 0;
+  double wanted_rows = 0;  ///< What mean_rows was fitted to.
   std::vector<std::uint8_t> marked;
 };
 planned_text plan(const evaluation& run, const eval_method& m, const laid_out& text,

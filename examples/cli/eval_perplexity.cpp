@@ -172,18 +172,12 @@ prepared prepare(const evaluation& run, const document& d) {
 }
 
 /// Rows of the plan of a method, and what they are compared with.
-json memory_record(const evaluation& run, const prepared& text, const planned_text& p,
-                   const counted_rows& counted) {
+json memory_record(const prepared& text, const planned_text& p, const counted_rows& counted) {
   json r;
-  const eval::policy everything{.rule = {.n_gist = 0, .recent = 0, .n_sink = 0, .window = 0}};
   r["rows_full"] =
       eval::mean_rows_read(everything, text.text.plain.is_gist, counted(text.text.plain));
   r["rows_read"] = p.mean_rows;
-  const auto& gisted = text.text.gisted;
-  const auto& budget = run.options().method.budget;
-  r["rows_wanted"] = budget ? p.mean_rows
-                            : eval::mean_rows_read({.rule = run.sag().cache.rule}, gisted.is_gist,
-                                                   counted(gisted));
+  r["rows_wanted"] = p.wanted_rows;
   const auto rows = eval::rows_read(p.policy, p.rows.is_gist, p.marked);
   r["rows_peak"] = *std::max_element(rows.begin(), rows.end());
   r["n_gist"] = p.rows.n_gist;
@@ -249,7 +243,7 @@ json measure(const evaluation& run, const eval_method& m, const document& d) {
     return eval::rated_rows(rows, eval::targets_in(rows, text.rated));
   };
   const planned_text p = plan(run, m, text.text, counted);
-  json r = memory_record(run, text, p, counted);
+  json r = memory_record(text, p, counted);
   const index_t n_buckets = run.options().buckets;
   const eval::byte_range all{n_buckets > 0 ? 0 : text.rated.begin, text.rated.end};
   const auto targets = eval::targets_in(p.rows, all, true);
@@ -400,7 +394,7 @@ void eval_compression(evaluation& run) {
         const auto n = static_cast<index_t>(run.engine().encode_text(d.text).size());
         all[m].push_back(soft_memory(run, text, n, 0));
       } else {
-        all[m].push_back(memory_record(run, text, plan(run, method, text.text, counted), counted));
+        all[m].push_back(memory_record(text, plan(run, method, text.text, counted), counted));
       }
     }
   }

@@ -46,7 +46,6 @@ class asked_context {
     const laid_out text = lay_out(run, context, chat);
     const planned_text p = plan(run, m, text, last_rows);
     cache_ = read_planned(run, p, name);
-    const eval::policy everything{.rule = {.n_gist = 0, .recent = 0, .n_sink = 0, .window = 0}};
     rows_ = p.mean_rows;
     rows_full_ = eval::mean_rows_read(everything, text.plain.is_gist, last_rows(text.plain));
   }

@@ -16,6 +16,7 @@
 #include <cli/reading.hpp>
 #include <cli/verbs.hpp>
 #include <cli/writing.hpp>
+#include <gistkv/text/boundary.hpp>
 #include <gistkv/text/gist_layout.hpp>
 
 namespace gistkv::cli {
@@ -32,26 +33,10 @@ struct generate_options {
   bool json = false;
 };
 
-/// Says again what a segmenter has said of the beginning of a text, and nothing of its end: the
-/// last sentence stays open for what will be written behind it.
-struct unfinished {
-  static constexpr std::string_view name = "unfinished";
-  std::vector<text::boundary> known;
-  index_t limit = 0;
-
-  void push(std::string_view, std::vector<text::boundary>& out) {
-    out.insert(out.end(), known.begin(), known.end());
-  }
-  void finish(std::vector<text::boundary>&) {}
-  index_t max_tokens() const { return limit; }
-};
-static_assert(text::Segmenter<unfinished>);
-
 text::gist_layout lay_out_prompt(const engine& e, const method_settings& settings,
                                  std::string_view prompt, bool bos) {
   text::any_segmenter segmenter = settings.segmenter();
-  unfinished sentences{{}, segmenter.max_tokens()};
-  segmenter.push(prompt, sentences.known);
+  text::open_end sentences(segmenter);
   text::gist_layout_builder builder(settings.n_gist, e.model->first_gist());
   if (bos && e.tokens.add_bos() && e.tokens.bos()) {
     builder.append_verbatim(std::vector<token_t>{*e.tokens.bos()});

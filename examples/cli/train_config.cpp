@@ -4,6 +4,7 @@
 #include <cli/train_config.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <initializer_list>
 #include <optional>
 #include <string_view>
@@ -44,6 +45,10 @@ class object {
   void read_at_least(const char* key, index_t& to, index_t least) const {
     read(key, to);
     if (to < least) reject(key, std::to_string(to), "at least " + std::to_string(least));
+  }
+  void read_positive(const char* key, double& to) const {
+    read(key, to);
+    if (!(to > 0 && std::isfinite(to))) reject(key, decimal(to, 6), "a positive number");
   }
   void read_between(const char* key, double& to, double least, double most) const {
     read(key, to);
@@ -167,7 +172,7 @@ void read_common(const object& o, const std::string& path, run_config& c) {
 
 void read_lora(const object& l, train::lora_options& lora) {
   l.read_at_least("rank", lora.rank, 1);
-  l.read("alpha", lora.alpha);
+  l.read_positive("alpha", lora.alpha);
   l.read_between("dropout", lora.dropout, 0, 0.99);
 }
 

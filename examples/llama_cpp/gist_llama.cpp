@@ -38,6 +38,7 @@
 #include <gistkv/io/tokenizer_gguf.hpp>
 #include <gistkv/model/generate.hpp>
 #include <gistkv/model/gist_rows.hpp>
+#include <gistkv/text/boundary.hpp>
 #include <gistkv/text/gist_layout.hpp>
 #include <gistkv/text/segmenter_rule.hpp>
 
@@ -131,18 +132,6 @@ struct codec {
   }
 };
 
-/// A segmenter that stays where the text ends: the last sentence is open for what will be written.
-struct open_end {
-  static constexpr std::string_view name = "open_end";
-  gistkv::text::any_segmenter* inner;
-  void push(std::string_view piece, std::vector<gistkv::text::boundary>& out) {
-    inner->push(piece, out);
-  }
-  void finish(std::vector<gistkv::text::boundary>&) {}
-  index_t max_tokens() const { return inner->max_tokens(); }
-};
-static_assert(gistkv::text::Segmenter<open_end>);
-
 /// Most rows that are in the cache at a time, before a closed sentence goes.
 static index_t most_rows(const gistkv::text::gist_layout& rows,
                          const gistkv::cache::cache_rule& rule) {
@@ -221,7 +210,10 @@ static int run(options o) {
   gistkv::io::adapter_layout layout{{4, 0, 1}, "paper"};
   gistkv::model::adapter adapter;
   const bool gists = !full && !context_path;
-  if (gists && adapter_path) {
+  if (context_path && adapter_path) {
+    throw gistkv::argument_error("--adapter goes with a text, not with --context");
+  }
+  if (adapter_path) {
     const auto file = gistkv::io::safetensors_file::open(*adapter_path);
     const auto base = file.metadata().find("base");
     char found[17];
@@ -231,8 +223,13 @@ static int run(options o) {
       throw gistkv::format_error(*adapter_path + ": was trained on model " + base->second + ", " +
                                  *path + " is " + found);
     }
-    layout = gistkv::io::read_adapter_layout(file);
     adapter = gistkv::io::read_adapter(file, source.weights.config);
+    if (gists) {
+      layout = gistkv::io::read_adapter_layout(file);
+    } else {  // What it does to all rows it does to a full cache too.
+      adapter.gists = {};
+      adapter.on_gist_rows = {};
+    }
   }
   const gistkv::cache::cache_rule rule{gists ? n_gist.value_or(layout.rule.n_gist) : 0,
                                        recent.value_or(layout.rule.recent),
@@ -244,15 +241,23 @@ static int run(options o) {
   if (context_path) {
     gistkv::backends::eigen<float> be{1};
     const gistkv::io::mapped_file file(*context_path);
-    soft = gistkv::cache::load_snapshot<float>(be, file.bytes(), *context_path).soft;
+    auto loaded = gistkv::cache::load_snapshot<float>(be, file.bytes(), *context_path);
+    soft = std::move(loaded.soft);
     if (soft.size() == 0) throw gistkv::format_error(*context_path + ": has no soft tokens");
+    if (loaded.info.model != gistkv::io::fingerprint(source.weights)) {
+      throw gistkv::format_error(*context_path + ": was made with another model than " + *path);
+    }
+    if (loaded.info.adapter != 0) {
+      throw gistkv::format_error(*context_path +
+                                 ": was made by a trained compressor, whose decoder is not here");
+    }
   }
 
   // The text as rows, and the plan: how many of them there are at most at a time.
   const codec words{&tokens};
   const auto encode = [&](std::string_view s, std::vector<token_t>& out) { words.encode(s, out); };
   auto segmenter = gistkv::text::parse_segmenter_rule(segmenter_text.value_or(layout.segmenter));
-  open_end sentences{&segmenter};
+  gistkv::text::open_end sentences(segmenter);
   gistkv::text::gist_layout_builder builder(rule.n_gist,
                                             static_cast<token_t>(source.weights.config.n_vocab));
   if (tokens.add_bos() && tokens.bos() && !context_path) {

@@ -291,6 +291,15 @@ TEST_CASE("positions are skipped within 32 bits, and not in the middle of an app
   ledger.append(false);
   CHECK_THROWS_AS(ledger.skip_positions(1), argument_error);
   CHECK(ledger.next_position() == most);
+  // Nor does the running number of a local row pass them, whatever a file says it begins at.
+  cache::row_ledger::state far{{2, 0, 1, 0}, 5, 0, static_cast<std::int32_t>(most), {}, {}, {}};
+  far.anchors = {
+      {cache::row_kind::sink, 0, 0}, {cache::row_kind::gist, 0, 3}, {cache::row_kind::gist, 0, 4}};
+  far.ends = {{3, static_cast<std::int32_t>(most)}};
+  cache::row_ledger late = cache::row_ledger::load(far);
+  CHECK_THROWS_AS(late.append(false), argument_error);
+  CHECK(late.save().locals.empty());
+  CHECK(late.next_position() == 5);
   const world w(2);
   cache::gist_cache<backend, double> c(w.m.backend(), w.m.cache_shape());
   CHECK_THROWS_AS(c.skip_positions(index_t{1} << 32), argument_error);

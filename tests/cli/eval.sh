@@ -129,6 +129,7 @@ does eval ppl --method full,window,separators,evict,snapkv --budget 1G --data "$
 holds 'everything kept' 'len(d["rows"]) == 5 + 4 + 5 + 5 and
   all(abs(r["value"] - 1) <= (0 if r["machine"]["backend"] == "eigen" or r["method"] == "window"
   else 3e-3) for r in d["rows"] if r["metric"] == "ppl_ratio")'
+grep -q 'more or fewer rows' "$work/err" && wrong 'a budget above the full cache is not met'
 holds 'rows of eval' 'all({"metric", "method", "value", "n", "ci95", "settings", "machine"} <= r.keys()
   for r in d["rows"]) and all(r["n"] == 2 for r in d["rows"])'
 cp "$work/out" "$work/first"
@@ -141,6 +142,13 @@ cmp -s "$work/out" "$work/first" || wrong 'a second run has other results'
 printf 'no record\n' > "$work/records2"
 refuses 1 'records2:1: is no record' eval ppl --data "$work/books" --results "$work/records2" \
   --model "$model"
+
+# 7.4 or 3.7 rows, of which there are whole ones only.
+does eval ppl --method window --budget 170000 --keep-lines --data "$work/books" --limit 1 --length 128 \
+  --model "$model" --json
+says err 'window reads up to [1-9].* more or fewer rows than was asked for'
+holds 'what was asked for' 'all(r["settings"]["keep_lines"] and r["settings"]["budget"] == "170000"
+  and "max_tokens" not in r["settings"] for r in d["rows"])'
 
 does eval ppl --method full,sag,window,uniform,separators,evict,snapkv --data "$work/books" --limit 3 \
   --length 700 --positions 4 --model "$model" --json
@@ -240,7 +248,8 @@ cat > "$work/qa.jsonl" <<'END'
 END
 does eval longqa --method full,sag --limit 0 --contexts 2 --shift --data "$work/qa.jsonl" \
   --model "$model" --json
-holds longqa '[r["n"] for r in d["rows"] if r["metric"] in ("em", "f1")] == [3] * 4'
+holds longqa '[r["n"] for r in d["rows"] if r["metric"] in ("em", "f1")] == [3] * 4 and
+  all(r["settings"]["contexts"] == 2 and r["settings"]["shift"] for r in d["rows"])'
 holds 'the full cache can read' 'max(r["value"] for r in d["rows"] if r["metric"] == "contains"
   and r["method"] == "full") > 0.5'
 printf '{"ordered_kv_records": [["a-1", "b-2"], ["c-3", "d-4"]], "key": "c-3", "value": "d-4"}\n' \

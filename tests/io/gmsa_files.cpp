@@ -222,6 +222,13 @@ TEST_CASE("every fault of a checkpoint is named") {
     });
   };
   names(drop("encoder."), "holds no encoder layer");
+  for (const std::string number : {"4000000000", "9223372036854775807", "-1"}) {
+    names(fault([&](tensors& t) {
+            tensor_of(t, "encoder.base_model.model.model.layers.1.input_layernorm.weight").name =
+                "encoder.base_model.model.model.layers." + number + ".input_layernorm.weight";
+          }),
+          "is of layer " + number);
+  }
   names(drop("encoder.base_model.model.model.layers.0."), "layers.0.mlp.down_proj.base_layer");
   names(drop("decoder.model.layers.2."), "'decoder.model.layers.2.mlp.up_proj.weight'");
   names(drop("semantic_alignment_layer."), "'semantic_alignment_layer.bias'");
@@ -296,7 +303,7 @@ TEST_CASE("an adapter holds what differs from the base, and comes back") {
         adapter.parts.decoder.final_norm = other.final_norm;
         adapter.parts.decoder.token_embedding = other.token_embedding;
         adapter.parts.decoder_lora = {adapter.parts.encoder_lora[1], adapter.parts.encoder_lora[8]};
-        adapter.parts.decoder_lora_alpha = 7;
+        adapter.parts.decoder_lora_alpha = 7.0 / 3;  // No short decimal has its value.
       }
       io::write_gmsa_adapter(file.path, adapter, base, weight_type::f32);
       CHECK(io::is_gmsa_adapter(io::safetensors_file::open(file.path)));
@@ -334,6 +341,18 @@ TEST_CASE("an adapter holds what differs from the base, and comes back") {
       io::write_gmsa_adapter(file.path, adapter, base, weight_type::f32);
       same(io::read_gmsa_adapter(file.path, base).parts.slots, adapter.parts.slots);
     }
+  }
+}
+
+TEST_CASE("an alpha that could not be read back is not written") {
+  const auto base = test::random_model(model_options(false, false, true));
+  io::gmsa_adapter adapter{random_parts(model_options(false, false, true)), {4}};
+  put_on(adapter.parts, base);
+  for (const double alpha : {0.0, -1.0, std::nan(""), double(INFINITY)}) {
+    const scratch_file file;
+    adapter.parts.lora_alpha = alpha;
+    CHECK_THROWS_AS(io::write_gmsa_adapter(file.path, adapter, base, weight_type::f32),
+                    argument_error);
   }
 }
 

@@ -100,6 +100,13 @@ TEST_CASE("a file cut at any byte is refused") {
   CHECK(use(std::span(bytes).first(needed)) == outcome::read);
 }
 
+TEST_CASE("a name that is no UTF-8 becomes some, so that it can be written into other files") {
+  const test::scratch_directory scratch;
+  const auto path = scratch / "name.gguf";
+  test::write_bytes(path, test::small_gguf({.name = "caf\xe9 \xc3"}).bytes());
+  CHECK(io::gguf_model_config(io::gguf_file::open(path)).name == "caf\xEF\xBF\xBD \xEF\xBF\xBD");
+}
+
 TEST_CASE("every single bit of the header: an error or a model") {
   std::size_t header_size = 0;
   auto bytes = test::small_gguf().build(&header_size).bytes();

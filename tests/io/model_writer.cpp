@@ -142,6 +142,14 @@ TEST_CASE("model writer: what is read is what was written") {
   check_round_trip(stretched, weight_type::f32);
 }
 
+TEST_CASE("model writer: a name of any bytes is written as UTF-8") {
+  model::host_model m = made("llama", {});
+  m.config.name = "caf\xe9";
+  const scratch_directory scratch;
+  io::write_model(scratch.path(), m, weight_type::f32);
+  CHECK(io::load_model(scratch.path()).weights.config.name == "caf\xEF\xBF\xBD");
+}
+
 TEST_CASE("model writer: what config.json cannot say is refused") {
   const auto refused = [](const model::host_model& m) {
     try {

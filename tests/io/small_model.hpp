@@ -100,6 +100,7 @@ struct small_gguf_options {
   std::uint32_t n_layers_key = small_model::n_layers;
   bool bias = false;
   bool norms = false;
+  std::string name = "a small model";
 };
 
 inline gguf_builder small_gguf(const small_gguf_options& options = {}) {
@@ -110,7 +111,7 @@ inline gguf_builder small_gguf(const small_gguf_options& options = {}) {
     if (key != options.omit) b.u32(key, value);
   };
   if (options.omit != "general.architecture") b.string("general.architecture", a);
-  b.string("general.name", "a small model");
+  b.string("general.name", options.name);
   u32(a + ".block_count", options.n_layers_key);
   u32(a + ".context_length", 64);
   u32(a + ".embedding_length", m::d_model);

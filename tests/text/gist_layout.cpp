@@ -160,6 +160,24 @@ TEST_CASE("layout: random texts, any rule, any cut") {
   }
 }
 
+TEST_CASE("layout: a sentence that only the end closes stays open where the text goes on") {
+  const std::string_view prompt = "One. Two.";
+  const gist_layout closed = lay_out(prompt, text::paper{}, 2, first, tokenize);
+  text::paper inner;
+  text::open_end segmenter(inner);
+  gist_layout_builder builder(2, first);
+  builder.append_text(segmenter, prompt, tokenize);
+  builder.finish_text(segmenter, tokenize);
+  const gist_layout open = builder.take();
+  CHECK(closed.n_sentences == 2);
+  CHECK(open.n_sentences == 1);
+  CHECK(open.is_gist.back() == 0);
+  // What the segmenter beneath has seen goes on: the next piece closes the sentence.
+  std::vector<boundary> found;
+  inner.push(" Three", found);
+  CHECK(found.size() == 1);
+}
+
 TEST_CASE("layout: without gists it is the plain sequence in one piece") {
   const gist_layout layout = lay_out("Abc. De.", text::paper{}, 0, first, tokenize);
   CHECK(layout.ids == tokens_of("Abc. De."));

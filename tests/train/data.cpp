@@ -146,6 +146,22 @@ TEST_CASE("a sentence that is longer than a window is cut") {
   CHECK(windows.size() == 3);
   CHECK_THROWS_AS(train::cut_windows(stream, {.n_gist = 4, .first_gist = 256, .length = 5}),
                   argument_error);
+  // Its gists, if they do not fit any more, are no sample of their own, with a first token or
+  // without.
+  for (const bool bos : {false, true}) {
+    o.length = bos ? 22 : 21;
+    if (bos) o.bos = 'B';
+    index_t n_sequences = 0;
+    const auto two = stream_of({std::string(19, 'x') + ". " + std::string(19, 'y') + ". z"});
+    for (const train::window& w : train::cut_windows(two, o)) {
+      for (const train::sequence& s : train::sequences_of(two, w, o)) {
+        CHECK(std::any_of(s.tokens.begin() + (bos ? 1 : 0), s.tokens.end(),
+                          [](token_t t) { return t < 256; }));
+        ++n_sequences;
+      }
+    }
+    CHECK(n_sequences > 0);
+  }
 }
 
 TEST_CASE("a document that fits into a window is not cut") {

@@ -26,8 +26,10 @@ struct cache_options {
 /// the gists of one sentence.
 inline void validate(const cache_options& options) {
   validate(options.rule);
-  const index_t room = options.max_anchors - options.rule.n_sink;
-  if (options.max_anchors == 0 || (options.max_anchors > 0 && room >= options.rule.n_gist)) return;
+  if (options.max_anchors == 0) return;
+  if (options.max_anchors > 0 && options.max_anchors - options.rule.n_sink >= options.rule.n_gist) {
+    return;
+  }
   throw argument_error("gist cache: a budget of " + std::to_string(options.max_anchors) +
                        " anchor rows, expected 0 for no limit, or the sink's " +
                        std::to_string(options.rule.n_sink) + " and a sentence's " +

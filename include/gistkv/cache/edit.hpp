@@ -183,8 +183,10 @@ void concatenate(gist_cache<B, T>& cache, const gist_cache<B, T>& other,
 /// Closed sentences [first, last) become one, the last of them: each of its gists is the mean of
 /// the gists in its place, keys turned to its position. An approximation in a fixed number of rows;
 /// sentences count alike, merged ones as one.
+/// @param frequencies  [head_dim / 2], those of the model's rotary embedding
+///                     (model::rope_frequencies); not empty, since every key moves
 /// @throws argument_error if the range is not of closed sentences, or names fewer than two that
-///         have gists; on any exception `cache` is as it was.
+///         have gists, or for another number of frequencies; on any exception `cache` is as it was.
 template <Storage B, class T>
 void merge(gist_cache<B, T>& cache, index_t first, index_t last,
            std::span<const float> frequencies) {

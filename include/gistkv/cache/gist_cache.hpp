@@ -171,6 +171,9 @@ class gist_cache {
     return ledger_.rows_held_behind(is_gist);
   }
 
+  /// Keys and values of layer l as attention takes them, the rows of a pass that has begun
+  /// included. The views are good until the next call that may move or drop rows, begin_append for
+  /// one.
   layer_views layer(index_t l) {
     const index_t n_local = ledger_.local_end() - local_base_;
     layer_views v{anchors_.keys(l, 0, n_own()),

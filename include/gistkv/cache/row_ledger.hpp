@@ -63,7 +63,7 @@ struct row {
 ///
 /// Sink and gist rows are anchors; all rows but the sink are local rows in token order. A gist is
 /// both, so that one span serves a query of the open sentence. Local rows have running numbers from
-/// 0, which never change except by `erase`.
+/// 0, which change by `erase`, `keep` and cache::splice only.
 class row_ledger {
  public:
   /// Where an appended row belongs and what it sees (itself included).
@@ -80,9 +80,11 @@ class row_ledger {
 
   /// The next row of the sequence. Linear in nothing but the number of calls.
   placement append(bool is_gist) {
-    if (next_position_ == std::numeric_limits<std::int32_t>::max()) {
+    constexpr std::int32_t last = std::numeric_limits<std::int32_t>::max();
+    if (next_position_ == last || local_end() == last) {
       throw argument_error("gist cache: position " + std::to_string(next_position_) +
-                           " is the last that fits into 32 bits");
+                           ", local row " + std::to_string(local_end()) +
+                           ": one of them is the last that fits into 32 bits");
     }
     placement p;
     p.position = next_position_++;

@@ -10,7 +10,8 @@
 namespace gistkv {
 
 /// Says whether query q sees key k. A predicate, never a matrix: trivially copyable, so that it
-/// goes into a kernel by value. Every mask of the library is causal by itself.
+/// goes into a kernel by value. Every mask of the library is causal by itself but
+/// everything_mask.
 template <class M>
 concept AttentionMask = std::is_trivially_copyable_v<M> && requires(const M& m, index_t i) {
   { m(i, i) } -> std::same_as<bool>;

@@ -26,8 +26,8 @@
 namespace gistkv::gmsa {
 
 struct compress_options {
-  index_t chunk = 512;  ///< Rows of a context in one pass at most, rounded up to whole groups;
-                        ///< results do not depend on it.
+  index_t chunk = 512;  ///< Rows of a context in one pass at most, rounded up to whole groups; as
+                        ///< model::session_options::chunk.
   bool past_context = false;  ///< Go on behind the positions that the encoder was trained for.
 };
 
@@ -80,7 +80,8 @@ class compressor {
   index_t n_slots() const { return slots_.rows; }
 
   /// Soft tokens of several contexts, read together; context i is merged in groups of rates[i]. A
-  /// batch of n gives what n calls give. A context without tokens gives no soft tokens.
+  /// batch of n gives what n calls give, as with transformer::forward. A context without tokens
+  /// gives no soft tokens.
   /// @param[in] progress  called as progress(tokens read of all contexts)
   /// @throws argument_error for a rate or a chunk below 1, a token outside the table, a context
   /// longer than the encoder was trained for, or one that wants more slots than there are;

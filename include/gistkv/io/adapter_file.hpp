@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
 #include <charconv>
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <map>
@@ -54,7 +54,7 @@ inline std::array<adapter_target, 7> adapter_targets(const model::model_config& 
 }
 
 /// Writes an adapter atomically, in bf16 or float. `metadata` is added to what the adapter says.
-/// @throws as write_safetensors.
+/// @throws argument_error for an alpha that is not positive; as write_safetensors.
 inline void write_adapter(const std::filesystem::path& path, const model::adapter& a,
                           index_t d_model, string_map metadata, bool narrow) {
   tensor_list list(narrow ? weight_type::bf16 : weight_type::f32);
@@ -70,9 +70,7 @@ inline void write_adapter(const std::filesystem::path& path, const model::adapte
       const std::string name = "blocks." + std::to_string(f.layer) + "." + f.target + "." + kind;
       add_low_rank(list, f, name + "lora_a", name + "lora_b");
     }
-    std::array<char, 32> text{};
-    const auto end = std::to_chars(text.data(), text.data() + text.size(), l.alpha);
-    metadata[kind + "alpha"] = std::string(text.data(), end.ptr);
+    metadata[kind + "alpha"] = detail::alpha_text(l.alpha);
   };
   metadata["format"] = "gistkv-adapter";
   metadata["n_gist"] = std::to_string(a.gists.n_gist);
@@ -117,9 +115,10 @@ inline model::lora read_adapter_lora(const safetensors_file& file,
   if (l.empty()) return l;
   const std::string& alpha = adapter_fact(file, kind + "alpha");
   const auto end = std::from_chars(alpha.data(), alpha.data() + alpha.size(), l.alpha);
-  if (end.ec != std::errc() || end.ptr != alpha.data() + alpha.size()) {
+  if (end.ec != std::errc() || end.ptr != alpha.data() + alpha.size() || !(l.alpha > 0) ||
+      !std::isfinite(l.alpha)) {
     throw format_error(file.name() + ": metadata " + quote(kind + "alpha") + " is " + quote(alpha) +
-                       ", expected a number");
+                       ", expected a positive number");
   }
   return l;
 }

@@ -17,6 +17,7 @@
 #include <gistkv/io/byte_reader.hpp>
 #include <gistkv/io/config_check.hpp>
 #include <gistkv/io/gguf.hpp>
+#include <gistkv/io/utf8_stream.hpp>
 #include <gistkv/model/config.hpp>
 
 namespace gistkv::io {
@@ -134,7 +135,10 @@ inline model::model_config gguf_model_config(const gguf_file& file) {
     throw format_error(file.name() + ": architecture " + quote(c.architecture) +
                        " is not supported, expected llama, qwen2 or qwen3");
   }
-  c.name = file.find<std::string>("general.name").value_or("");
+  // Said to users and written into files, all of which are UTF-8.
+  utf8_stream name;
+  c.name = name.push(file.find<std::string>("general.name").value_or(""));
+  c.name += name.flush();
   detail::gguf_config_reader keys(file, c.architecture);
   c.n_layers = keys.integer("block_count");
   c.d_model = keys.integer("embedding_length");

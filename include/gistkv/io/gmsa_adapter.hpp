@@ -161,8 +161,8 @@ inline bool is_gmsa_adapter(const safetensors_file& file) {
 }
 
 /// Writes what differs from the base model. @throws argument_error for another type than f32, bf16
-/// or f16, LoRA for some maps of the encoder only, or an encoder or a decoder that is not the
-/// base's in what the file has no place for; file_error.
+/// or f16, LoRA for some maps of the encoder only or of an alpha that is not positive, or an
+/// encoder or a decoder that is not the base's in what the file has no place for; file_error.
 inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_adapter& adapter,
                                const model::host_model& base, weight_type type) {
   const gmsa::host_parts& parts = adapter.parts;
@@ -216,6 +216,9 @@ inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_ada
   for (const index_t rate : adapter.rates) {
     rates += (rates.empty() ? "" : ",") + std::to_string(rate);
   }
+  const auto alpha = [](const std::vector<model::low_rank>& lora, double value) {
+    return lora.empty() ? std::string("0") : detail::alpha_text(value);
+  };
   write_safetensors(path, list.tensors(),
                     {{"format", std::string(gmsa_adapter_format)},
                      {"base", detail::base_text(fingerprint(base))},
@@ -223,8 +226,8 @@ inline void write_gmsa_adapter(const std::filesystem::path& path, const gmsa_ada
                      {"alignment_layers", std::to_string(parts.alignment.blocks.size())},
                      {"alignment", unaligned ? "none" : ""},
                      {"merging", detail::merging_name(parts)},
-                     {"lora_alpha", std::to_string(parts.lora_alpha)},
-                     {"decoder_lora_alpha", std::to_string(parts.decoder_lora_alpha)},
+                     {"lora_alpha", alpha(parts.encoder_lora, parts.lora_alpha)},
+                     {"decoder_lora_alpha", alpha(parts.decoder_lora, parts.decoder_lora_alpha)},
                      {"rates", rates}});
 }
 

@@ -46,11 +46,20 @@ inline std::optional<index_t> layer_of(std::string_view name) {
 namespace detail {
 
 /// Layers that a part of a checkpoint has, by its highest; what lies below must then be there.
-inline index_t layer_count(std::span<const stored_tensor> tensors, std::string_view prefix) {
+/// @throws format_error for a number that cannot be, since each layer has a tensor or more.
+inline index_t layer_count(std::span<const stored_tensor> tensors, std::string_view prefix,
+                           const std::string& file) {
   index_t n = 0;
   for (const stored_tensor& t : tensors) {
     if (!t.name.starts_with(prefix)) continue;
-    if (const auto layer = layer_of(t.name)) n = std::max(n, *layer + 1);
+    const auto layer = layer_of(t.name);
+    if (!layer) continue;
+    if (*layer < 0 || *layer >= static_cast<index_t>(tensors.size())) {
+      throw format_error(file + ": tensor " + quote(t.name) + " is of layer " +
+                         std::to_string(*layer) + ", the file holds " +
+                         std::to_string(tensors.size()) + " tensors");
+    }
+    n = std::max(n, *layer + 1);
   }
   return n;
 }
@@ -137,8 +146,8 @@ inline gmsa::host_parts load_gmsa_checkpoint(const std::filesystem::path& path,
     for (const safetensors_tensor& t : f.tensors()) tensors.push_back(as_weight(t, f.name()));
   }
   gmsa_layout layout{config, rules, 0, 0, 0};
-  layout.encoder_layers = detail::layer_count(tensors, gmsa_names::encoder);
-  layout.alignment_layers = detail::layer_count(tensors, gmsa_names::alignment);
+  layout.encoder_layers = detail::layer_count(tensors, gmsa_names::encoder, file);
+  layout.alignment_layers = detail::layer_count(tensors, gmsa_names::alignment, file);
   if (layout.encoder_layers == 0) {
     throw format_error(file + ": holds no encoder layer, expected tensors " +
                        quote(std::string(gmsa_names::encoder) + "model.layers.0...") +

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -19,6 +22,22 @@
 /// Low-rank changes as two tensors of a file each, whatever the file calls them.
 
 namespace gistkv::io {
+
+namespace detail {
+
+/// The alpha of LoRA as it is read back to the bit, whatever the locale.
+/// @throws argument_error unless it is a positive number: readers refuse others.
+inline std::string alpha_text(double alpha) {
+  if (!(alpha > 0) || !std::isfinite(alpha)) {
+    throw argument_error("adapter: alpha of LoRA is " + std::to_string(alpha) +
+                         ", expected a positive number");
+  }
+  std::array<char, 32> text{};
+  const auto end = std::to_chars(text.data(), text.data() + text.size(), alpha);
+  return {text.data(), end.ptr};
+}
+
+}  // namespace detail
 
 /// The numbers of a matrix. @throws format_error for other extents.
 inline std::vector<float> stored_values(const stored_tensor& t, index_t rows, index_t cols,

@@ -26,6 +26,10 @@ class token_file {
       throw format_error(file_.name() + ": tensor 'stream' is " + std::string(to_string(t.type)) +
                          " " + extents_text(t.extents) + ", expected I32 of one dimension");
     }
+    if (reinterpret_cast<std::uintptr_t>(t.data.data()) % alignof(std::int32_t) != 0) {
+      throw format_error(file_.name() +
+                         ": tensor 'stream' does not begin at a multiple of 4 bytes");
+    }
     stream_ = {reinterpret_cast<const std::int32_t*>(t.data.data()),
                static_cast<std::size_t>(t.extents[0])};
   }

@@ -86,6 +86,7 @@ struct generation {
 template <Sequence Target, text::Segmenter S, TextCodec Codec>
 class generator {
  public:
+  /// @param target, codec  must outlive the generator
   /// @param segmenter  has seen the text read so far, of which a sentence may be open
   /// @param n_bytes    length of that text
   /// @param n_open     regular tokens that the open sentence already has

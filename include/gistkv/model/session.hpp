@@ -18,12 +18,14 @@
 namespace gistkv::model {
 
 struct session_options {
-  index_t chunk = 256;        ///< Tokens of one forward pass at most; results do not depend on it.
+  /// Tokens of one forward pass at most. What is computed does not depend on it; to the bit only on
+  /// a backend whose rows do not depend on their number in a call (docs/backends.md).
+  index_t chunk = 256;
   bool past_context = false;  ///< Go on behind the positions the model was trained for.
 };
 
 /// One sequence being read and continued: a cache, the memory for a pass, and the logits behind the
-/// last token.
+/// last token. The transformer, and the backend with it, must outlive it.
 template <class B, class T = element_t<B>, class KV = T>
 class session {
  public:

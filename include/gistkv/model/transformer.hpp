@@ -128,7 +128,8 @@ class transformer {
   /// Reads the tokens of all steps in one pass, writes their keys and values into the caches, and
   /// leaves the normed last hidden states, step after step, in `hidden`.
   ///
-  /// Every row sees what the ledger of its cache says; a batch of n steps gives what n calls give.
+  /// Every row sees what the ledger of its cache says; a batch of n steps gives what n calls give,
+  /// to the bit where a backend's rows do not depend on their number in a call (docs/backends.md).
   /// On an exception no cache has changed, but for one of memory to drop old sentences in when a
   /// budget asks for it: then every cache has its rows, and those that are over their budget drop
   /// behind the next pass (gist_cache::keep_budget).

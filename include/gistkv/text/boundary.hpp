@@ -61,6 +61,24 @@ concept Segmenter = std::copyable<S> &&
   { std::as_const(s).max_tokens() } -> std::same_as<index_t>;
 };
 
+/// A segmenter of a text that goes on, a prompt for one: what `finish` would close stays open for
+/// what will be written behind it.
+template <Segmenter S>
+class open_end {
+ public:
+  static constexpr std::string_view name = "open_end";
+
+  /// @param[in] inner  what finds the boundaries; must outlive this
+  explicit open_end(S& inner) : inner_(&inner) {}
+
+  void push(std::string_view piece, std::vector<boundary>& out) { inner_->push(piece, out); }
+  void finish(std::vector<boundary>&) {}
+  index_t max_tokens() const { return inner_->max_tokens(); }
+
+ private:
+  S* inner_;
+};
+
 /// All boundaries of a whole text.
 template <Segmenter S>
 std::vector<boundary> boundaries(S segmenter, std::string_view text) {

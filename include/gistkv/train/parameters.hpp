@@ -132,6 +132,7 @@ class parameter_set {
     return n;
   }
 
+  /// Before each step: passes add to the gradients there are.
   void clear_gradients() {
     std::vector<trained_tensor<T>> tensors;
     for (const auto& p : all_) tensors.push_back(p->tensor());
@@ -160,7 +161,7 @@ class parameter_set {
   }
 
   /// One step of AdamW on what is trained, number `step` from 1. `rate(kind)` is the learning rate
-  /// of a kind; gradients are multiplied with `scale` first.
+  /// of a kind; gradients are multiplied with `scale` first. They stay: see clear_gradients.
   template <class Rate>
   void update(const optimiser_options& o, Rate&& rate, double scale, index_t step) {
     make_moments();

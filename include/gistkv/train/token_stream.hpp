@@ -147,7 +147,7 @@ inline std::vector<sequence> sequences_of(std::span<const std::int32_t> stream, 
       close();
     } else if (x == sentence_end) {
       // A piece that begins behind a cut sentence may begin with its end.
-      if (open.tokens.empty()) continue;
+      if (open.tokens.size() == (o.bos ? 1U : 0U)) continue;
       for (index_t g = 0; g < o.n_gist; ++g) {
         put(static_cast<token_t>(o.first_gist + g), o.gist_targets);
       }
