@@ -182,7 +182,7 @@ sed 's/"rank": 4/"rank": 4, "alpha": 3/' "$work/both.json" > "$work/c.json"
 sed -i "s,$work/first/ad,$work/both/ad," "$work/c.json"
 refuses 1 "the adapter's LoRA has alpha 8.000, the config 3.000" train sag --config "$work/c.json"
 sed 's/"rank": 4/"rank": 4, "alpha": 0/' "$work/both.json" > "$work/c.json"
-refuses 1 "'alpha' is 0.*, expected a positive number" train sag --config "$work/c.json"
+refuses 1 "'alpha' is 0.*, want a positive number" train sag --config "$work/c.json"
 # Both learn together, from there, under a teacher that has the LoRA on all rows as it was there:
 # uninterrupted, and killed.
 sed -e 's/"rows": "gists"/"rows": "both", "all_rows": {"rank": 4}/' -e "s,$work/first/ad,$work/both/ad," \
