@@ -15,7 +15,7 @@ short=/usr/share/common-licenses/BSD
 question='By whom is the software provided?'
 # No sentence stays raw: what is answered comes from gists.
 layout='--recent 0 --segmenter paper,before,max_length:8'
-adapter=examples/adapters/smollm2-135m-instruct-k4/adapter.safetensors
+adapter=examples/adapters/smollm2-135m-instruct-gists/adapter.safetensors
 build=build/quickstart
 
 install_packages g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libcli11-dev

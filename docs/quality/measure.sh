@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # measure.sh PROGRAM MODEL DATA RECORDS [NAME...]: measures the tasks of docs/quality.md, or the results
-# named, with the adapter smollm2-135m-instruct-k4: NAME.json in this folder, for build.py.
+# named, with the adapter smollm2-135m-instruct-gists: NAME.json in this folder, for build.py.
 #
 # DATA holds pg19/*.txt, squad/dev_1_24.jsonl, mmlu/ and kv/. RECORDS is a folder for a record a sample
 # and method: a run that was ended goes on where it was. Hours on two cores in all, those of 4,096 tokens
@@ -13,7 +13,7 @@ set -eu
 program=$1 model=$2 data=$3 records=$4
 shift 4
 here=$(cd "$(dirname "$0")" && pwd)
-adapter=$here/../../examples/adapters/smollm2-135m-instruct-k4/adapter.safetensors
+adapter=$here/../../examples/adapters/smollm2-135m-instruct-gists/adapter.safetensors
 mkdir -p "$records"
 
 # Short sentences, none of them raw: the layout for what is asked for word for word.
@@ -53,7 +53,7 @@ for name in $names; do
         --positions 8 $carried --adapter "$adapter" $(kept $name) ;;
     ppl-2048-untrained)
       measure $name ppl --method full,sag,recent,window,uniform --data "$data/pg19" --limit 10 --length 2048 \
-        --positions 8 --recent 4 --segmenter paper,before,min_bytes:160,max_length:80 $(kept $name) ;;
+        --positions 8 --recent 3 --segmenter paper,before,min_bytes:160,max_length:80 $(kept $name) ;;
     needle-*-words) length=${name#needle-} && needle $name words "${length%-*}" full,sag,window --limit 67 ;;
     needle-*-numbers) length=${name#needle-} && needle $name number "${length%-*}" full,sag,window --limit 67 ;;
     qa-squad)

@@ -59,7 +59,7 @@ std::vector<std::string> pieces_of(const std::filesystem::path& path) {
 
 TEST_CASE("what edits cost, in perplexity of the text behind them") {
   const auto adapter_path =
-      source_dir() / "examples/adapters/smollm2-135m-instruct-k4/adapter.safetensors";
+      source_dir() / "examples/adapters/smollm2-135m-instruct-gists/adapter.safetensors";
   if (!require_file(model_path()) || !require_file(adapter_path)) return;
   const io::tokenizer tokens(io::read_tokenizer(io::gguf_file::open(model_path())));
   const auto file = io::safetensors_file::open(adapter_path);

@@ -4,7 +4,8 @@
 
 """split.py text ADAPTER OUT: the adapter without its LoRA on gist rows.
 split.py join TEXT GISTS OUT: LoRA on all rows from TEXT; gists and LoRA on gist rows from GISTS.
-split.py scale ADAPTER OUT ALPHA: the adapter with another alpha of its LoRA on all rows."""
+split.py scale ADAPTER OUT ALPHA: the adapter with another alpha of its LoRA on all rows.
+split.py recent ADAPTER OUT K: the adapter with a layout that keeps K sentences raw."""
 
 import json
 import struct
@@ -28,7 +29,7 @@ def write(path, facts, tensors):
         dtype, shape, blob = tensors[name]
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + len(blob)]}
         offset += len(blob)
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
@@ -38,7 +39,7 @@ def write(path, facts, tensors):
 
 def main():
     what, first, *rest = sys.argv[1:] if len(sys.argv) > 3 else ["", ""]
-    if what not in ("text", "join", "scale") or len(rest) != (1 if what == "text" else 2):
+    if what not in ("text", "join", "scale", "recent") or len(rest) != (1 if what == "text" else 2):
         sys.exit(__doc__)
     facts, tensors = read(first)
     on_all = {n: t for n, t in tensors.items() if ".gist_lora_" not in n}
@@ -48,6 +49,9 @@ def main():
         write(rest[0], facts, on_all)
     elif what == "scale":
         facts["alpha"] = rest[1]
+        write(rest[0], facts, tensors)
+    elif what == "recent":
+        facts["recent"] = rest[1]
         write(rest[0], facts, tensors)
     else:
         facts2, tensors2 = read(rest[0])
