@@ -68,6 +68,18 @@ class trial<B, T, rope_case> {
   buffer<float, B> device_frequencies_;
 };
 
+namespace detail {
+
+/// Half a level of a row of q8, in units of what the table allows a float; its own rounding beside.
+inline void level_scales(expected& want, std::size_t begin, std::size_t d) {
+  double largest = 0.0;
+  for (std::size_t j = 0; j < d; ++j) largest = std::max(largest, want.scale[begin + j]);
+  const double unit = 2.0 * tolerance<float>("append_rows") * epsilon_of<float>();
+  for (std::size_t j = 0; j < d; ++j) want.scale[begin + j] = 1.0001 * largest / 127.0 / unit;
+}
+
+}  // namespace detail
+
 /// Rows of T to rows of O: another type where they enter a cache.
 template <class B, class T, class O, bool Scatter>
 class rows_trial {
@@ -108,21 +120,13 @@ class rows_trial {
         want.value[at] = x[(Scatter ? i : named) * d + j];
         if constexpr (!std::is_same_v<T, O>) want.scale[at] = std::abs(want.value[at]);
       }
-      if constexpr (std::is_same_v<O, q8>) level_scales(want, named * d, d);
+      if constexpr (std::is_same_v<O, q8>) detail::level_scales(want, named * d, d);
     }
     using judged = std::conditional_t<std::is_same_v<O, q8>, float, O>;
     detail::expect_values<B, judged>(r, "o", o_.values(), want);
   }
 
  private:
-  /// Half a level of the row, in units of what the table allows a float; its own rounding beside.
-  static void level_scales(expected& want, std::size_t begin, std::size_t d) {
-    double largest = 0.0;
-    for (std::size_t j = 0; j < d; ++j) largest = std::max(largest, want.scale[begin + j]);
-    const double unit = 2.0 * tolerance<float>("append_rows") * epsilon_of<float>();
-    for (std::size_t j = 0; j < d; ++j) want.scale[begin + j] = 1.0001 * largest / 127.0 / unit;
-  }
-
   B& be_;
   rows_case<Scatter> c_;
   random_generator random_;
@@ -224,24 +228,32 @@ class attention_trial {
         o_(be, placement<3>({c.n_q, c.n_heads, c.head_dim}, c.pad), {}),
         lse_(be, placement<2>({c.n_q, c.n_heads}, c.pad), {}) {}
 
+  /// The arguments of ops::attention.
+  attention_call<T, space_of<B>, KV> call() {
+    return {o_.view(),
+            q_.cview(),
+            {shared_.view(), own_.view(), local_.view()},
+            {spans_, device_spans_.data()},
+            c_.lse ? lse_.view() : matrix_view<T, space_of<B>>{}};
+  }
+  double scale() const { return scale_; }
+
   void operator()() {
-    const auto lse = c_.lse ? lse_.view() : matrix_view<T, space_of<B>>{};
-    const kv_spans<KV, space_of<B>> kv{shared_.view(), own_.view(), local_.view()};
-    const span_list spans{spans_, device_spans_.data()};
+    const auto [o, q, kv, spans, lse] = call();
     if constexpr (std::is_same_v<T, KV>) {
       if (c_.dense()) {
         with_mask(c_.mask, nullptr, 0, [&](const auto& mask) {
           ops::attention<B, T>(be_, o_.view(), q_.cview(), local_.k.cview(), local_.v.cview(),
-                               last_rows(mask), scale_, scratch_, lse);
+                               last_rows(mask), scale_, scratch_, call().lse);
         });
         return;
       }
       if (c_.composed) {
-        composed::attention<B, T>(be_, o_.view(), q_.cview(), kv, spans, scale_, scratch_, lse);
+        composed::attention<B, T>(be_, o, q, kv, spans, scale_, scratch_, lse);
         return;
       }
     }
-    ops::attention<B, T, KV>(be_, o_.view(), q_.cview(), kv, spans, scale_, scratch_, lse);
+    ops::attention<B, T, KV>(be_, o, q, kv, spans, scale_, scratch_, lse);
   }
   void verify(result& r) const {
     detail::expect_guards(r, "o", o_);

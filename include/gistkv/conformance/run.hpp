@@ -6,7 +6,10 @@
 #include <type_traits>
 
 #include <gistkv/conformance/checks.hpp>
+#include <gistkv/conformance/checks_append.hpp>
 #include <gistkv/conformance/checks_attention.hpp>
+#include <gistkv/conformance/checks_few_rows.hpp>
+#include <gistkv/conformance/checks_fused.hpp>
 #include <gistkv/conformance/report.hpp>
 #include <gistkv/conformance/sweep.hpp>
 #include <gistkv/core/backend.hpp>
@@ -24,6 +27,26 @@ namespace gistkv::conformance {
 struct run_options {
   bool model_shapes = true;  ///< Also the shapes of a real model, which take most of the time.
 };
+
+/// Calls that stand for several, by the backend's own path where it declares one.
+template <class T, class B>
+requires Computes<B, T>
+void run_fused(B& be, report& all) {
+  const auto path = [](bool native) { return native ? "native" : "composed"; };
+  for (const auto& c : linears_cases()) check<T>(be, c, all, path(B::native_linears));
+  for (const auto& c : kv_append_cases<T>()) check<T>(be, c, all, path(B::native_append));
+  for (const auto& c : attention_batch_cases()) {
+    check<T>(be, c, all, path(B::native_attention_batch));
+  }
+  if constexpr (B::native_few_rows) {
+    for (const auto& c : projection_cases()) {
+      if (ops::takes_few_rows(be, c.n(), c.d_model, c.head_dim)) check<T>(be, c, all);
+    }
+    for (const auto& c : gated_cases()) {
+      if (ops::takes_few_rows(be, c.n, c.d_model, c.d_ff)) check<T>(be, c, all);
+    }
+  }
+}
 
 /// All cases on elements of T.
 template <class T, class B>
@@ -50,6 +73,7 @@ void run_type(B& be, report& all, const run_options& options = {}) {
     c.composed = true;
     check<T>(be, c, all, "composed");
   }
+  run_fused<T>(be, all);
 }
 
 /// What activations of T meet in a cache of KV, if the backend has such caches.
@@ -58,6 +82,7 @@ void run_cache(B& be, report& all) {
   if constexpr (!std::is_same_v<T, KV> && B::template native_cache<KV>) {
     const std::string path = std::string(dtype_name<KV>()) + " cache";
     for (const scatter_case& c : scatter_cases()) check<T>(be, append_case<KV>{c}, all, path);
+    for (const auto& c : kv_append_cases<KV>()) check<T>(be, c, all, path);
     for (const attention_case& c : attention_cases()) {
       if (!c.dense()) check<T>(be, cached_attention_case<KV>{c}, all, path);
     }

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <concepts>
 #include <cstddef>
+#include <iterator>
 #include <limits>
 #include <span>
 #include <string>
@@ -51,7 +52,7 @@ struct tolerance_row {
   double f16;
 };
 
-inline constexpr std::array<tolerance_row, 11> tolerance_table{{
+inline constexpr std::array<tolerance_row, 16> tolerance_table{{
     {"linear", 8, 4, 2, 2},
     {"matmul", 8, 4, 2, 2},
     {"norm", 16, 8, 2, 2},
@@ -63,6 +64,11 @@ inline constexpr std::array<tolerance_row, 11> tolerance_table{{
     {"scatter_rows", 0, 0, 0, 0},
     {"append_rows", 0.5, 0.5, 0.5, 0.5},  // One rounding.
     {"attention", 12, 6, 3, 3},
+    {"linears", 8, 4, 2, 2},
+    {"append", 0.5, 0.5, 0.5, 0.5},
+    {"attention_batch", 12, 6, 3, 3},
+    {"project", 31, 16, 7, 7},  // norm, linear, add of a bias, rope.
+    {"gated", 37, 19, 7, 7},    // norm, linear, add of a bias, activation.
 }};
 
 /// c of the table. @throws argument_error for an operation that has no row.
@@ -82,7 +88,10 @@ constexpr double tolerance(std::string_view op) {
 /// narrower of the two.
 template <class T, class F>
 constexpr double unit_budget(std::string_view op) {
-  const bool multiplies = op == "linear" || op == "matmul" || op == "attention";
+  constexpr std::string_view products[] = {"linear",          "linears", "matmul", "attention",
+                                           "attention_batch", "project", "gated"};
+  const bool multiplies =
+      std::find(std::begin(products), std::end(products), op) != std::end(products);
   if (multiplies && epsilon_of<F>() > epsilon_of<T>()) return tolerance<F>(op) * epsilon_of<F>();
   return tolerance<T>(op) * epsilon_of<T>();
 }
