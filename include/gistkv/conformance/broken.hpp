@@ -117,9 +117,14 @@ template <Backend B>
 class broken : public B {
  public:
   using space = space_of<B>;
-  /// The faults are in primitives: caches of other types would only meet them again.
+  /// The faults are in primitives: caches of other types would only meet them again, and calls of
+  /// several are to be composed of them.
   template <class>
   static constexpr bool native_cache = false;
+  static constexpr bool native_linears = false;
+  static constexpr bool native_append = false;
+  static constexpr bool native_attention_batch = false;
+  static constexpr bool native_few_rows = false;
   template <class T>
   using vec = vector_view<const T, space>;
   template <class T>
@@ -262,6 +267,10 @@ class with_native_attention : public B {
   static constexpr bool native_attention = true;
   template <class>
   static constexpr bool native_cache = false;
+  static constexpr bool native_linears = false;
+  static constexpr bool native_append = false;
+  static constexpr bool native_attention_batch = false;
+  static constexpr bool native_few_rows = false;
   using B::B;
 
   template <class T>
