@@ -42,7 +42,7 @@ struct appended_rows {
         values(be, placement<3>({heads, count + spare, d}, pad),
                normals(random, heads * (count + spare) * d)) {}
 
-  /// @param x  [n, n_kv_heads, head_dim], of which rows from `begin` on are this sequence's
+  /// @param k, v  [n, n_kv_heads, head_dim], of which rows from `begin` on are this sequence's
   void verify(result& r, const expected& k, const expected& v, index_t begin) const {
     expect_unchanged(r, "rows", device_rows, rows);
     expect_guards(r, "keys", keys);
