@@ -300,6 +300,10 @@ TEST_CASE("positions are skipped within 32 bits, and not in the middle of an app
   CHECK_THROWS_AS(late.append(false), argument_error);
   CHECK(late.save().locals.empty());
   CHECK(late.next_position() == 5);
+  // Nor is a sink taken from the least number there is, which a sanitizer would see.
+  CHECK_THROWS_AS(
+      cache::validate(cache::cache_options{{2, 0, 1, 0}, std::numeric_limits<index_t>::min()}),
+      argument_error);
   const world w(2);
   cache::gist_cache<backend, double> c(w.m.backend(), w.m.cache_shape());
   CHECK_THROWS_AS(c.skip_positions(index_t{1} << 32), argument_error);

@@ -211,6 +211,16 @@ TEST_CASE("soft tokens and a step of their training, as docs/gmsa.md has them") 
   const std::vector<float> logits = ask_soft_tokens(base, adapter, tokens, prompt);
   CHECK(static_cast<index_t>(logits.size()) == base.config.n_vocab);
   CHECK(std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }));
+  // The decoder is not the model without what was trained with the soft tokens.
+  backend be;
+  const gmsa::host_parts parts = io::read_gmsa_adapter(adapter, base).parts;
+  REQUIRE_FALSE(parts.decoder_lora.empty());
+  const gmsa::compressor<backend> compressor(be, gmsa::compressor_of(parts));
+  const model::transformer<backend> untrained(be, parts.decoder);
+  model::session<backend> without(untrained, cache::cache_options{});
+  without.read_soft(compressor.compress(tokens, 4));
+  without.read(prompt);
+  CHECK_FALSE(std::equal(logits.begin(), logits.end(), without.logits().begin()));
   // What comes behind depends on the text.
   CHECK(logits != ask_soft_tokens(base, adapter, ids_of("It rained all day."), prompt));
   const auto [before, after] = restore(base, tokens, prompt, 2, 3);

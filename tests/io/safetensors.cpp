@@ -17,6 +17,7 @@
 #include <gistkv/io/safetensors.hpp>
 #include <gistkv/io/safetensors_set.hpp>
 #include <gistkv/io/safetensors_writer.hpp>
+#include <gistkv/io/token_file.hpp>
 
 #include <io/gguf_builder.hpp>
 #include <support/data.hpp>
@@ -33,6 +34,18 @@ std::vector<std::byte> file_of(std::string_view header, std::string_view data) {
   test::byte_builder b;
   b.text(header).raw(data);
   return b.bytes();
+}
+
+TEST_CASE("tokens are mapped where they are aligned, and refused elsewhere") {
+  const test::scratch_directory scratch;
+  const auto path = scratch / "tokens.safetensors";
+  std::string header = R"({"stream":{"dtype":"I32","shape":[2],"data_offsets":[0,8]}})";
+  header.append((4 - header.size() % 4) % 4, ' ');
+  test::write_bytes(path, file_of(header, std::string_view("\1\0\0\0\2\0\0\0", 8)));
+  const io::token_file tokens(path);
+  CHECK(tokens.stream()[1] == 2);
+  test::write_bytes(path, file_of(header + " ", std::string_view("\1\0\0\0\2\0\0\0", 8)));
+  CHECK_THROWS_AS(io::token_file{path}, format_error);
 }
 
 TEST_CASE("a file written by hand reads back") {

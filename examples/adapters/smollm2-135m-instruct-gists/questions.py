@@ -21,10 +21,11 @@ def main():
     if not 4 <= len(sys.argv) <= 6:
         sys.exit(__doc__)
     program, model, adapter = sys.argv[1:4]
-    tokens, first = (sys.argv[4:] + ["16", None][len(sys.argv) - 4:])
+    tokens = sys.argv[4] if len(sys.argv) > 4 else "16"
+    first = int(sys.argv[5]) if len(sys.argv) > 5 else None
     gisted = ["--recent", "0", "--segmenter", f"paper,before,max_length:{tokens}"]
     lines = (HERE / "questions.tsv").read_text(encoding="utf-8").splitlines()
-    asked = [line.split("\t") for line in lines[:first and int(first)]]
+    asked = [line.split("\t") for line in lines[:first]]
     made_with = ["--model", model, "--adapter", adapter]
 
     def right(source, *layout):

@@ -47,11 +47,8 @@ def main():
         facts["lora_rows"] = "all"
         del facts["gist_alpha"]
         write(rest[0], facts, on_all)
-    elif what == "scale":
-        facts["alpha"] = rest[1]
-        write(rest[0], facts, tensors)
-    elif what == "recent":
-        facts["recent"] = rest[1]
+    elif what in ("scale", "recent"):
+        facts["alpha" if what == "scale" else what] = rest[1]
         write(rest[0], facts, tensors)
     else:
         facts2, tensors2 = read(rest[0])

@@ -113,18 +113,24 @@ buffer<T, B> edited(B& be, const vector_view<const T, space_of<B>>& view, F&& f)
 
 }  // namespace detail
 
+/// B without caches of other types and calls of several: these would only meet the faults again,
+/// which are in primitives and attention.
 template <Backend B>
-class broken : public B {
+class without_fused : public B {
  public:
-  using space = space_of<B>;
-  /// The faults are in primitives: caches of other types would only meet them again, and calls of
-  /// several are to be composed of them.
   template <class>
   static constexpr bool native_cache = false;
   static constexpr bool native_linears = false;
   static constexpr bool native_append = false;
   static constexpr bool native_attention_batch = false;
   static constexpr bool native_few_rows = false;
+  using B::B;
+};
+
+template <Backend B>
+class broken : public without_fused<B> {
+ public:
+  using space = space_of<B>;
   template <class T>
   using vec = vector_view<const T, space>;
   template <class T>
@@ -133,7 +139,8 @@ class broken : public B {
   using ten = tensor_view<const T, 3, space>;
 
   template <class... Args>
-  explicit broken(fault kind, Args&&... args) : B(std::forward<Args>(args)...), fault_(kind) {}
+  explicit broken(fault kind, Args&&... args)
+      : without_fused<B>(std::forward<Args>(args)...), fault_(kind) {}
 
   template <class T>
   void linear(matrix_view<T, space> o, std::type_identity_t<mat<T>> x,
@@ -261,17 +268,11 @@ class broken : public B {
 /// A backend that declares a native attention which is composed::attention: right, to test that the
 /// path is taken and accepted, or blind to the spans, to test that this is seen.
 template <Backend B, bool IgnoresSpans>
-class with_native_attention : public B {
+class with_native_attention : public without_fused<B> {
  public:
   using space = space_of<B>;
   static constexpr bool native_attention = true;
-  template <class>
-  static constexpr bool native_cache = false;
-  static constexpr bool native_linears = false;
-  static constexpr bool native_append = false;
-  static constexpr bool native_attention_batch = false;
-  static constexpr bool native_few_rows = false;
-  using B::B;
+  using without_fused<B>::without_fused;
 
   template <class T>
   void attention(tensor_view<T, 3, space> o, std::type_identity_t<tensor_view<const T, 3, space>> q,

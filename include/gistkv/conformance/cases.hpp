@@ -71,6 +71,11 @@ inline std::string field(const char* name, index_t value) {
   return std::string(name) + "=" + std::to_string(value) + " ";
 }
 inline std::string flag(const char* name, bool on) { return on ? std::string(name) + " " : ""; }
+inline std::string word(norm_kind kind) { return kind == norm_kind::rms ? "rms " : "layer "; }
+inline std::string word(activation_kind kind) {
+  const char* names[] = {"silu ", "gelu ", "gelu_tanh "};
+  return names[static_cast<int>(kind)];
+}
 inline std::string trimmed(std::string text) {
   while (!text.empty() && text.back() == ' ') text.pop_back();
   return text;
@@ -151,8 +156,7 @@ struct norm_case {
   }
   std::string text() const {
     const char* fill[] = {"", "offset rows ", "tiny rows ", "zero rows "};
-    return detail::trimmed(detail::field("n", n) + detail::field("d", d) +
-                           (kind == norm_kind::rms ? "rms " : "layer ") +
+    return detail::trimmed(detail::field("n", n) + detail::field("d", d) + detail::word(kind) +
                            detail::flag("bias", bias) + detail::flag("in place", in_place) +
                            fill[static_cast<int>(rows)] + detail::field("pad", pad));
   }
@@ -194,12 +198,11 @@ struct activation_case {
   double flops() const { return 5.0 * detail::product({n, d}); }
   double bytes(double e) const { return e * (gated ? 3.0 : 2.0) * detail::product({n, d}); }
   std::string text() const {
-    const char* names[] = {"silu ", "gelu ", "gelu_tanh "};
-    return detail::trimmed(
-        detail::field("n", n) + detail::field("d", d) + names[static_cast<int>(kind)] +
-        detail::flag("gated", gated) + detail::flag("extreme", extreme) +
-        detail::flag("o is gate", output == aliasing::first) +
-        detail::flag("o is up", output == aliasing::second) + detail::field("pad", pad));
+    return detail::trimmed(detail::field("n", n) + detail::field("d", d) + detail::word(kind) +
+                           detail::flag("gated", gated) + detail::flag("extreme", extreme) +
+                           detail::flag("o is gate", output == aliasing::first) +
+                           detail::flag("o is up", output == aliasing::second) +
+                           detail::field("pad", pad));
   }
 };
 

@@ -95,7 +95,7 @@ struct projection_case {
         detail::field("rows", counts[0]) + detail::field("and", counts[1]) +
         detail::field("d_model", d_model) + detail::field("n_heads", n_heads) +
         detail::field("n_kv_heads", n_kv_heads) + detail::field("head_dim", head_dim) +
-        (kind == norm_kind::rms ? "rms " : "layer ") + detail::flag("biases", biases) +
+        detail::word(kind) + detail::flag("biases", biases) +
         detail::flag("magnitude=1.1", magnitude != 1.0) + detail::field("pad", pad));
   }
 };
@@ -113,11 +113,10 @@ struct gated_case {
   std::uint64_t seed = 0;
 
   std::string text() const {
-    const char* names[] = {"silu ", "gelu ", "gelu_tanh "};
-    return detail::trimmed(
-        detail::field("n", n) + detail::field("d_model", d_model) + detail::field("d_ff", d_ff) +
-        (kind == norm_kind::rms ? "rms " : "layer ") + names[static_cast<int>(activation)] +
-        detail::flag("biases", biases) + detail::field("pad", pad));
+    return detail::trimmed(detail::field("n", n) + detail::field("d_model", d_model) +
+                           detail::field("d_ff", d_ff) + detail::word(kind) +
+                           detail::word(activation) + detail::flag("biases", biases) +
+                           detail::field("pad", pad));
   }
 };
 

@@ -37,10 +37,7 @@ class trial<B, T, rope_case> {
       positions_.push_back(
           static_cast<std::int32_t>(i == 0 ? c.last_position : random_.below(c.last_position)));
     }
-    for (index_t j = 0; j < c.head_dim / 2; ++j) {
-      frequencies_.push_back(static_cast<float>(
-          std::pow(1e4, -2.0 * static_cast<double>(j) / static_cast<double>(c.head_dim))));
-    }
+    frequencies_ = rotation_frequencies(c.head_dim);
     device_positions_ = buffer<std::int32_t, B>(be, positions_);
     device_frequencies_ = buffer<float, B>(be, frequencies_);
   }

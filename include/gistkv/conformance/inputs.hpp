@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -26,6 +27,16 @@ inline std::vector<double> normals(random_generator& random, index_t n, double m
   std::vector<double> values(static_cast<std::size_t>(n));
   for (double& x : values) x = magnitude * random.normal();
   return values;
+}
+
+/// Of a rotation: [head_dim / 2], falling from 1.
+inline std::vector<float> rotation_frequencies(index_t head_dim) {
+  std::vector<float> frequencies;
+  for (index_t j = 0; j < head_dim / 2; ++j) {
+    frequencies.push_back(static_cast<float>(
+        std::pow(1e4, -2.0 * static_cast<double>(j) / static_cast<double>(head_dim))));
+  }
+  return frequencies;
 }
 
 /// A stored matrix of any weight type, and the values that its bytes stand for.

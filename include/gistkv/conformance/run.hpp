@@ -39,12 +39,16 @@ void run_fused(B& be, report& all) {
     check<T>(be, c, all, path(B::native_attention_batch));
   }
   if constexpr (B::native_few_rows) {
-    for (const auto& c : projection_cases()) {
-      if (ops::takes_few_rows(be, c.n(), c.d_model, c.head_dim)) check<T>(be, c, all);
-    }
-    for (const auto& c : gated_cases()) {
-      if (ops::takes_few_rows(be, c.n, c.d_model, c.d_ff)) check<T>(be, c, all);
-    }
+    const auto check_few = [&](const auto& c, index_t n, index_t width) {
+      if (ops::takes_few_rows(be, n, c.d_model, width)) return check<T>(be, c, all);
+      all.add({.op = c.op,
+               .dtype = std::string(dtype_name<T>()),
+               .path = "native",
+               .case_text = c.text(),
+               .skip_reason = "[" + c.text() + "] are not few rows to " + std::string(B::name)});
+    };
+    for (const auto& c : projection_cases()) check_few(c, c.n(), c.head_dim);
+    for (const auto& c : gated_cases()) check_few(c, c.n, c.d_ff);
   }
 }
 

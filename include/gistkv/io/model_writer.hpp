@@ -115,7 +115,6 @@ inline nlohmann::ordered_json model_config_json(const model::host_model& m) {
 inline void write_model(const std::filesystem::path& directory, const model::host_model& m,
                         weight_type type) {
   nlohmann::ordered_json config = model_config_json(m);
-  using handler = nlohmann::ordered_json::error_handler_t;  // A name may hold any bytes.
   config["torch_dtype"] = type == weight_type::bf16  ? "bfloat16"
                           : type == weight_type::f16 ? "float16"
                                                      : "float32";
@@ -127,8 +126,9 @@ inline void write_model(const std::filesystem::path& directory, const model::hos
   }
   list.add_vector(std::string(n.final_norm), m.final_norm);
   if (!m.config.tied_head) list.add(std::string(n.head), m.head.weight);
-  write_file_atomically(directory / "config.json",
-                        config.dump(2, ' ', false, handler::replace) + "\n");
+  // The name may hold any bytes.
+  const auto replace = nlohmann::ordered_json::error_handler_t::replace;
+  write_file_atomically(directory / "config.json", config.dump(2, ' ', false, replace) + "\n");
   // What transformers asks for before it reads a file.
   write_safetensors(directory / "model.safetensors", list.tensors(), {{"format", "pt"}});
 }
