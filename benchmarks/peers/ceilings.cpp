@@ -52,8 +52,13 @@ float multiply() {
   return total;
 }
 #else
-using lanes = float __attribute__((vector_size(32)));
-constexpr double flop_a_product = 16;
+#if defined(__AVX512F__)
+constexpr int n_lanes = 16;
+#else
+constexpr int n_lanes = 8;
+#endif
+using lanes = float __attribute__((vector_size(4 * n_lanes)));
+constexpr double flop_a_product = 2 * n_lanes;
 float multiply() {
   const volatile float half = 0.5F;  // A number that the compiler must not know.
   const lanes x = half - lanes{};

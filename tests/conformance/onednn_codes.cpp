@@ -102,7 +102,7 @@ std::vector<instruction_set> sets_with_codes() {
   return sets;
 }
 /// Elsewhere coarse rows save nothing.
-bool has_coarse_rows(instruction_set isa) { return isa >= instruction_set::avx512_bf16; }
+bool has_coarse_rows(instruction_set isa) { return isa >= instruction_set::avx512_vnni; }
 
 TEST_SUITE_BEGIN("conformance");
 

@@ -101,12 +101,12 @@ TEST_CASE_TEMPLATE("few rows times weights in bf16 or floats give what many give
   using backends::instruction_set;
   for (const instruction_set isa :
        {instruction_set::portable, instruction_set::avx2, instruction_set::avx512,
-        instruction_set::avx512_bf16, instruction_set::amx}) {
+        instruction_set::avx512_vnni, instruction_set::avx512_bf16, instruction_set::amx}) {
     if (isa > backends::best_instruction_set()) continue;
     CAPTURE(backends::to_string(isa));
     B be(backends::onednn_options{.isa = isa});
     random_generator random(7);
-    for (const index_t n : {1, 2, 3, 4, 5, 6, 7, 13, 300}) {
+    for (const index_t n : {1, 2, 3, 4, 5, 6, 7, 13, 43, 300}) {
       for (const index_t d_in : {1, 2, 33, 34, 160}) check_rows(be, random, n, d_in);
     }
   }

@@ -30,7 +30,7 @@ using oracle = backends::eigen<double>;
 std::vector<instruction_set> sets() {
   std::vector<instruction_set> all;
   for (const auto isa : {instruction_set::portable, instruction_set::avx2, instruction_set::avx512,
-                         instruction_set::avx512_bf16}) {
+                         instruction_set::avx512_vnni, instruction_set::avx512_bf16}) {
     if (isa <= backends::best_instruction_set()) all.push_back(isa);
   }
   return all;

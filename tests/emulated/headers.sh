@@ -17,7 +17,7 @@ find "$to.new" -type f | while read -r file; do
     -e 's|^#include <immintrin.h>|#include "emulated/intrinsics.hpp"|' \
     -e '/__asm__\("" : "\+v"/d' \
     -e 's/^(inline instruction_set best_instruction_set\(\) \{)$/\1\n  if (emulated::possible()) return instruction_set::amx;/' \
-    -e 's/isa_ >= instruction_set::avx512;$/false;/' "$file"
+    -e 's/isa_ >= instruction_set::avx512_bf16;$/false;/' "$file"
 done
 rm -rf "$to"
 mv "$to.new" "$to"

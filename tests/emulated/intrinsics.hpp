@@ -337,6 +337,10 @@ EMULATED __m256i mm512_cvtepi32_epi16(__m512i v) {
   const words x(v);
   return made<__m256i, lanes<std::int16_t, 16>>([&](std::size_t i) { return x.at[i]; });
 }
+EMULATED __m128i mm512_cvtepi32_epi8(__m512i v) {
+  const words x(v);
+  return made<__m128i, lanes<std::int8_t, 16>>([&](std::size_t i) { return x.at[i]; });
+}
 template <class E>
 std::int32_t saturated(std::int32_t x) {
   constexpr std::int32_t most = (1 << (8 * sizeof(E) - 1)) - 1;

@@ -384,7 +384,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     return std::same_as<U, bf16> ? data_type::bf16 : data_type::f32;
   }
   data_type float_type() const {
-    const bool narrow = std::same_as<F, bf16> && isa_ >= instruction_set::avx512;
+    const bool narrow = std::same_as<F, bf16> && isa_ >= instruction_set::avx512_bf16;
     return narrow ? data_type::bf16 : data_type::f32;
   }
   static void check_bytes(const host_matrix& host) {
@@ -640,11 +640,19 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     });
   }
 
-  /// The rows of x in whole numbers.
+  /// The rows of x in whole numbers, many of them.
   onednn_detail::quantized_rows quantized(matrix_view<const T> x,
                                           onednn_detail::code_format format) {
-    return mixed(x, {}, format).fine;
+    using namespace onednn_detail;
+    const index_t n = x.extent(0);
+    const index_t d = x.extent(1);
+    auto* memory = activations_.get<std::uint32_t>(quantized_rows::words_for(n, d));
+    const quantized_rows rows = quantized_rows::in(memory, n, d);
+    parallel(n, 4 * d,
+             [&](index_t i) { code_kernels_->quantize(rows.from(i), row(x, i), format); });
+    return rows;
   }
+  /// Or few, of which some may be coarse.
   onednn_detail::mixed_rows mixed(matrix_view<const T> x, row_range coarse,
                                   onednn_detail::code_format format) {
     using namespace onednn_detail;
@@ -663,7 +671,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
         code_kernels_->quantize_coarse(rows.coarse.from(i - coarse.begin), row(x, i), format);
       } else {
         const index_t before = i < coarse.begin ? i : i - coarse.size();
-        code_kernels_->quantize(rows.fine.from(before), row(x, i), format);
+        code_kernels_->quantize_few(rows.fine.from(before), row(x, i), format);
       }
     });
     return rows;

@@ -13,6 +13,7 @@
 #include <gistkv/backends/onednn/x86/avx512.hpp>
 #include <gistkv/backends/onednn/x86/avx512_bf16.hpp>
 #include <gistkv/backends/onednn/x86/avx512_vnni.hpp>
+#include <gistkv/backends/onednn/x86/avx512_vnni_bf16.hpp>
 #endif
 #include <gistkv/backends/onednn/kernels.hpp>
 #include <gistkv/backends/onednn/portable.hpp>
@@ -20,10 +21,11 @@
 
 namespace gistkv::backends {
 
-/// What a CPU can do, each including those before it. `avx2` comes with FMA and F16C; `avx512_bf16`
-/// stands for AVX-512 with VNNI and BF16 products, as in Cooper Lake, Sapphire Rapids, Zen 4 and
+/// What a CPU can do, each including those before it. `avx2` comes with FMA and F16C; `avx512_vnni`
+/// stands for AVX-512 with its products of whole numbers, as in Cascade Lake and Ice Lake;
+/// `avx512_bf16` for that and products of BF16, as in Cooper Lake, Sapphire Rapids, Zen 4 and
 /// later; `amx` for that and products of BF16 tiles, as in Sapphire Rapids and later.
-enum class instruction_set { portable, avx2, avx512, avx512_bf16, amx };
+enum class instruction_set { portable, avx2, avx512, avx512_vnni, avx512_bf16, amx };
 
 constexpr std::string_view to_string(instruction_set set) {
   switch (set) {
@@ -33,6 +35,8 @@ constexpr std::string_view to_string(instruction_set set) {
       return "AVX2";
     case instruction_set::avx512:
       return "AVX-512";
+    case instruction_set::avx512_vnni:
+      return "AVX-512 with VNNI";
     case instruction_set::avx512_bf16:
       return "AVX-512 with VNNI and BF16";
     case instruction_set::amx:
@@ -46,9 +50,8 @@ inline instruction_set best_instruction_set() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bf16")) {
-      return instruction_set::avx512;
-    }
+    if (!__builtin_cpu_supports("avx512vnni")) return instruction_set::avx512;
+    if (!__builtin_cpu_supports("avx512bf16")) return instruction_set::avx512_vnni;
     static const bool has_tiles = onednn_detail::amx::available();
     return has_tiles ? instruction_set::amx : instruction_set::avx512_bf16;
   }
@@ -69,6 +72,7 @@ const kernels<T>& kernels_for(instruction_set set) {
     case instruction_set::amx:
     case instruction_set::avx512_bf16:
       return avx512_bf16::table<T>;
+    case instruction_set::avx512_vnni:
     case instruction_set::avx512:
       return avx512::table<T>;
     case instruction_set::avx2:
@@ -89,6 +93,7 @@ const training_kernels& training_kernels_for(instruction_set set) {
     case instruction_set::amx:
     case instruction_set::avx512_bf16:
       return avx512_bf16::training_table;
+    case instruction_set::avx512_vnni:
     case instruction_set::avx512:
       return avx512::training_table;
     case instruction_set::avx2:
@@ -119,6 +124,7 @@ attend_function<T, KV> attend_for(instruction_set set, index_t head_dim) {
       } else {
         return avx512::attend<T, KV, avx512::dot_f32>;
       }
+    case instruction_set::avx512_vnni:
     case instruction_set::avx512:
       return avx512::attend<T, KV, avx512::dot_f32>;
     case instruction_set::avx2:
@@ -147,6 +153,10 @@ template <class T, class W>
 panel_function<T, W> panel_product_for(instruction_set set) {
 #if defined(__x86_64__)
   if (set == instruction_set::avx2) return avx2::panel_product<T, W>;
+  if constexpr (std::same_as<W, bf16>) {
+    const bool widens = set == instruction_set::avx512 || set == instruction_set::avx512_vnni;
+    if (widens) return avx512::panel_product<T, W>;
+  }
 #endif
   (void)set;
   return nullptr;
@@ -156,7 +166,9 @@ panel_function<T, W> panel_product_for(instruction_set set) {
 template <class T>
 const code_kernels<T>* code_kernels_for(instruction_set set) {
 #if defined(__x86_64__)
-  if (set >= instruction_set::avx512_bf16) return &avx512_vnni::table<T>;
+  using avx512_vnni::minima_in_pairs;
+  if (set >= instruction_set::avx512_bf16) return &avx512_vnni::table<T, minima_in_pairs>;
+  if (set >= instruction_set::avx512_vnni) return &avx512_vnni::table<T>;
   if (set >= instruction_set::avx2) return &avx2_codes::table<T>;
 #endif
   (void)set;

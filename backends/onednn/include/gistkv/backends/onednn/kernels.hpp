@@ -65,7 +65,7 @@ struct partial_attention {
 
 /// Tokens of a tile times heads of a group: enough rows that unpacking a key block costs little.
 inline constexpr index_t max_tile_rows = 192;
-/// Keys unpacked at a time: keys and values of one block stay in the first-level cache.
+/// Keys unpacked at a time, at most.
 inline constexpr index_t key_block = 128;
 
 /// Rows that share scores and weights of a block, at most.

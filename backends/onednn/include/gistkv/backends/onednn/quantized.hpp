@@ -186,8 +186,6 @@ inline constexpr int parts_of_bytes = 16 / Bits;
 /// Part `j` of bytes number w is word number word_of(w, j) of 16 of the record: codes of two
 /// columns for each of 16 rows. Number 2 i has columns 4 i, 4 i + 2; the next 4 i + 1, 4 i + 3.
 constexpr int word_of(int w, int j) { return 2 * w + j / 2 * 8 + j % 2; }
-/// Of codes of 4 bits `part_in_place` leaves part j times 16^place_of(j).
-constexpr int place_of(int j) { return j == 1 ? 2 : j == 2 ? 1 : 0; }
 
 /// Rows of activations in 15 bits and a sign, x = scale 2^s values, with a scale for the row and a
 /// power of two for 32 neighbours. Eight bits, which other engines use, moved the logits of one
@@ -195,7 +193,9 @@ constexpr int place_of(int j) { return j == 1 ? 2 : j == 2 ? 1 : 0; }
 /// `extra` is what codes need of the sum of a block: -offset sum(values) as an integer, or, for a
 /// minimum, 2^s sum(values) as a float.
 struct quantized_rows {
-  std::int16_t* values = nullptr;  ///< [n, d]; each four neighbours in the order 0 2 1 3.
+  /// [n, d]; each four neighbours in the order 0 2 1 3. Or, for each row, [2, d] bytes with a sign:
+  /// the upper halves, then the lower ones, in their own order.
+  std::int16_t* values = nullptr;
   std::int32_t* shift = nullptr;   ///< [n, d / 32]: s >= 0, at the place of a float's exponent.
   std::uint32_t* extra = nullptr;  ///< [n, d / 32]
   float* scale = nullptr;          ///< [n]
@@ -211,6 +211,10 @@ struct quantized_rows {
     return {reinterpret_cast<std::int16_t*>(memory), reinterpret_cast<std::int32_t*>(rest),
             rest + blocks, reinterpret_cast<float*>(rest + 2 * blocks), d};
   }
+  std::int8_t* upper_half(index_t row) const {
+    return reinterpret_cast<std::int8_t*>(values + row * d);
+  }
+  std::int8_t* lower_half(index_t row) const { return upper_half(row) + d; }
   quantized_rows from(index_t row) const {
     const index_t blocks = row * (d / code_block);
     return {values + row * d, shift + blocks, extra + blocks, scale + row, d};
@@ -336,8 +340,10 @@ struct tile_kernels {
 
 template <class T>
 struct code_kernels {
-  /// Quantises one row.
+  /// Quantises one row for multiply_expanded.
   void (*quantize)(const quantized_rows& to, const T* x, code_format format);
+  /// The same for product.
+  void (*quantize_few)(const quantized_rows& to, const T* x, code_format format);
   /// Null where coarse rows save nothing.
   void (*quantize_coarse)(const coarse_rows& to, const T* x, code_format format);
   /// o[i, :n_out] of all rows i for one panel; n_out <= 16 of its outputs exist. With coarse rows

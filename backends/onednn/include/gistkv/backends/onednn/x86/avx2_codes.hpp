@@ -134,6 +134,7 @@ inline __m256i part(__m256i bytes, int j) {
   if (j == parts_of_bytes<Bits> - 1) return shifted;  // Nothing is left above.
   return _mm256_and_si256(shifted, _mm256_set1_epi16(static_cast<std::int16_t>((1 << Bits) - 1)));
 }
+constexpr int place_of(int j) { return j == 1 ? 2 : j == 2 ? 1 : 0; }
 /// The same for 4 bits, times 16^place_of(j): one instruction and not two.
 inline __m256i part_in_place(__m256i bytes, int j) {
   if (j == 3) return _mm256_srli_epi16(bytes, 12);  // Nothing is left above.
@@ -421,6 +422,7 @@ void multiply_expanded(T* o, index_t ldo, const quantized_rows& x, index_t n,
 
 template <class T>
 inline constexpr code_kernels<T> table{.quantize = quantize<T>,
+                                       .quantize_few = quantize<T>,
                                        .quantize_coarse = nullptr,
                                        .product = product<T>,
                                        .expand = expand,

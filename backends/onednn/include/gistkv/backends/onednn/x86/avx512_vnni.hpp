@@ -15,8 +15,8 @@
 /// 32 is exact in integers; blocks add up in float.
 
 #if defined(__clang__)
-#pragma clang attribute push(                                                                     \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,avx512vnni,avx512bf16,f16c"))), \
+#pragma clang attribute push(                                                          \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,avx512vnni,f16c"))), \
     apply_to = function)
 #else
 #pragma GCC push_options
@@ -24,7 +24,7 @@
 // g++ 12 sees uninitialised variables in its own AVX-512 intrinsics (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,avx512vnni,avx512bf16,f16c")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,avx512vnni,f16c")
 #endif
 
 namespace gistkv::backends::onednn_detail::avx512_vnni {
@@ -89,9 +89,16 @@ struct block_quads {
   }
 };
 
-/// See quantized_rows.
-template <class T>
+/// (v - lower) / 256, where lower is the last eight bits of v and their sign.
+inline __m128i upper_half(__m512i v) {
+  return _mm512_cvtepi32_epi8(_mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(128)), 8));
+}
+
+/// See quantized_rows. As halves, values end at 127 / 128 of what they otherwise may be: the upper
+/// half of a greater one would need a ninth bit.
+template <class T, bool Halves>
 void quantize(const quantized_rows& to, const T* x, code_format format) {
+  constexpr float most_of_range = Halves ? 127.0F / 128.0F : 1.0F;
   const index_t n_blocks = to.d / code_block;
   const block_quads quads{n_blocks};
   // The exponent of the largest element of each block, and of the row: |x| < 2^(exponent - 126).
@@ -107,7 +114,8 @@ void quantize(const quantized_rows& to, const T* x, code_format format) {
   const std::int32_t least = _mm512_mask_reduce_min_epi32(15, _mm512_castsi128_si512(least_of_row));
   const std::int32_t base = base_exponent(least, most);
   // Where an element is not a number or infinite, neither is any result.
-  *to.scale = most == 255 ? __builtin_nanf("") : __builtin_ldexpf(1.0F, base - 126 - 15);
+  *to.scale =
+      most == 255 ? __builtin_nanf("") : __builtin_ldexpf(1.0F / most_of_range, base - 126 - 15);
 
   const __m512i order = order_of_neighbours();
   for (index_t b = 0; b < n_blocks; b += 4) {
@@ -120,13 +128,28 @@ void quantize(const quantized_rows& to, const T* x, code_format format) {
       const index_t at = quads.block(b, i) * code_block;
       const __m512 power =
           _mm512_permutexvar_ps(_mm512_set1_epi32(static_cast<int>(quads.block(b, i) - b)), powers);
-      const __m512i left = _mm512_cvtps_epi32(_mm512_scalef_ps(load(x + at), power));
-      const __m512i right = _mm512_cvtps_epi32(_mm512_scalef_ps(load(x + at + 16), power));
-      const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtsepi32_epi16(left)),
-                                              _mm512_cvtsepi32_epi16(right), 1);
-      _mm512_storeu_si512(to.values + at, _mm512_permutexvar_epi16(order, both));
-      // The sum of what is stored, which may be one less than what was rounded.
-      sums[i] = _mm512_madd_epi16(both, _mm512_set1_epi16(1));
+      const auto whole = [&](const T* from) {
+        __m512 scaled = _mm512_scalef_ps(load(from), power);
+        if constexpr (Halves) scaled = _mm512_mul_ps(scaled, _mm512_set1_ps(most_of_range));
+        return _mm512_cvtps_epi32(scaled);
+      };
+      const __m512i left = whole(x + at);
+      const __m512i right = whole(x + at + 16);
+      if constexpr (Halves) {
+        auto* lower = reinterpret_cast<__m128i*>(to.lower_half(0) + at);
+        auto* upper = reinterpret_cast<__m128i*>(to.upper_half(0) + at);
+        _mm_storeu_si128(lower, _mm512_cvtepi32_epi8(left));
+        _mm_storeu_si128(lower + 1, _mm512_cvtepi32_epi8(right));
+        _mm_storeu_si128(upper, upper_half(left));
+        _mm_storeu_si128(upper + 1, upper_half(right));
+        sums[i] = _mm512_add_epi32(left, right);
+      } else {
+        const __m512i both = _mm512_inserti64x4(
+            _mm512_castsi256_si512(_mm512_cvtsepi32_epi16(left)), _mm512_cvtsepi32_epi16(right), 1);
+        _mm512_storeu_si512(to.values + at, _mm512_permutexvar_epi16(order, both));
+        // The sum of what is stored, which may be one less than what was rounded.
+        sums[i] = _mm512_madd_epi16(both, _mm512_set1_epi16(1));
+      }
     }
     const __m128i total = reduce_four<added_lanes>(sums);
     const __m128i shift = _mm_slli_epi32(_mm_sub_epi32(exponents, _mm_set1_epi32(base)), 23);
@@ -197,12 +220,6 @@ inline __m512i part(__m512i bytes, int j) {
   return _mm512_and_si512(shifted, _mm512_set1_epi16(static_cast<std::int16_t>((1 << Bits) - 1)));
 }
 
-/// The same for 4 bits, times 16^place_of(j): one instruction and not two.
-inline __m512i part_in_place(__m512i bytes, int j) {
-  if (j == 3) return _mm512_srli_epi16(bytes, 12);  // Nothing is left above.
-  return _mm512_and_si512(bytes,
-                          _mm512_set1_epi16(static_cast<std::int16_t>(15 << (4 * place_of(j)))));
-}
 /// Codes as they lie in `Bits` bytes: number `j` of what multiplies four neighbours, columns
 /// 4 (w + 4 j) and following of 16 rows.
 template <int Bits>
@@ -236,9 +253,8 @@ inline __m512 add_block(__m512 sum, __m512i dot, __m512 scale, std::int32_t shif
   return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_castsi512_ps(factor), sum);
 }
 
-/// Asks the second-level cache for a record that is needed some blocks later: several rows are so
-/// much work a block that the CPU does not look ahead far enough by itself. Asking the first level
-/// made five rows a tenth slower on a Zen 4.
+/// Asks the second-level cache for a record that is needed some blocks later, further ahead than
+/// the CPU looks by itself. Asking the first level made five rows a tenth slower on a Zen 4.
 template <int Bits, bool Minimum>
 inline void prefetch_record(const std::byte* record) {
   constexpr std::size_t ahead = 4096;
@@ -249,13 +265,10 @@ inline void prefetch_record(const std::byte* record) {
 }
 
 /// F rows and C coarse ones with one panel: each word of weights is unpacked once for all of them.
-/// The coarse ones stand behind the first `x.n_before` of the others.
+/// The coarse ones stand behind the first `x.n_before` of the others, of which both halves are
+/// multiplied by themselves: codes need not become 16 bits for them.
 template <int Bits, bool Minimum, int F, int C, class T>
 void product_rows(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, __mmask16 lanes) {
-  // Few rows leave codes of 4 bits where they are in 16 and move the sums instead: as many sums as
-  // there are places.
-  constexpr bool in_place = F <= 2 && Bits == 4;
-  constexpr int chains = in_place ? 3 : 2;
   const quantized_rows& fine = x.fine;
   const coarse_rows& coarse = x.coarse;
   const index_t n_blocks = fine.d / code_block;
@@ -263,41 +276,32 @@ void product_rows(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel
 #pragma GCC unroll 16
   for (int r = 0; r < F + C; ++r) sum[r] = _mm512_setzero_ps();
   for (index_t b = 0; b < n_blocks; ++b) {
-    if constexpr (F + C > 1) prefetch_record<Bits, Minimum>(panel);
-    __m512i dot[std::size_t{F}][std::size_t{chains}];
+    prefetch_record<Bits, Minimum>(panel);
+    __m512i upper[std::size_t{F}];
+    __m512i lower[std::size_t{F}];
     __m512i coarse_dot[std::size_t{C + 1}];  // No array has no element.
+    const auto first_of = [&](std::uint32_t extra) {
+      return Minimum ? _mm512_setzero_si512() : _mm512_set1_epi32(static_cast<std::int32_t>(extra));
+    };
 #pragma GCC unroll 8
     for (int r = 0; r < F; ++r) {
-#pragma GCC unroll 4
-      for (int c = 0; c < chains; ++c) dot[r][c] = _mm512_setzero_si512();
-      if constexpr (!Minimum) {
-        dot[r][0] = _mm512_set1_epi32(static_cast<std::int32_t>(fine.extra[r * n_blocks + b]));
-      }
+      upper[r] = _mm512_setzero_si512();
+      lower[r] = first_of(fine.extra[r * n_blocks + b]);
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < C; ++r) {
-      coarse_dot[r] =
-          Minimum ? _mm512_setzero_si512()
-                  : _mm512_set1_epi32(static_cast<std::int32_t>(coarse.extra[r * n_blocks + b]));
-    }
+    for (int r = 0; r < C; ++r) coarse_dot[r] = first_of(coarse.extra[r * n_blocks + b]);
 #pragma GCC unroll 8
     for (int w = 0; w < Bits; ++w) {
       const __m512i bytes = load_bytes(panel, w);
-#pragma GCC unroll 4
-      for (int j = 0; j < parts_of_bytes<Bits>; ++j) {
-        const __m512i word = in_place ? part_in_place(bytes, j) : part<Bits>(bytes, j);
-        const int chain = in_place ? place_of(j) : j % chains;
-        const index_t column = b * code_block + 2 * word_of(w, j);
-#pragma GCC unroll 8
-        for (int r = 0; r < F; ++r) {
-          dot[r][chain] = _mm512_dpwssd_epi32(dot[r][chain], word,
-                                              load_word(fine.values + r * fine.d + column));
-        }
-      }
 #pragma GCC unroll 2
-      for (int j = 0; j < (C > 0 ? 8 / Bits : 0); ++j) {
+      for (int j = 0; j < 8 / Bits; ++j) {
         const __m512i codes = bytes_part<Bits>(bytes, j);
         const index_t column = b * code_block + 4 * (w + 4 * j);
+#pragma GCC unroll 8
+        for (int r = 0; r < F; ++r) {
+          upper[r] = _mm512_dpbusd_epi32(upper[r], codes, load_word(fine.upper_half(r) + column));
+          lower[r] = _mm512_dpbusd_epi32(lower[r], codes, load_word(fine.lower_half(r) + column));
+        }
 #pragma GCC unroll 8
         for (int r = 0; r < C; ++r) {
           coarse_dot[r] = _mm512_dpbusd_epi32(coarse_dot[r], codes,
@@ -313,14 +317,9 @@ void product_rows(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel
     };
 #pragma GCC unroll 8
     for (int r = 0; r < F; ++r) {
-#pragma GCC unroll 4
-      for (int c = 1; c < chains; ++c) {
-        const __m512i moved =
-            in_place ? _mm512_srai_epi32(dot[r][c], static_cast<unsigned>(4 * c)) : dot[r][c];
-        dot[r][0] = _mm512_add_epi32(dot[r][0], moved);
-      }
+      const __m512i dot = _mm512_add_epi32(lower[r], _mm512_slli_epi32(upper[r], 8));
       const index_t at = r * n_blocks + b;
-      sum[r] = add_block(sum[r], dot[r][0], scale, fine.shift[at]);
+      sum[r] = add_block(sum[r], dot, scale, fine.shift[at]);
       add_minimum(sum[r], fine.extra[at]);
     }
 #pragma GCC unroll 8
@@ -385,7 +384,35 @@ void product(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, ind
   });
 }
 
-template <int Bits, bool Minimum>
+/// Minima of weights and sums of activations, whose products make up for the offset of codes, as
+/// floats. A CPU that multiplies pairs of bf16 needs half the products: `minima_in_pairs`.
+struct minima_in_floats {
+  static constexpr void (*pair_sums)(const quantized_rows& x) = nullptr;
+
+  /// Those of block b for the 16 rows of panel p of four.
+  static void put(const expanded_panels& o, index_t b, index_t p, __m512 minima) {
+    _mm512_storeu_si512(o.minimum + b * expanded_panels::rows + 16 * p,
+                        _mm512_castps_si512(minima));
+  }
+  /// Adds their part of all blocks to the sums of R rows with two panels.
+  template <int R>
+  static void add(__m512 (&sum)[std::size_t{R}][2], const quantized_rows& x,
+                  const std::uint32_t* minimum) {
+    const index_t n_blocks = x.d / code_block;
+    for (index_t b = 0; b < n_blocks; ++b, minimum += expanded_panels::rows) {
+      const __m512 left = _mm512_loadu_ps(minimum);
+      const __m512 right = _mm512_loadu_ps(minimum + 16);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const __m512 of_x = _mm512_set1_ps(__builtin_bit_cast(float, x.extra[r * n_blocks + b]));
+        sum[r][0] = _mm512_fmadd_ps(left, of_x, sum[r][0]);
+        sum[r][1] = _mm512_fmadd_ps(right, of_x, sum[r][1]);
+      }
+    }
+  }
+};
+
+template <int Bits, bool Minimum, class Minima>
 void expand_panels(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
                    int centre) {
   const __m512i middle = _mm512_set1_epi16(static_cast<std::int16_t>(centre));
@@ -396,14 +423,9 @@ void expand_panels(const expanded_panels& o, const std::byte* const (&panels)[4]
       const __m512 scale = load_scale<Bits>(record);
       _mm512_storeu_ps(o.scale + b * 64 + 16 * p, scale);
       if constexpr (Minimum) {
-        const __m512 rest = _mm512_fmadd_ps(scale, _mm512_set1_ps(static_cast<float>(centre)),
-                                            load_minimum<Bits, Minimum>(record));
-        const __m512i half = _mm512_srli_epi32(
-            _mm512_add_epi32(_mm512_castps_si512(rest), _mm512_set1_epi32(0x8000)), 16);
-        std::uint32_t* to = o.minimum + b / 2 * 64 + 16 * p;
-        _mm512_storeu_si512(
-            to, b % 2 == 0 ? half
-                           : _mm512_or_si512(_mm512_loadu_si512(to), _mm512_slli_epi32(half, 16)));
+        Minima::put(o, b, p,
+                    _mm512_fmadd_ps(scale, _mm512_set1_ps(static_cast<float>(centre)),
+                                    load_minimum<Bits, Minimum>(record)));
       }
 #pragma GCC unroll 8
       for (int w = 0; w < Bits; ++w) {
@@ -418,27 +440,18 @@ void expand_panels(const expanded_panels& o, const std::byte* const (&panels)[4]
   }
 }
 
-inline void expand(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
-                   code_format format) {
+template <class Minima>
+void expand(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
+            code_format format) {
   with_format(format, [&]<int Bits, bool Minimum>() {
     // With a minimum, the middle of 4 bits: what then remains of it is small, and bf16 enough.
-    expand_panels<Bits, Minimum>(o, panels, n_blocks, Minimum ? 8 : format.offset);
+    expand_panels<Bits, Minimum, Minima>(o, panels, n_blocks, Minimum ? 8 : format.offset);
   });
-}
-
-/// The sums of a row's blocks as pairs of bf16, in their own place: 2 blocks a word.
-inline void pair_sums(const quantized_rows& x) {
-  const index_t n_blocks = x.d / code_block;
-  for (index_t b = 0; b < n_blocks; ++b) {
-    const bf16 sum(__builtin_bit_cast(float, x.extra[b]));
-    const std::uint32_t before = b % 2 == 0 ? 0 : x.extra[b / 2];
-    x.extra[b / 2] = before | static_cast<std::uint32_t>(sum.bits) << (b % 2 == 0 ? 0 : 16);
-  }
 }
 
 /// R rows with two panels, 32 outputs of the 64. Sums over a block and over the row stay in
 /// registers.
-template <bool Minimum, int R, class T>
+template <class Minima, bool Minimum, int R, class T>
 void expanded_rows(T* o, index_t ldo, const quantized_rows& x, const expanded_panels& w,
                    const __mmask16 (&lanes)[2]) {
   const index_t n_blocks = x.d / code_block;
@@ -446,17 +459,7 @@ void expanded_rows(T* o, index_t ldo, const quantized_rows& x, const expanded_pa
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
   // By themselves: in the loop below there is no register for them.
-  for (index_t b = 0; Minimum && b < (n_blocks + 1) / 2; ++b) {
-    const auto left = __builtin_bit_cast(__m512bh, _mm512_loadu_si512(w.minimum + b * 64));
-    const auto right = __builtin_bit_cast(__m512bh, _mm512_loadu_si512(w.minimum + b * 64 + 16));
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const auto of_x = __builtin_bit_cast(
-          __m512bh, _mm512_set1_epi32(static_cast<std::int32_t>(x.extra[r * n_blocks + b])));
-      sum[r][0] = _mm512_dpbf16_ps(sum[r][0], left, of_x);
-      sum[r][1] = _mm512_dpbf16_ps(sum[r][1], right, of_x);
-    }
-  }
+  if constexpr (Minimum) Minima::template add<R>(sum, x, w.minimum);
   for (index_t b = 0; b < n_blocks; ++b) {
     __m512i dot[std::size_t{R}][2];
 #pragma GCC unroll 8
@@ -491,16 +494,16 @@ void expanded_rows(T* o, index_t ldo, const quantized_rows& x, const expanded_pa
 }
 
 /// Rows from i on, R at a time; returns the first that is left.
-template <bool Minimum, int R, class T>
+template <class Minima, bool Minimum, int R, class T>
 index_t expanded_tiles(T* o, index_t ldo, const quantized_rows& x, index_t i, index_t n,
                        const expanded_panels& w, const __mmask16 (&lanes)[2]) {
   for (; i + R <= n; i += R) {
-    expanded_rows<Minimum, R>(o + i * ldo, ldo, x.from(i), w, lanes);
+    expanded_rows<Minima, Minimum, R>(o + i * ldo, ldo, x.from(i), w, lanes);
   }
   return i;
 }
 
-template <bool Minimum, class T>
+template <class Minima, bool Minimum, class T>
 void expanded_product(T* o, index_t ldo, const quantized_rows& x, index_t n,
                       const expanded_panels& w, index_t n_out) {
   for (index_t first = 0; first < n_out; first += 32) {
@@ -511,29 +514,30 @@ void expanded_product(T* o, index_t ldo, const quantized_rows& x, index_t n,
       lanes[i] = static_cast<__mmask16>(left >= 16 ? 0xffff : left > 0 ? (1U << left) - 1U : 0);
     }
     T* to = o + first;
-    index_t i = expanded_tiles<Minimum, 6>(to, ldo, x, 0, n, part, lanes);
-    i = expanded_tiles<Minimum, 3>(to, ldo, x, i, n, part, lanes);
-    expanded_tiles<Minimum, 1>(to, ldo, x, i, n, part, lanes);
+    index_t i = expanded_tiles<Minima, Minimum, 6>(to, ldo, x, 0, n, part, lanes);
+    i = expanded_tiles<Minima, Minimum, 3>(to, ldo, x, i, n, part, lanes);
+    expanded_tiles<Minima, Minimum, 1>(to, ldo, x, i, n, part, lanes);
   }
 }
 
-template <class T>
+template <class Minima, class T>
 void multiply_expanded(T* o, index_t ldo, const quantized_rows& x, index_t n,
                        const expanded_panels& w, index_t n_out, code_format format) {
   if (format.has_minimum) {
-    expanded_product<true>(o, ldo, x, n, w, n_out);
+    expanded_product<Minima, true>(o, ldo, x, n, w, n_out);
   } else {
-    expanded_product<false>(o, ldo, x, n, w, n_out);
+    expanded_product<Minima, false>(o, ldo, x, n, w, n_out);
   }
 }
 
-template <class T>
-inline constexpr code_kernels<T> table{.quantize = quantize<T>,
+template <class T, class Minima = minima_in_floats>
+inline constexpr code_kernels<T> table{.quantize = quantize<T, false>,
+                                       .quantize_few = quantize<T, true>,
                                        .quantize_coarse = quantize_coarse<T>,
                                        .product = product<T>,
-                                       .expand = expand,
-                                       .pair_sums = pair_sums,
-                                       .multiply_expanded = multiply_expanded<T>};
+                                       .expand = expand<Minima>,
+                                       .pair_sums = Minima::pair_sums,
+                                       .multiply_expanded = multiply_expanded<Minima, T>};
 
 }  // namespace gistkv::backends::onednn_detail::avx512_vnni
 
