@@ -519,19 +519,19 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     });
   }
 
-  /// Any number of rows times weights in our own panels.
+  /// Any number of rows times weights in our own panels, two of them at a time.
   void linear_panels(std::span<const output> outputs, matrix_view<const T> x) {
     using panels = onednn_detail::weight_panels<F>;
     const float* rows = dense<float>(x);
     const index_t cols = x.extent(1);
-    const auto panels_of = [](const packed_weight& w) { return w.panels_.count(); };
+    const auto panels_of = [](const packed_weight& w) { return (w.panels_.count() + 1) / 2; };
     const row_parts parts(x.extent(0), tasks_for(n_panels(outputs, panels_of)), n_threads());
     for_panels(outputs, panels_of, parts.count, [&](const output& to, index_t p, index_t part) {
-      const index_t first = p * panels::rows;
+      const index_t first = p * 2 * panels::rows;
       const index_t begin = part * parts.length;
       panel_product_(to.o.data() + begin * to.o.stride(0) + first, to.o.stride(0),
                      rows + begin * cols, std::min(parts.length, parts.n - begin), cols,
-                     to.w->panels_.panel(p), std::min(panels::rows, to.w->rows_ - first));
+                     to.w->panels_.panel(2 * p), std::min(2 * panels::rows, to.w->rows_ - first));
     });
   }
 
@@ -574,10 +574,10 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     using namespace onednn_detail;
     const code_matrix& codes = w.codes_;
     const index_t n = x.extent(0);
-    const quantized_rows rows = quantized(x, codes.format());
-    if (codes.format().has_minimum && code_kernels_->pair_sums != nullptr) {
-      parallel(n, w.cols_ / 4, [&](index_t i) { code_kernels_->pair_sums(rows.from(i)); });
-    }
+    const quantized_rows rows = quantized_rows::in(
+        activations_.get<std::uint32_t>(quantized_rows::words_for(n, w.cols_)), n, w.cols_);
+    parallel(n, 4 * w.cols_,
+             [&](index_t i) { code_kernels_->quantize(rows.from(i), row(x, i), codes.format()); });
     for_expanded(n, w, expanded_panels::words_for(codes.n_blocks()), [&](const part_of_product& p) {
       const auto expanded = expanded_panels::in(p.memory, codes.n_blocks());
       code_kernels_->expand(expanded, p.panels, codes.n_blocks(), codes.format());
@@ -640,19 +640,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     });
   }
 
-  /// The rows of x in whole numbers, many of them.
-  onednn_detail::quantized_rows quantized(matrix_view<const T> x,
-                                          onednn_detail::code_format format) {
-    using namespace onednn_detail;
-    const index_t n = x.extent(0);
-    const index_t d = x.extent(1);
-    auto* memory = activations_.get<std::uint32_t>(quantized_rows::words_for(n, d));
-    const quantized_rows rows = quantized_rows::in(memory, n, d);
-    parallel(n, 4 * d,
-             [&](index_t i) { code_kernels_->quantize(rows.from(i), row(x, i), format); });
-    return rows;
-  }
-  /// Or few, of which some may be coarse.
+  /// Few rows of x in whole numbers, of which some may be coarse.
   onednn_detail::mixed_rows mixed(matrix_view<const T> x, row_range coarse,
                                   onednn_detail::code_format format) {
     using namespace onednn_detail;

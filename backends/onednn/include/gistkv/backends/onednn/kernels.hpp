@@ -137,8 +137,8 @@ class weight_panels {
   scratch memory_;
 };
 
-/// o[i, :n_out] of n rows i, for one panel of weights; n_out <= 16 of its outputs exist. x [n,
-/// cols] has no gaps.
+/// o[i, :n_out] of n rows i, for a panel of weights and, if n_out > 16, the next; n_out <= 32 of
+/// their outputs exist. x [n, cols] has no gaps.
 template <class T, class W>
 using panel_function = void (*)(T* o, index_t ldo, const float* x, index_t n, index_t cols,
                                 const W* panel, index_t n_out);

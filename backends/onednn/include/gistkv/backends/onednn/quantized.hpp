@@ -352,9 +352,6 @@ struct code_kernels {
                   code_format format);
   void (*expand)(const expanded_panels& o, const std::byte* const (&panels)[4], index_t n_blocks,
                  code_format format);
-  /// Makes `extra` of one row, of floats, what multiply_expanded reads. Null where that reads
-  /// them as they are.
-  void (*pair_sums)(const quantized_rows& x);
   /// o[i, :n_out] of n rows i; n_out <= 64 of the outputs exist.
   void (*multiply_expanded)(T* o, index_t ldo, const quantized_rows& x, index_t n,
                             const expanded_panels& w, index_t n_out, code_format format);

@@ -426,7 +426,6 @@ inline constexpr code_kernels<T> table{.quantize = quantize<T>,
                                        .quantize_coarse = nullptr,
                                        .product = product<T>,
                                        .expand = expand,
-                                       .pair_sums = nullptr,
                                        .multiply_expanded = multiply_expanded<T>};
 
 }  // namespace gistkv::backends::onednn_detail::avx2_codes

@@ -387,9 +387,9 @@ void product(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, ind
 /// Minima of weights and sums of activations, whose products make up for the offset of codes, as
 /// floats. A CPU that multiplies pairs of bf16 needs half the products: `minima_in_pairs`.
 struct minima_in_floats {
-  static constexpr void (*pair_sums)(const quantized_rows& x) = nullptr;
-
-  /// Those of block b for the 16 rows of panel p of four.
+  /// Makes of the sums of a row's blocks what `add` reads, in their own place.
+  static void put_sums(const quantized_rows&) {}
+  /// The minima of block b for the 16 rows of panel p of four.
   static void put(const expanded_panels& o, index_t b, index_t p, __m512 minima) {
     _mm512_storeu_si512(o.minimum + b * expanded_panels::rows + 16 * p,
                         _mm512_castps_si512(minima));
@@ -530,13 +530,18 @@ void multiply_expanded(T* o, index_t ldo, const quantized_rows& x, index_t n,
   }
 }
 
+template <class T, class Minima>
+void quantize_many(const quantized_rows& to, const T* x, code_format format) {
+  quantize<T, false>(to, x, format);
+  if (format.has_minimum) Minima::put_sums(to);
+}
+
 template <class T, class Minima = minima_in_floats>
-inline constexpr code_kernels<T> table{.quantize = quantize<T, false>,
+inline constexpr code_kernels<T> table{.quantize = quantize_many<T, Minima>,
                                        .quantize_few = quantize<T, true>,
                                        .quantize_coarse = quantize_coarse<T>,
                                        .product = product<T>,
                                        .expand = expand<Minima>,
-                                       .pair_sums = Minima::pair_sums,
                                        .multiply_expanded = multiply_expanded<Minima, T>};
 
 }  // namespace gistkv::backends::onednn_detail::avx512_vnni

@@ -28,8 +28,7 @@ namespace gistkv::backends::onednn_detail::avx512_vnni {
 
 /// As minima_in_floats, rounded to bf16: those of two blocks in a word.
 struct minima_in_pairs {
-  /// The sums of a row's blocks as pairs, in their own place.
-  static void pair_sums(const quantized_rows& x) {
+  static void put_sums(const quantized_rows& x) {
     const index_t n_blocks = x.d / code_block;
     for (index_t b = 0; b < n_blocks; ++b) {
       const bf16 sum(__builtin_bit_cast(float, x.extra[b]));
