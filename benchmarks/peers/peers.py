@@ -4,7 +4,7 @@
 """Compares gistkv with llama.cpp: one machine, one run, measurements taken in turn.
 
     peers.py setup             # llama.cpp in an environment of its own, and the model files
-    peers.py run               # everything, about an hour; writes benchmarks/results/peers.*
+    peers.py run               # everything, one to three hours; writes benchmarks/results/peers.*
     peers.py run --quick       # a few small points, to see that all of it works
     peers.py report            # table, picture and docs page again, from peers.json
 
@@ -215,19 +215,19 @@ def pick(field):
 
 
 def rounds(field, picks, skip_long, save):
-    samples = []
+    """Short points first: those beyond LONG take most of the time, and may be cut off."""
     points = [(t, n) for t in ("prefill", "decode") for n in field.plan[t]]
-    for r in range(max(field.plan["rounds"], field.plan["long_rounds"])):
-        for task, n in points:
-            n_rounds = field.plan["long_rounds" if n > LONG else "rounds"]
-            if r >= n_rounds or (n > LONG and skip_long):
-                continue
-            for who in (report.DENSE, report.PEER, report.SENTENCE):
-                result = field.measure(who, picks[task][who], task, n)
-                samples.append({"round": r, "who": who, "task": task, "n_text": n,
-                                "setting": picks[task][who], "result": result})
-                rate = statistics.median(report.rates(result))
-                note(f"round {r + 1} {task} {n} {who}: {rate:.0f}/s")
+    turns = [(r, *p) for r in range(field.plan["rounds"]) for p in points if p[1] <= LONG]
+    if not skip_long:
+        turns += [(r, *p) for r in range(field.plan["long_rounds"]) for p in points if p[1] > LONG]
+    samples = []
+    for r, task, n in turns:
+        for who in (report.DENSE, report.PEER, report.SENTENCE):
+            result = field.measure(who, picks[task][who], task, n)
+            samples.append({"round": r, "who": who, "task": task, "n_text": n,
+                            "setting": picks[task][who], "result": result})
+            rate = statistics.median(report.rates(result))
+            note(f"round {r + 1} {task} {n} {who}: {rate:.0f}/s")
         save(samples)
     return samples
 
