@@ -24,23 +24,17 @@
 #include <gistkv/ops/attention.hpp>
 #include <gistkv/ops/linear.hpp>
 
+#include "support/instruction_sets.hpp"
+
 namespace gistkv {
 namespace {
 
 using backends::instruction_set;
 using backends::onednn;
+using test::instruction_sets;
 using exact = onednn<float>;
 using fast = onednn<float, bf16>;
 using half = onednn<bf16>;
-
-/// From portable to the best that this CPU has.
-std::vector<instruction_set> instruction_sets() {
-  std::vector<instruction_set> sets;
-  for (int i = 0; i <= static_cast<int>(backends::best_instruction_set()); ++i) {
-    sets.push_back(static_cast<instruction_set>(i));
-  }
-  return sets;
-}
 
 TEST_CASE_TEMPLATE("onednn conforms on every instruction set", B, exact, fast, half) {
   for (const instruction_set isa : instruction_sets()) {

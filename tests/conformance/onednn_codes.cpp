@@ -21,6 +21,7 @@
 #include <gistkv/ops/linear.hpp>
 
 #include "support/data.hpp"
+#include "support/instruction_sets.hpp"
 
 namespace gistkv {
 namespace {
@@ -93,11 +94,7 @@ double coarse_budget(const codes& w, const std::vector<float>& x, index_t i, ind
 /// The instruction sets of this CPU that multiply codes. On others these weights are floats, and
 /// other tests have all there is to see.
 std::vector<instruction_set> sets_with_codes() {
-  std::vector<instruction_set> sets;
-  for (int i = static_cast<int>(instruction_set::avx2);
-       i <= static_cast<int>(backends::best_instruction_set()); ++i) {
-    sets.push_back(static_cast<instruction_set>(i));
-  }
+  const auto sets = test::instruction_sets(instruction_set::avx2);
   if (sets.empty()) test::skip("this CPU multiplies no weights in codes");
   return sets;
 }

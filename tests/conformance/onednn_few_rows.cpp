@@ -15,6 +15,8 @@
 #include <gistkv/core/random.hpp>
 #include <gistkv/ops/linear.hpp>
 
+#include "support/instruction_sets.hpp"
+
 namespace gistkv {
 namespace {
 
@@ -99,10 +101,7 @@ TEST_SUITE_BEGIN("conformance");
 TEST_CASE_TEMPLATE("few rows times weights in bf16 or floats give what many give", B,
                    backends::onednn<float>, backends::onednn<float, bf16>, backends::onednn<bf16>) {
   using backends::instruction_set;
-  for (const instruction_set isa :
-       {instruction_set::portable, instruction_set::avx2, instruction_set::avx512,
-        instruction_set::avx512_vnni, instruction_set::avx512_bf16, instruction_set::amx}) {
-    if (isa > backends::best_instruction_set()) continue;
+  for (const instruction_set isa : test::instruction_sets()) {
     CAPTURE(backends::to_string(isa));
     B be(backends::onednn_options{.isa = isa});
     random_generator random(7);

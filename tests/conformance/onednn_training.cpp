@@ -16,6 +16,8 @@
 #include <gistkv/ops/attention_backward.hpp>
 #include <gistkv/ops/backward.hpp>
 
+#include "support/instruction_sets.hpp"
+
 /// The training primitives of the onednn backend against the oracle in double, on every instruction
 /// set that this CPU has; and what must not change with the number of threads.
 
@@ -26,15 +28,6 @@ namespace {
 using backends::instruction_set;
 using fast = backends::onednn<float>;
 using oracle = backends::eigen<double>;
-
-std::vector<instruction_set> sets() {
-  std::vector<instruction_set> all;
-  for (const auto isa : {instruction_set::portable, instruction_set::avx2, instruction_set::avx512,
-                         instruction_set::avx512_vnni, instruction_set::avx512_bf16}) {
-    if (isa <= backends::best_instruction_set()) all.push_back(isa);
-  }
-  return all;
-}
 
 template <class T>
 std::vector<T> drawn(index_t n, std::uint64_t seed, double scale = 1.0) {
@@ -187,7 +180,7 @@ std::vector<attention_case> attention_cases() {
 
 TEST_CASE("training primitives agree with the oracle") {
   oracle exact;
-  for (const instruction_set isa : sets()) {
+  for (const instruction_set isa : instruction_sets()) {
     CAPTURE(std::string(to_string(isa)));
     fast be({.n_threads = 2, .isa = isa});
     for (const index_t d : widths) {
@@ -217,7 +210,7 @@ TEST_CASE("training primitives agree with the oracle") {
 
 TEST_CASE("native attention_backward agrees with the composed one in double") {
   oracle exact;
-  for (const instruction_set isa : sets()) {
+  for (const instruction_set isa : instruction_sets()) {
     CAPTURE(std::string(to_string(isa)));
     fast be({.n_threads = 2, .isa = isa});
     for (const attention_case& c : attention_cases()) {
@@ -231,7 +224,7 @@ TEST_CASE("native attention_backward agrees with the composed one in double") {
 TEST_CASE("attention_backward bears large scores, though the forward pass rounds its factors") {
   oracle exact;
   using rounding = backends::onednn<float, bf16>;
-  for (const instruction_set isa : sets()) {
+  for (const instruction_set isa : instruction_sets()) {
     CAPTURE(std::string(to_string(isa)));
     rounding be({.n_threads = 2, .isa = isa});
     const attention_case c{170, 3, 3, 64, {4, 2, 1}, 20, 100.0};

@@ -88,7 +88,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
         code_kernels_(codes_for(isa_)),
         tile_kernels_(onednn_detail::tile_kernels_for<T>(isa_)),
         few_rows_(onednn_detail::few_rows_for<T>(isa_)),
-        panel_product_(onednn_detail::panel_product_for<T, F>(isa_)),
+        panel_kernels_(onednn_detail::panel_kernels_for<T, F>(isa_)),
         pool_(options.n_threads),
         product_(pool_.size()),
         of_thread_(static_cast<std::size_t>(pool_.size())) {}
@@ -127,7 +127,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     check_bytes(host);
     w.codes_ = packed_codes(host);
     if (w.codes_.n_panels() > 0) return w;
-    if (panel_product_ != nullptr) {
+    if (panel_kernels_.one != nullptr) {
       w.panels_ = packed_panels(host);
     } else {
       w.floats_ = packed_floats(host);
@@ -519,19 +519,25 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     });
   }
 
-  /// Any number of rows times weights in our own panels, two of them at a time.
+  /// Any number of rows times weights in our own panels.
   void linear_panels(std::span<const output> outputs, matrix_view<const T> x) {
     using panels = onednn_detail::weight_panels<F>;
+    using kernels = onednn_detail::panel_kernels<T, F>;
     const float* rows = dense<float>(x);
     const index_t cols = x.extent(1);
-    const auto panels_of = [](const packed_weight& w) { return (w.panels_.count() + 1) / 2; };
-    const row_parts parts(x.extent(0), tasks_for(n_panels(outputs, panels_of)), n_threads());
-    for_panels(outputs, panels_of, parts.count, [&](const output& to, index_t p, index_t part) {
-      const index_t first = p * 2 * panels::rows;
+    const bool many = panel_kernels_.two != nullptr && x.extent(0) >= kernels::many_rows;
+    const index_t step = many ? 2 : 1;
+    const auto steps_of = [&](const packed_weight& w) {
+      return (w.panels_.count() + step - 1) / step;
+    };
+    const row_parts parts(x.extent(0), tasks_for(n_panels(outputs, steps_of)), n_threads());
+    for_panels(outputs, steps_of, parts.count, [&](const output& to, index_t s, index_t part) {
+      const index_t first = s * step * panels::rows;
       const index_t begin = part * parts.length;
-      panel_product_(to.o.data() + begin * to.o.stride(0) + first, to.o.stride(0),
-                     rows + begin * cols, std::min(parts.length, parts.n - begin), cols,
-                     to.w->panels_.panel(2 * p), std::min(2 * panels::rows, to.w->rows_ - first));
+      const index_t n_out = std::min(step * panels::rows, to.w->rows_ - first);
+      const auto product = n_out > panels::rows ? panel_kernels_.two : panel_kernels_.one;
+      product(to.o.data() + begin * to.o.stride(0) + first, to.o.stride(0), rows + begin * cols,
+              std::min(parts.length, parts.n - begin), cols, to.w->panels_.panel(s * step), n_out);
     });
   }
 
@@ -774,7 +780,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
   const onednn_detail::code_kernels<T>* code_kernels_;
   const onednn_detail::tile_kernels<T>* tile_kernels_;
   onednn_detail::few_rows_function<T> few_rows_;
-  onednn_detail::panel_function<T, F> panel_product_;
+  onednn_detail::panel_kernels<T, F> panel_kernels_;
   thread_pool pool_;
   onednn_detail::dnnl_product product_;
   std::vector<onednn_detail::scratch> of_thread_;

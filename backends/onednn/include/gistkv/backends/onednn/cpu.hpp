@@ -13,7 +13,6 @@
 #include <gistkv/backends/onednn/x86/avx512.hpp>
 #include <gistkv/backends/onednn/x86/avx512_bf16.hpp>
 #include <gistkv/backends/onednn/x86/avx512_vnni.hpp>
-#include <gistkv/backends/onednn/x86/avx512_vnni_bf16.hpp>
 #endif
 #include <gistkv/backends/onednn/kernels.hpp>
 #include <gistkv/backends/onednn/portable.hpp>
@@ -148,25 +147,24 @@ few_rows_function<T> few_rows_for(instruction_set set) {
   return nullptr;
 }
 
-/// Null where oneDNN does these products.
 template <class T, class W>
-panel_function<T, W> panel_product_for(instruction_set set) {
+panel_kernels<T, W> panel_kernels_for(instruction_set set) {
 #if defined(__x86_64__)
-  if (set == instruction_set::avx2) return avx2::panel_product<T, W>;
+  if (set == instruction_set::avx2) return {avx2::one_panel<T, W>};
   if constexpr (std::same_as<W, bf16>) {
     const bool widens = set == instruction_set::avx512 || set == instruction_set::avx512_vnni;
-    if (widens) return avx512::panel_product<T, W>;
+    if (widens) return {avx512::one_panel<T, W>, avx512::two_panels<T, W>};
   }
 #endif
   (void)set;
-  return nullptr;
+  return {};
 }
 
 /// Null where weights are better kept as floats.
 template <class T>
 const code_kernels<T>* code_kernels_for(instruction_set set) {
 #if defined(__x86_64__)
-  using avx512_vnni::minima_in_pairs;
+  using avx512_bf16::minima_in_pairs;
   if (set >= instruction_set::avx512_bf16) return &avx512_vnni::table<T, minima_in_pairs>;
   if (set >= instruction_set::avx512_vnni) return &avx512_vnni::table<T>;
   if (set >= instruction_set::avx2) return &avx2_codes::table<T>;
@@ -196,20 +194,20 @@ const tile_kernels<T>* tile_kernels_for(instruction_set set) {
 ///     GISTKV_ONEDNN_DEFINE_KERNELS
 ///
 /// or its three parts in one file each, which are so compiled side by side. Without, all is inline.
-#define GISTKV_ONEDNN_ROW_KERNELS(how)                                               \
-  namespace gistkv::backends::onednn_detail {                                        \
-  how const kernels<float>& kernels_for<float>(instruction_set);                     \
-  how const kernels<bf16>& kernels_for<bf16>(instruction_set);                       \
-  how const training_kernels& training_kernels_for<float>(instruction_set);          \
-  how few_rows_function<float> few_rows_for<float>(instruction_set);                 \
-  how few_rows_function<bf16> few_rows_for<bf16>(instruction_set);                   \
-  how panel_function<float, float> panel_product_for<float, float>(instruction_set); \
-  how panel_function<float, bf16> panel_product_for<float, bf16>(instruction_set);   \
-  how panel_function<bf16, bf16> panel_product_for<bf16, bf16>(instruction_set);     \
-  how const code_kernels<float>* code_kernels_for<float>(instruction_set);           \
-  how const code_kernels<bf16>* code_kernels_for<bf16>(instruction_set);             \
-  how const tile_kernels<float>* tile_kernels_for<float>(instruction_set);           \
-  how const tile_kernels<bf16>* tile_kernels_for<bf16>(instruction_set);             \
+#define GISTKV_ONEDNN_ROW_KERNELS(how)                                              \
+  namespace gistkv::backends::onednn_detail {                                       \
+  how const kernels<float>& kernels_for<float>(instruction_set);                    \
+  how const kernels<bf16>& kernels_for<bf16>(instruction_set);                      \
+  how const training_kernels& training_kernels_for<float>(instruction_set);         \
+  how few_rows_function<float> few_rows_for<float>(instruction_set);                \
+  how few_rows_function<bf16> few_rows_for<bf16>(instruction_set);                  \
+  how panel_kernels<float, float> panel_kernels_for<float, float>(instruction_set); \
+  how panel_kernels<float, bf16> panel_kernels_for<float, bf16>(instruction_set);   \
+  how panel_kernels<bf16, bf16> panel_kernels_for<bf16, bf16>(instruction_set);     \
+  how const code_kernels<float>* code_kernels_for<float>(instruction_set);          \
+  how const code_kernels<bf16>* code_kernels_for<bf16>(instruction_set);            \
+  how const tile_kernels<float>* tile_kernels_for<float>(instruction_set);          \
+  how const tile_kernels<bf16>* tile_kernels_for<bf16>(instruction_set);            \
   }
 #define GISTKV_ONEDNN_ATTENTION_KERNELS(how, T, F)                                 \
   namespace gistkv::backends::onednn_detail {                                      \

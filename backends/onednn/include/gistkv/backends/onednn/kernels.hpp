@@ -95,6 +95,7 @@ struct kernels {
   void (*product)(T* o, const T* a, const T* b, index_t ldb, index_t n, index_t k, bool transposed,
                   bool accumulate, float alpha);
   /// o[:d] of one row from `n` partial results, `stride` floats apart; returns the natural lse.
+  /// Their sums `l` are lost.
   float (*merge)(T* o, index_t d, const partial_attention& parts, index_t n, index_t stride);
 };
 
@@ -137,11 +138,19 @@ class weight_panels {
   scratch memory_;
 };
 
-/// o[i, :n_out] of n rows i, for a panel of weights and, if n_out > 16, the next; n_out <= 32 of
-/// their outputs exist. x [n, cols] has no gaps.
+/// o[i, :n_out] of n rows i, for weights in panels of which n_out outputs exist. x [n, cols] has no
+/// gaps.
 template <class T, class W>
 using panel_function = void (*)(T* o, index_t ldo, const float* x, index_t n, index_t cols,
                                 const W* panel, index_t n_out);
+template <class T, class W>
+struct panel_kernels {
+  /// Of one panel; null where oneDNN does these products.
+  panel_function<T, W> one = nullptr;
+  /// Of two neighbouring panels for `many_rows` rows or more; null where nothing is gained by it.
+  panel_function<T, W> two = nullptr;
+  static constexpr index_t many_rows = 24;
+};
 
 /// Queries of T on a cache of KV.
 template <class T, class KV>

@@ -134,8 +134,8 @@ struct dot_bf16 : avx512_bf16::dot_bf16 {
         avx512_bf16::seen_together(ranges, row / group, (row + n_rows - 1) / group, key_step);
     const auto [begin, end] = seen;
     if (begin >= end) return;
-    tile_product(m.q + row * m.d_words, m.d_words, m.keys + begin, dot_bf16::block, m.d_words / 16,
-                 m.scores + begin, dot_bf16::block, false, end - begin);
+    tile_product(m.q + row * m.d_words, m.d_words, m.keys + begin, m.block, m.d_words / 16,
+                 m.scores + begin, m.block, false, end - begin);
     const partial_attention rows = result.from(row, m.d_padded);
     float factor[n_rows];
     avx512_bf16::weigh_rows<dot_bf16, n_rows>(m, ranges, group, row, seen, scale, rows, factor);
@@ -146,9 +146,8 @@ struct dot_bf16 : avx512_bf16::dot_bf16 {
         _mm512_storeu_ps(o + j, _mm512_loadu_ps(o + j) * f);
       }
     }
-    tile_product(m.weights + begin / length, dot_bf16::block,
-                 m.values + begin / length * m.d_padded, m.d_padded, (end - begin) / key_step,
-                 rows.o, m.d_padded, true, m.d_padded);
+    tile_product(m.weights + begin / length, m.block, m.values + begin / length * m.d_padded,
+                 m.d_padded, (end - begin) / key_step, rows.o, m.d_padded, true, m.d_padded);
   }
 };
 

@@ -48,6 +48,7 @@ inline __m256i narrowed(__m512 v) {
 #include <gistkv/backends/onednn/simd/table.inc>
 #include <gistkv/backends/onednn/simd/training.inc>
 #include <gistkv/backends/onednn/simd/weight_panels.inc>
+#include <gistkv/backends/onednn/simd/wide_panels.inc>
 // clang-format on
 
 }  // namespace gistkv::backends::onednn_detail::avx512

@@ -385,7 +385,8 @@ void product(T* o, index_t ldo, const mixed_rows& x, const std::byte* panel, ind
 }
 
 /// Minima of weights and sums of activations, whose products make up for the offset of codes, as
-/// floats. A CPU that multiplies pairs of bf16 needs half the products: `minima_in_pairs`.
+/// floats. A CPU that multiplies pairs of bf16 needs half the products:
+/// avx512_bf16::minima_in_pairs.
 struct minima_in_floats {
   /// Makes of the sums of a row's blocks what `add` reads, in their own place.
   static void put_sums(const quantized_rows&) {}
