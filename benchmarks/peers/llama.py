@@ -10,10 +10,13 @@ one line of JSON on stdout:
     {"task": "decode", "model": FILE, "ids": FILE, "n": 8000, "tokens": 64, ...}
 
 with "flash": bool, "kv": "f16", "threads": 2, "repeat": 1 beside the latter two. `ids` is a JSON
-list of token ids.
+list of token ids. Decoding may name a "state": the file that keeps what the first n tokens left in
+the cache of just this setting, written if it is not there. Its time to read them is never measured,
+and at 32,000 tokens it would be half an hour a sample.
 """
 import ctypes
 import json
+import os
 import sys
 import time
 
@@ -98,6 +101,23 @@ class Engine:
                 raise Failure(f"llama_decode returned {status} at position {begin + first}")
         api.llama_synchronize(self.context)
 
+    def read_or_restore(self, ids, path):
+        """Feeds ids from position 0 on, or puts back what they left. The cache is empty before."""
+        tokens = (api.llama_token * len(ids))(*ids)
+        name = path.encode()
+        if os.path.exists(path):
+            found = ctypes.c_size_t(0)
+            kept = (api.llama_token * len(ids))()
+            size = api.llama_state_seq_load_file(self.context, name, 0, kept, len(ids),
+                                                 ctypes.byref(found))
+            if not size or list(kept)[:found.value] != ids:
+                raise Failure(f"{path}: llama.cpp cannot restore this state")
+            return
+        self.read(ids, 0, True)
+        if not api.llama_state_seq_save_file(self.context, name + b".part", 0, tokens, len(ids)):
+            raise Failure(f"{path}: llama.cpp cannot save this state")
+        os.replace(path + ".part", path)
+
     def best(self):
         """The likeliest next token and how far its logit is above the second's."""
         logits = api.llama_get_logits_ith(self.context, -1)
@@ -121,7 +141,9 @@ def decode(engine, ids, task):
     n = task["n"]
     for _ in range(task["repeat"]):
         engine.clear()
-        if n:
+        if n and "state" in task:
+            engine.read_or_restore(ids[:n], task["state"])
+        elif n:
             engine.read(ids[:n], 0, True)
         start = time.perf_counter()
         for i in range(n, n + task["tokens"]):

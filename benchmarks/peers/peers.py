@@ -146,6 +146,9 @@ class Field:
         what = {"task": task, "model": str(self.files[setting["file"]]), "ids": str(self.ids),
                 "n": n, "tokens": self.plan["tokens"], "flash": setting["flash"],
                 "kv": setting["kv"], "threads": self.threads, "repeat": repeat}
+        if task == "decode" and n > 0:
+            name = f"{setting['file']}-{setting['flash']}-{setting['kv']}-{n}.state"
+            what["state"] = str(self.ids.parent / name)
         command = [self.python, HERE / "llama.py", json.dumps(what)]
         return json.loads(call(command, environment_of_peer()))
 

@@ -225,7 +225,7 @@ json evaluation::record(const eval_method& m, const std::string& what,
   // Everything that a figure depends on: model, gist rows, method, how is computed, and the sample.
   json key;
   key["task"] = options_.task;
-  key["version"] = 1;
+  key["version"] = m.placing == placing::spread ? 2 : 1;
   key["model"] = hex(engine_.model_fingerprint());
   key["method"] = m.name;
   key["policy"] = {m.policy.rule.n_gist, m.policy.rule.recent, m.policy.rule.n_sink, m.policy.block,
@@ -345,20 +345,24 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
     p.wanted_rows = mean(text.gisted, {.rule = run.sag().cache.rule});
   }
   if (m.placing == placing::spread) {
-    // n tokens in periods of p hold about N_g n / p + (K + 1/2) p rows: fewer gists mean fewer rows
-    // up to p = sqrt(N_g n / (K + 1/2)); beyond it the raw periods grow.
+    // n tokens in periods of p hold about N_g n / p + (K + 1/2) p rows: fewest at the period `turn`.
+    // So two periods hold as many as sag, one of more gists and one of more raw rows; that on the
+    // side of the sentences' own mean length is the opponent which differs in the places alone.
     const auto n_gist = static_cast<double>(m.policy.rule.n_gist);
     const auto n_rows = static_cast<double>(text.plain.n_rows());
-    double low = 1;
     const double raw = static_cast<double>(m.policy.rule.recent) + 0.5;
-    double high = std::max(2.0, std::sqrt(n_gist * n_rows / raw));
+    const double turn = std::clamp(std::sqrt(n_gist * n_rows / raw), 2.0, std::max(2.0, n_rows));
+    const auto n_gists_of_sag = static_cast<double>(text.gisted.n_rows()) - n_rows;
+    const bool longer = n_gist * n_rows > turn * n_gists_of_sag;
+    double low = longer ? turn : 1;
+    double high = longer ? std::max(turn, n_rows) : turn;
     auto spread = [&](double period) {
       return eval::spread_gists(text.plain, period, m.policy.rule.n_gist,
                                 run.engine().model->first_gist());
     };
     constexpr int halvings = 30;
-    double best = high;
-    double best_error = std::abs(mean(spread(high), m.policy) - p.wanted_rows);
+    double best = turn;
+    double best_error = std::abs(mean(spread(turn), m.policy) - p.wanted_rows);
     for (int i = 0; i < halvings; ++i) {
       const double middle = (low + high) / 2;
       const double found = mean(spread(middle), m.policy);
@@ -366,7 +370,7 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
         best = middle;
         best_error = std::abs(found - p.wanted_rows);
       }
-      (found > p.wanted_rows ? low : high) = middle;
+      ((found > p.wanted_rows) == longer ? high : low) = middle;
     }
     p.rows = spread(best);
   } else if (p.policy.eviction == eval::eviction::sentences) {

@@ -199,6 +199,13 @@ does eval compression --method sag,uniform --data "$work/books" --limit 3 --leng
   --model "$model" --json
 holds 'spread gists with raw periods' '(lambda b: abs(b["uniform"] / b["sag"] - 1) < 0.01)(
   {r["method"]: r["value"] for r in d["rows"] if r["metric"] == "kv_bytes_mean"})'
+# Of two distances of gists with as many rows it is that near the sentences' own, here the longer one.
+does eval compression --method sag,uniform --data "$work/books" --limit 3 --length 700 --recent 3 \
+  --segmenter paper,before,min_bytes:300 --model "$model" --json
+holds 'gists as far apart as sentences are' '(lambda b: abs(b["uniform"] / b["sag"] - 1) < 0.01)(
+  {r["method"]: r["value"] for r in d["rows"] if r["metric"] == "kv_bytes_mean"}) and (
+  lambda b: b["uniform"] > b["sag"] / 2)(
+  {r["method"]: r["value"] for r in d["rows"] if r["metric"] == "ratio_tokens"})'
 does eval compression --method full,sag,uniform --data "$work/books" --limit 2 --length 600 \
   --model "$model" --json
 holds compression '{r["method"] for r in d["rows"] if r["metric"] == "ratio_tokens"} ==
