@@ -345,9 +345,10 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
     p.wanted_rows = mean(text.gisted, {.rule = run.sag().cache.rule});
   }
   if (m.placing == placing::spread) {
-    // n tokens in periods of p hold about N_g n / p + (K + 1/2) p rows: fewest at the period `turn`.
-    // So two periods hold as many as sag, one of more gists and one of more raw rows; that on the
-    // side of the sentences' own mean length is the opponent which differs in the places alone.
+    // n tokens in periods of p hold about N_g n / p + (K + 1/2) p rows: fewest at the period
+    // `turn`. So two periods hold as many as sag, one of more gists and one of more raw rows; that
+    // on the side of the sentences' own mean length is the opponent which differs in the places
+    // alone.
     const auto n_gist = static_cast<double>(m.policy.rule.n_gist);
     const auto n_rows = static_cast<double>(text.plain.n_rows());
     const double raw = static_cast<double>(m.policy.rule.recent) + 0.5;

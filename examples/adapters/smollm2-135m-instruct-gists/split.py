@@ -5,8 +5,10 @@
 """split.py text ADAPTER OUT: the adapter without its LoRA on gist rows.
 split.py join TEXT GISTS OUT: LoRA on all rows from TEXT; gists and LoRA on gist rows from GISTS.
 split.py scale ADAPTER OUT ALPHA: the adapter with another alpha of its LoRA on all rows.
-split.py recent ADAPTER OUT K: the adapter with a layout that keeps K sentences raw."""
+split.py recent ADAPTER OUT K: the adapter with a layout that keeps K sentences raw.
+split.py mean OUT ADAPTER SHARE ADAPTER SHARE...: their weighted mean (bf16), with the metadata of the first."""
 
+import array
 import json
 import struct
 import sys
@@ -37,7 +39,29 @@ def write(path, facts, tensors):
             file.write(tensors[name][2])
 
 
+def mean(adapters):
+    """Of (facts, tensors) with their shares, rounded to nearest, ties to even."""
+    out = {}
+    for name, (dtype, shape, _) in adapters[0][0][1].items():
+        if dtype != "BF16" or any(t[name][:2] != (dtype, shape) for (_, t), _ in adapters):
+            sys.exit(f"split.py: {name}: want bf16 of one shape in all adapters")
+        sums = None
+        for (_, tensors), share in adapters:
+            words = array.array("I", (h << 16 for h in array.array("H", tensors[name][2])))
+            terms = [share * x for x in array.array("f", words.tobytes())]
+            sums = terms if sums is None else [a + b for a, b in zip(sums, terms)]
+        bits = array.array("I", array.array("f", sums).tobytes())
+        rounded = array.array("H", ((b + 0x7FFF + (b >> 16 & 1)) >> 16 for b in bits))
+        out[name] = (dtype, shape, rounded.tobytes())
+    return out
+
+
 def main():
+    if len(sys.argv) > 5 and sys.argv[1] == "mean" and len(sys.argv) % 2 == 1:
+        pairs = list(zip(sys.argv[3::2], sys.argv[4::2]))
+        adapters = [(read(path), float(share)) for path, share in pairs]
+        write(sys.argv[2], adapters[0][0][0], mean(adapters))
+        return
     what, first, *rest = sys.argv[1:] if len(sys.argv) > 3 else ["", ""]
     if what not in ("text", "join", "scale", "recent") or len(rest) != (1 if what == "text" else 2):
         sys.exit(__doc__)
