@@ -355,8 +355,6 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
     const double turn = std::clamp(std::sqrt(n_gist * n_rows / raw), 2.0, std::max(2.0, n_rows));
     const auto n_gists_of_sag = static_cast<double>(text.gisted.n_rows()) - n_rows;
     const bool longer = n_gist * n_rows > turn * n_gists_of_sag;
-    double low = longer ? turn : 1;
-    double high = longer ? std::max(turn, n_rows) : turn;
     auto spread = [&](double period) {
       return eval::spread_gists(text.plain, period, m.policy.rule.n_gist,
                                 run.engine().model->first_gist());
@@ -364,14 +362,16 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
     constexpr int halvings = 30;
     double best = turn;
     double best_error = std::abs(mean(spread(turn), m.policy) - p.wanted_rows);
+    double fewer = turn;  // Rows grow from here to `more`, on either side.
+    double more = longer ? std::max(turn, n_rows) : 1;
     for (int i = 0; i < halvings; ++i) {
-      const double middle = (low + high) / 2;
+      const double middle = (fewer + more) / 2;
       const double found = mean(spread(middle), m.policy);
       if (std::abs(found - p.wanted_rows) < best_error) {
         best = middle;
         best_error = std::abs(found - p.wanted_rows);
       }
-      ((found > p.wanted_rows) == longer ? high : low) = middle;
+      (found > p.wanted_rows ? more : fewer) = middle;
     }
     p.rows = spread(best);
   } else if (p.policy.eviction == eval::eviction::sentences) {

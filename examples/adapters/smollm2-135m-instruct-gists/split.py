@@ -43,7 +43,7 @@ def mean(adapters):
     """Of (facts, tensors) with their shares, rounded to nearest, ties to even."""
     out = {}
     for name, (dtype, shape, _) in adapters[0][0][1].items():
-        if dtype != "BF16" or any(t[name][:2] != (dtype, shape) for (_, t), _ in adapters):
+        if dtype != "BF16" or any(t.get(name, ())[:2] != (dtype, shape) for (_, t), _ in adapters):
             sys.exit(f"split.py: {name}: want bf16 of one shape in all adapters")
         sums = None
         for (_, tensors), share in adapters:
