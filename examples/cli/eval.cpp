@@ -122,6 +122,9 @@ void run(const eval_options& o) {
   if (o.length < 16) {
     throw usage_error("--length is " + std::to_string(o.length) + ", want 16 tokens or more");
   }
+  if (o.windows < 1) {
+    throw usage_error("--windows is " + std::to_string(o.windows) + ", want 1 or more");
+  }
   if (o.data.empty() && o.task != "needle") {
     throw usage_error("--data is missing, want the file or directory with the samples");
   }
@@ -275,6 +278,7 @@ json evaluation::settings() const {
   s["data"] = last_part(options_.data);
   s["limit"] = options_.limit;
   s["length"] = options_.length;
+  if (options_.windows > 1) s["windows"] = options_.windows;
   s["seed"] = options_.seed;
   s["segmenter"] = sag_.rule;
   s["gists"] = sag_.n_gist;
@@ -480,6 +484,8 @@ void add_eval(CLI::App& app) {
              "NAME");
   add_option(verb, "--limit", o->limit, "Documents or questions; 0: all (10)", "N");
   add_option(verb, "--length", o->length, "Tokens of text a document or haystack (2048)", "N");
+  add_option(verb, "--windows", o->windows,
+             "Texts of --length from each document, at even distances (ppl, compression; 1)", "N");
   add_option(verb, "--results", o->results,
              "File of records (JSONL): what is in it is not measured again", "FILE");
   add_option(verb, "--ceilings", o->ceilings,

@@ -31,6 +31,7 @@ struct eval_options {
   std::string format;  ///< Of questions; empty: by the name of the file.
   index_t limit = 10;
   index_t length = 2048;
+  index_t windows = 1;  ///< Texts of `length` tokens a document (ppl, compression).
   model_options model;
   method_options method;  ///< Its method is a list.
   std::uint64_t seed = 0;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -44,30 +45,70 @@ std::string first_tokens(const engine& e, const std::string& text, index_t lengt
   }
 }
 
-/// The sample of documents that are long enough, their texts cut to `length` tokens.
-std::vector<document> sample(const evaluation& run) {
+/// Texts of `length` tokens, those of one document beside each other.
+struct sampled_texts {
+  std::vector<document> texts;
+  std::vector<std::size_t> sizes;  ///< Texts of each document: what a bootstrap draws whole.
+
+  eval::estimate bootstrap(const std::function<double(std::span<const std::size_t>)>& statistic,
+                           std::uint64_t seed) const {
+    return eval::grouped_bootstrap(sizes, statistic, seed);
+  }
+};
+
+/// `--windows` texts of a document, at even distances, none over another: the first from its
+/// beginning, the others from that of a paragraph.
+std::vector<document> windows_of(const evaluation& run, const document& d) {
+  const eval_options& o = run.options();
+  std::vector<document> windows;
+  std::size_t end = 0;  // Of the window before.
+  for (index_t w = 0; w < o.windows; ++w) {
+    const auto n = static_cast<std::size_t>(o.windows);
+    std::size_t begin = std::max(end, d.text.size() / n * static_cast<std::size_t>(w));
+    if (w > 0) {
+      begin = d.text.find_first_not_of('\n', d.text.find('\n', begin));
+      if (begin == std::string::npos) break;
+    }
+    std::string text = first_tokens(run.engine(), d.text.substr(begin), o.length);
+    if (text.empty()) break;
+    end = begin + text.size();
+    windows.push_back(
+        {w == 0 ? d.name : d.name + " from byte " + std::to_string(begin), std::move(text)});
+  }
+  return windows;
+}
+
+/// The sample of documents that are long enough, cut to texts of `length` tokens.
+sampled_texts sample(const evaluation& run) {
   const eval_options& o = run.options();
   std::vector<document> all = read_documents(o.data, o.keep_lines);
   std::vector<std::string> names;
   for (const document& d : all) names.push_back(d.name);
-  std::vector<document> chosen;
+  sampled_texts chosen;
   index_t n_short = 0;
+  index_t n_missing = 0;
   for (const std::size_t i : eval::sampled(names, 0, o.seed)) {
-    if (o.limit > 0 && static_cast<index_t>(chosen.size()) == o.limit) break;
-    std::string text = first_tokens(run.engine(), all[i].text, o.length);
-    if (text.empty()) {
+    if (o.limit > 0 && static_cast<index_t>(chosen.sizes.size()) == o.limit) break;
+    std::vector<document> windows = windows_of(run, all[i]);
+    if (windows.empty()) {
       ++n_short;
-    } else {
-      chosen.push_back({all[i].name, std::move(text)});
+      continue;
     }
+    n_missing += o.windows - static_cast<index_t>(windows.size());
+    chosen.sizes.push_back(windows.size());
+    for (document& w : windows) chosen.texts.push_back(std::move(w));
   }
-  if (chosen.empty()) {
+  if (chosen.texts.empty()) {
     throw argument_error(o.data + ": no document has " + std::to_string(o.length) +
                          " tokens, want a smaller --length");
   }
   if (n_short > 0) {
     note(std::to_string(n_short) + " documents have fewer than " + std::to_string(o.length) +
          " tokens and are left out");
+  }
+  if (n_missing > 0) {
+    note(std::to_string(n_missing) + " windows are left out: their documents are too short for " +
+         std::to_string(o.windows));
   }
   return chosen;
 }
@@ -87,21 +128,20 @@ std::vector<double> column(const std::vector<json>& of, const std::string& name)
 }
 
 /// exp(sum nll / sum tokens), and its ratio to another method's on the same draws.
-eval::estimate perplexity(const std::vector<json>& of, const std::string& nll, const std::string& n,
-                          std::uint64_t seed) {
+eval::estimate perplexity(const sampled_texts& texts, const std::vector<json>& of,
+                          const std::string& nll, const std::string& n, std::uint64_t seed) {
   const auto a = column(of, nll);
   const auto b = column(of, n);
-  return eval::bootstrap(
-      of.size(), [&](auto items) { return std::exp(eval::ratio_of_sums(a, b, items)); }, seed);
+  return texts.bootstrap([&](auto items) { return std::exp(eval::ratio_of_sums(a, b, items)); },
+                         seed);
 }
 
-eval::estimate perplexity_ratio(const std::vector<json>& of, const std::vector<json>& base,
-                                std::uint64_t seed) {
+eval::estimate perplexity_ratio(const sampled_texts& texts, const std::vector<json>& of,
+                                const std::vector<json>& base, std::uint64_t seed) {
   const auto a = column(of, "nll");
   const auto b = column(base, "nll");
   const auto n = column(base, "n_tokens");
-  return eval::bootstrap(
-      of.size(),
+  return texts.bootstrap(
       [&](auto items) {
         return std::exp(eval::ratio_of_sums(a, n, items) - eval::ratio_of_sums(b, n, items));
       },
@@ -109,7 +149,8 @@ eval::estimate perplexity_ratio(const std::vector<json>& of, const std::vector<j
 }
 
 /// Figures of memory that ppl and compression share.
-void add_memory(const evaluation& run, const method_records& all, std::vector<json>& figures) {
+void add_memory(const evaluation& run, const sampled_texts& texts, const method_records& all,
+                std::vector<json>& figures) {
   const std::uint64_t seed = run.options().seed;
   for (std::size_t m = 0; m < all.size(); ++m) {
     const std::string& name = run.methods()[m].name;
@@ -125,17 +166,15 @@ void add_memory(const evaluation& run, const method_records& all, std::vector<js
     const auto held_sums = weighted(held);
     figures.push_back(figure(
         "kv_ratio_bytes", name,
-        eval::bootstrap(
-            full.size(),
+        texts.bootstrap(
             [&](auto items) { return eval::ratio_of_sums(full_sums, held_sums, items); }, seed),
-        full.size()));
+        texts.sizes.size()));
     const auto bytes = static_cast<double>(run.bytes_per_row());
     figures.push_back(figure(
         "kv_bytes_mean", name,
-        eval::bootstrap(
-            full.size(),
+        texts.bootstrap(
             [&](auto items) { return bytes * eval::ratio_of_sums(held_sums, n, items); }, seed),
-        full.size()));
+        texts.sizes.size()));
   }
 }
 
@@ -300,7 +339,8 @@ json measure(const evaluation& run, const eval_method& m, const document& d) {
   return r;
 }
 
-void add_buckets(const evaluation& run, const method_records& all, std::vector<json>& figures) {
+void add_buckets(const evaluation& run, const sampled_texts& texts, const method_records& all,
+                 std::vector<json>& figures) {
   const index_t n_buckets = run.options().buckets;
   for (std::size_t m = 0; m < all.size(); ++m) {
     for (index_t b = 0; b < n_buckets; ++b) {
@@ -312,10 +352,9 @@ void add_buckets(const evaluation& run, const method_records& all, std::vector<j
       }
       json f = figure(
           "ppl_by_position", run.methods()[m].name,
-          eval::bootstrap(
-              nll.size(), [&](auto items) { return std::exp(eval::ratio_of_sums(nll, n, items)); },
-              run.options().seed),
-          nll.size());
+          texts.bootstrap([&](auto items) { return std::exp(eval::ratio_of_sums(nll, n, items)); },
+                          run.options().seed),
+          texts.sizes.size());
       f["settings"]["bucket"] = std::to_string(b + 1) + "/" + std::to_string(n_buckets);
       f["settings"]["position_begin"] = b * run.options().length / n_buckets;
       f["settings"]["position_end"] = (b + 1) * run.options().length / n_buckets;
@@ -332,18 +371,21 @@ void eval_perplexity(evaluation& run) {
       throw usage_error("--positions has no meaning for gmsa, which rates no token it compresses");
     }
   }
-  const std::vector<document> documents = sample(run);
+  const sampled_texts texts = sample(run);
   const std::uint64_t seed = run.options().seed;
-  const std::size_t n = documents.size();
+  const std::size_t n = texts.sizes.size();
   method_records all(run.methods().size());
   {
-    progress bar("perplexity", static_cast<index_t>(n * run.methods().size()));
+    progress bar("perplexity", static_cast<index_t>(texts.texts.size() * run.methods().size()));
     index_t done = 0;
-    for (const document& d : documents) {
+    for (const document& d : texts.texts) {
       for (std::size_t m = 0; m < run.methods().size(); ++m) {
         const eval_method& method = run.methods()[m];
-        all[m].push_back(
-            run.record(method, sample_key(run, d), [&] { return measure(run, method, d); }));
+        all[m].push_back(run.record(method, sample_key(run, d), [&] {
+          json r = measure(run, method, d);
+          r["text"] = d.name;
+          return r;
+        }));
         bar(++done);
       }
     }
@@ -351,7 +393,7 @@ void eval_perplexity(evaluation& run) {
   std::vector<json> figures;
   for (std::size_t m = 0; m < all.size(); ++m) {
     const std::string& name = run.methods()[m].name;
-    json f = figure("ppl_regular", name, perplexity(all[m], "nll", "n_tokens", seed), n);
+    json f = figure("ppl_regular", name, perplexity(texts, all[m], "nll", "n_tokens", seed), n);
     double n_tokens = 0;
     for (const double x : column(all[m], "n_tokens")) n_tokens += x;
     f["settings"]["n_tokens"] = n_tokens;
@@ -362,28 +404,28 @@ void eval_perplexity(evaluation& run) {
     if (run.methods()[b].saves() && against != "sag") continue;
     for (std::size_t m = 0; m < all.size(); ++m) {
       if (m == b || (against == "sag" && !run.methods()[m].saves())) continue;
-      json f =
-          figure("ppl_ratio", run.methods()[m].name, perplexity_ratio(all[m], all[b], seed), n);
+      json f = figure("ppl_ratio", run.methods()[m].name,
+                      perplexity_ratio(texts, all[m], all[b], seed), n);
       f["settings"]["against"] = against;
       figures.push_back(std::move(f));
     }
   }
   for (std::size_t m = 0; m < all.size(); ++m) {
     if (run.methods()[m].placing == placing::none) continue;
-    figures.push_back(figure("ppl_counting_gists", run.methods()[m].name,
-                             perplexity(all[m], "nll_counting_gists", "n_counting_gists", seed),
-                             n));
+    figures.push_back(
+        figure("ppl_counting_gists", run.methods()[m].name,
+               perplexity(texts, all[m], "nll_counting_gists", "n_counting_gists", seed), n));
   }
-  add_buckets(run, all, figures);
-  add_memory(run, all, figures);
+  add_buckets(run, texts, all, figures);
+  add_memory(run, texts, all, figures);
   note_unequal_bytes(run, all);
   report(run, std::move(figures));
 }
 
 void eval_compression(evaluation& run) {
-  const std::vector<document> documents = sample(run);
+  const sampled_texts texts = sample(run);
   method_records all(run.methods().size());
-  for (const document& d : documents) {
+  for (const document& d : texts.texts) {
     const prepared text = prepare(run, d);
     const counted_rows counted = [&](const text::gist_layout& rows) {
       return eval::rated_rows(rows, eval::targets_in(rows, text.rated));
@@ -407,23 +449,21 @@ void eval_compression(evaluation& run) {
     if ((method.placing == placing::none && !method.soft) || !any) continue;
     figures.push_back(figure(
         "ratio_tokens", method.name,
-        eval::bootstrap(
-            regular.size(), [&](auto items) { return eval::ratio_of_sums(regular, gists, items); },
-            run.options().seed),
-        regular.size()));
+        texts.bootstrap([&](auto items) { return eval::ratio_of_sums(regular, gists, items); },
+                        run.options().seed),
+        texts.sizes.size()));
   }
-  add_memory(run, all, figures);
+  add_memory(run, texts, all, figures);
   for (std::size_t m = 0; m < all.size(); ++m) {
     const auto peak = column(all[m], "rows_peak");
     figures.push_back(figure("kv_bytes_peak", run.methods()[m].name,
-                             eval::bootstrap(
-                                 peak.size(),
+                             texts.bootstrap(
                                  [&](auto items) {
                                    return static_cast<double>(run.bytes_per_row()) *
                                           eval::mean_of(peak, items);
                                  },
                                  run.options().seed),
-                             peak.size()));
+                             texts.sizes.size()));
   }
   note_unequal_bytes(run, all);
   report(run, std::move(figures));

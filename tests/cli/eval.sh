@@ -19,6 +19,7 @@ refuses 2 'data is missing' eval ppl $none
 refuses 2 "method is 'sgx', want a list of full, base, sag" eval ppl --method full,sgx --data x $none
 refuses 2 'method names full twice' eval ppl --method full,full --data x $none
 refuses 2 'limit is -1' eval ppl --limit -1 --data x $none
+refuses 2 'windows is 0, want 1' eval ppl --windows 0 --data x $none
 refuses 2 'length is 3' eval ppl --length 3 --data x $none
 refuses 2 'unknown option --max-anchors' eval ppl --max-anchors 9 --data x $none
 refuses 2 'positions is -1, want 0' eval ppl --positions -1 --data x $none
@@ -142,6 +143,18 @@ cmp -s "$work/out" "$work/first" || wrong 'a second run has other results'
 printf 'no record\n' > "$work/records2"
 refuses 1 'records2:1: is no record' eval ppl --data "$work/books" --results "$work/records2" \
   --model "$model"
+
+# Windows of a document: the first is what there is without them, and all count as one sample.
+rm -f "$work/records"
+set -- --method full --data "$work/books" --limit 2 --length 256 --results "$work/records" --model "$model" --json
+does eval ppl "$@"
+does eval ppl --windows 3 "$@"
+[ "$(wc -l < "$work/records")" = 6 ] || wrong "records: $(wc -l < "$work/records"), want 6"
+[ "$(cut -d'"' -f4 "$work/records" | sort -u | wc -l)" = 6 ] || wrong 'windows of a document are the same text'
+holds windows 'all(r["n"] == 2 and r["settings"]["windows"] == 3 for r in d["rows"])
+  and [r["settings"]["n_tokens"] > 700 for r in d["rows"] if r["metric"] == "ppl_regular"] == [True]'
+does eval compression --windows 99 --method sag --data "$work/books" --limit 2 --length 256 --model "$model"
+says err 'windows are left out: their documents are too short for 99'
 
 # 7.4 or 3.7 rows, of which there are whole ones only.
 does eval ppl --method window --budget 170000 --keep-lines --data "$work/books" --limit 1 --length 128 \

@@ -57,6 +57,31 @@ TEST_CASE("a paired difference is narrower than its parts") {
   CHECK(one.high - one.low > 20 * (paired.high - paired.low));
 }
 
+TEST_CASE("items of one group are drawn together") {
+  random_generator random(14);
+  std::vector<double> x, thrice;
+  for (int i = 0; i < 50; ++i) x.push_back(random.normal());
+  for (const double value : x) thrice.insert(thrice.end(), 3, value);
+  const std::vector<std::size_t> sizes(50, 3);
+  const auto one = eval::bootstrap(50, [&](auto items) { return eval::mean_of(x, items); });
+  const auto grouped =
+      eval::grouped_bootstrap(sizes, [&](auto items) { return eval::mean_of(thrice, items); });
+  CHECK(grouped.value == doctest::Approx(one.value));
+  CHECK(grouped.low == doctest::Approx(one.low));
+  CHECK(grouped.high == doctest::Approx(one.high));
+  const auto alone = eval::bootstrap(150, [&](auto items) { return eval::mean_of(thrice, items); });
+  CHECK(alone.high - alone.low < 0.8 * (grouped.high - grouped.low));
+
+  // Groups of different sizes: each item of a group, and nothing else, with it.
+  const std::vector<std::size_t> uneven = {1, 0, 2};
+  eval::grouped_bootstrap(uneven, [](std::span<const std::size_t> items) {
+    const auto n = [&](std::size_t i) { return std::count(items.begin(), items.end(), i); };
+    CHECK(n(1) == n(2));
+    CHECK(n(0) + n(1) + n(2) == static_cast<std::ptrdiff_t>(items.size()));
+    return 0.0;
+  });
+}
+
 TEST_CASE("edges") {
   const std::vector<double> x = {4};
   const auto e = eval::bootstrap(1, [&](auto items) { return eval::mean_of(x, items); });

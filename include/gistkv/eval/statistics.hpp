@@ -62,6 +62,31 @@ estimate bootstrap(std::size_t n, Statistic&& statistic, std::uint64_t seed = 0,
   return e;
 }
 
+/// The same where items come in groups that are alike, such as several texts of one book: `sizes`
+/// of consecutive groups, which are drawn whole (cluster bootstrap: Davison and Hinkley 1997,
+/// section 3.8). Items drawn by themselves would have intervals that are too narrow.
+template <class Statistic>
+estimate grouped_bootstrap(std::span<const std::size_t> sizes, Statistic&& statistic,
+                           std::uint64_t seed = 0, int n_draws = 2000) {
+  std::vector<std::size_t> begin;
+  std::size_t n = 0;
+  for (const std::size_t size : sizes) {
+    begin.push_back(n);
+    n += size;
+  }
+  std::vector<std::size_t> items;
+  return bootstrap(
+      sizes.size(),
+      [&](std::span<const std::size_t> groups) {
+        items.clear();
+        for (const std::size_t g : groups) {
+          for (std::size_t i = 0; i < sizes[g]; ++i) items.push_back(begin[g] + i);
+        }
+        return statistic(std::span<const std::size_t>(items));
+      },
+      seed, n_draws);
+}
+
 /// sum of `over` / sum of `under` over the drawn items.
 inline double ratio_of_sums(std::span<const double> over, std::span<const double> under,
                             std::span<const std::size_t> items) {
