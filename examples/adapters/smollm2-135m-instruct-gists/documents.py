@@ -160,13 +160,21 @@ class Source:
     def recall(self):
         r = self.random
         kind = r.choice(["number", "number", "number", "word", "words"])
-        keys = [self.name() for _ in range(r.choice([2, 3, 4, 5, 6]))]
-        values = [self.value(kind) for _ in keys]
-        lines = [f"One of the special magic {kind.rstrip('s')}s for {k} is: {v}."
-                 if r.random() < 0.8 else
-                 r.choice([f"The {kind.rstrip('s')} of {k} is {v}.", f"{k}: {v}."])
-                 for k, v in zip(keys, values)]
+        keys, values, lines = [], [], []
+
+        def hide(n):
+            added = [self.name() for _ in range(n)]
+            keys.extend(added)
+            values.extend([self.value(kind) for _ in added])
+            lines.extend(f"One of the special magic {kind.rstrip('s')}s for {k} is: {v}."
+                         if r.random() < 0.8 else
+                         r.choice([f"The {kind.rstrip('s')} of {k} is {v}.", f"{k}: {v}."])
+                         for k, v in zip(added, values[-n:]))
+
+        hide(r.choice([2, 3, 4, 5, 6]))
         size = int(1.2 * self.n_characters()) - sum(len(x) for x in lines)
+        if size > 8700:  # So long a text is worth more questions.
+            hide(size // 1500)
         if size > 60:
             filler = self.prose(size)
             for line in lines:
