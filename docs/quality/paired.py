@@ -20,6 +20,8 @@ def read(path, method):
     found = [line["record"] for line in lines if line["method"] == method]
     if not found:
         sys.exit(f"paired.py: {path}: no record of {method}")
+    if len({r["text"] for r in found}) < len(found):
+        sys.exit(f"paired.py: {path}: holds a text twice, of two adapters or settings: want a file for each run")
     documents = {}
     for r in found:
         name = r["text"].split(" from byte ")[0]

@@ -32,6 +32,11 @@ namespace {
 constexpr std::array<std::string_view, 10> tasks = {
     "ppl", "compression", "speed", "needle", "kv", "qa", "mmlu", "choice", "longqa", "restore"};
 
+/// Tasks in which a method writes behind what it has read.
+bool writes_answers(std::string_view task) {
+  return task == "needle" || task == "kv" || task == "qa" || task == "longqa";
+}
+
 /// The settings of sag, which baselines are measured against, from what the user said.
 method_settings sag_settings(const eval_options& o) {
   method_options m = o.method;
@@ -170,6 +175,10 @@ std::vector<eval_method> parse_methods(const eval_options& o, const method_setti
     } else if (name == "sag" || name == "uniform") {
       p.rule = sag.cache.rule;
       m.placing = name == "sag" ? placing::sentences : placing::spread;
+    } else if (name == "window" && writes_answers(o.task)) {
+      // Question and answer would push out what the window had kept of the context, which no other
+      // method has happen to it.
+      p.eviction = eval::eviction::newest;
     } else if (name == "window") {
       p.rule.window = 1;
     } else if (name == "recent") {
@@ -228,7 +237,9 @@ json evaluation::record(const eval_method& m, const std::string& what,
   // Everything that a figure depends on: model, gist rows, method, how is computed, and the sample.
   json key;
   key["task"] = options_.task;
-  key["version"] = m.placing == placing::spread ? 2 : 1;
+  // Raised for what has become another since: where spread gists are, and windows that stand still.
+  const bool changed = m.placing == placing::spread || m.policy.eviction == eval::eviction::newest;
+  key["version"] = changed ? 3 : 1;
   key["model"] = hex(engine_.model_fingerprint());
   key["method"] = m.name;
   key["policy"] = {m.policy.rule.n_gist, m.policy.rule.recent, m.policy.rule.n_sink, m.policy.block,
@@ -329,6 +340,22 @@ laid_out lay_out(const evaluation& run, std::string_view text, bool chat) {
   return {one(run.sag(), "full", 0), one(run.sag(), "sag", run.sag().n_gist)};
 }
 
+namespace {
+
+/// Mean index of the counted rows.
+double mean_place(const std::vector<std::uint8_t>& counted) {
+  double sum = 0;
+  double n = 0;
+  for (std::size_t i = 0; i < counted.size(); ++i) {
+    if (counted[i] == 0) continue;
+    sum += static_cast<double>(i);
+    ++n;
+  }
+  return n > 0 ? sum / n : 0;
+}
+
+}  // namespace
+
 planned_text plan(const evaluation& run, const eval_method& m, const laid_out& text,
                   const counted_rows& counted) {
   planned_text p{&run.model_of(m),
@@ -349,16 +376,16 @@ planned_text plan(const evaluation& run, const eval_method& m, const laid_out& t
     p.wanted_rows = mean(text.gisted, {.rule = run.sag().cache.rule});
   }
   if (m.placing == placing::spread) {
-    // n tokens in periods of p hold about N_g n / p + (K + 1/2) p rows: fewest at the period
-    // `turn`. So two periods hold as many as sag, one of more gists and one of more raw rows; that
-    // on the side of the sentences' own mean length is the opponent which differs in the places
-    // alone.
+    // Behind n tokens in periods of p stand about N_g n / p + (K + 1/2) p rows: fewest at the
+    // period `turn`, n being the mean over the counted rows. So two periods hold as many as sag,
+    // one of more gists and one of more raw rows; that on the side of the sentences' own mean
+    // length is the opponent which differs in the places alone.
     const auto n_gist = static_cast<double>(m.policy.rule.n_gist);
     const auto n_rows = static_cast<double>(text.plain.n_rows());
     const double raw = static_cast<double>(m.policy.rule.recent) + 0.5;
-    const double turn = std::clamp(std::sqrt(n_gist * n_rows / raw), 2.0, std::max(2.0, n_rows));
-    const auto n_gists_of_sag = static_cast<double>(text.gisted.n_rows()) - n_rows;
-    const bool longer = n_gist * n_rows > turn * n_gists_of_sag;
+    const double in_front = mean_place(counted(text.plain));
+    const double turn = std::clamp(std::sqrt(n_gist * in_front / raw), 2.0, std::max(2.0, n_rows));
+    const bool longer = n_gist * n_rows > turn * static_cast<double>(text.gisted.n_gist);
     auto spread = [&](double period) {
       return eval::spread_gists(text.plain, period, m.policy.rule.n_gist,
                                 run.engine().model->first_gist());

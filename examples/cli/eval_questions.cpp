@@ -143,18 +143,15 @@ void add_means(const evaluation& run, const std::vector<std::vector<json>>& all,
 void add_ratio(const evaluation& run, const std::vector<std::vector<json>>& all,
                std::vector<json>& figures) {
   for (std::size_t m = 0; m < all.size(); ++m) {
-    std::vector<double> full;
-    std::vector<double> held;
-    for (const json& r : all[m]) {
-      full.push_back(r.at("rows_full").get<double>());
-      held.push_back(r.at("rows").get<double>());
-    }
+    const field_sums full(all[m], "rows_full");
+    const field_sums held(all[m], "rows");
     figures.push_back(
         figure("kv_ratio_bytes", run.methods()[m].name,
                eval::bootstrap(
-                   full.size(), [&](auto items) { return eval::ratio_of_sums(full, held, items); },
+                   full.sums.size(),
+                   [&](auto items) { return eval::ratio_of_sums(full.sums, held.sums, items); },
                    run.options().seed),
-               full.size()));
+               full.n));
   }
 }
 
@@ -385,9 +382,11 @@ void eval_questions(evaluation& run, bool key_values) {
       if (o.shift) context = "\n" + context;
       const std::string asked =
           key_values ? q.text : q.text + "\nAnswer with a short phrase from the text.";
+      std::string what = digest(context) + " " + asked;
+      for (const std::string& a : q.answers) what += "\n" + a;
       for (std::size_t m = 0; m < run.methods().size(); ++m) {
         const eval_method& method = run.methods()[m];
-        records[m].push_back(run.record(method, digest(context) + " " + asked, [&] {
+        records[m].push_back(run.record(method, what, [&] {
           constexpr index_t usual_value = 64;
           constexpr index_t usual_phrase = 32;
           const reply r =

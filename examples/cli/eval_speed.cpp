@@ -40,7 +40,7 @@ peaks read_peaks(const std::string& path) {
 /// Operations of attention over all rows of a text: 4 head_dim for each query head and visible key.
 double attention_flops(const model::model_config& c, const planned_text& p) {
   double pairs = 0;
-  for (const index_t read : eval::rows_read(p.policy, p.rows.is_gist)) {
+  for (const index_t read : eval::rows_read(p.policy, p.rows.is_gist, p.marked)) {
     pairs += static_cast<double>(read);
   }
   return static_cast<double>(4 * c.head_dim * c.n_heads * c.n_layers) * pairs;

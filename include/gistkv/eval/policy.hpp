@@ -24,6 +24,7 @@ enum class eviction {
   heavy_hitters,  ///< What all queries so far looked at most stays: H2O, cache::keep_scored.
   observed,       ///< What the last queries looked at most stays: SnapKV.
   sentences,      ///< The last closed sentences stay, all of them: cache::keep_sentences.
+  newest,         ///< The newest stay: a window that does not move on while nothing is evicted.
 };
 
 /// A method of keeping a cache small, as all evaluations read with it:
@@ -33,7 +34,7 @@ enum class eviction {
 ///   uniform     the same rule, gists every so many tokens (the placement of Activation Beacon,
 ///               Zhang et al. 2024, arXiv 2401.03462)
 ///   window      rule {n_sink, window}: StreamingLLM (Xiao et al. 2023, arXiv 2309.17453)
-///   separators, heavy_hitters, observed   rule {n_sink} and an eviction
+///   separators, heavy_hitters, observed, newest   rule {n_sink} and an eviction
 ///   sentences   rule {n_sink} on the tokens of sag without its gists: what those are worth
 ///
 /// An eviction takes place behind every `block` tokens of the text, so a pass reads up to `rows` +
@@ -52,6 +53,7 @@ struct policy {
   index_t sentences = 0;     ///< Of `sentences`: closed ones that stay (K).
 
   cache::eviction_budget budget() const {
+    if (eviction == eviction::newest) return {rows, rows};
     const auto newest = static_cast<index_t>(std::llround(recent * static_cast<double>(rows)));
     // SnapKV keeps the window that it observes from.
     const index_t least = eviction == eval::eviction::observed ? observation : 0;

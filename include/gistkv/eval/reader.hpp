@@ -212,7 +212,7 @@ class reader {
       lists.push_back(cache::keep_sentences(marked_, policy_.sentences));
     } else if (cache_->n_local() <= budget.rows) {
       return forget_if_observed();
-    } else if (policy_.eviction == eviction::separators) {
+    } else if (!looks()) {  // Without marks the newest rows.
       lists.push_back(cache::keep_marked(marked_, budget));
     }
     for (const std::vector<float>& r : received_) {
