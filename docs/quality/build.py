@@ -79,6 +79,8 @@ def command_of(rows):
     for flag in ("shift", "keep_lines", "shuffle_labels"):
         words += ["--" + flag.replace("_", "-")] if s.get(flag) else []
     words += ["--limit", str(s["limit"]), "--length", str(s["length"]), "--seed", str(s["seed"])]
+    words += ["--windows", str(s["windows"])] if "windows" in s else []
+    words += ["--budget", s["budget"]] if not s["budget"].startswith("as ") else []
     words += ["--segmenter", s["segmenter"], "--gists", str(s["gists"]), "--recent", str(s["recent"])]
     if any(r["metric"] == "ppl_by_position" for r in rows):
         words += ["--positions", str(sum(r["metric"] == "ppl_by_position" for r in rows) //

@@ -20,13 +20,14 @@ def read(path, method):
     found = [line["record"] for line in lines if line["method"] == method]
     if not found:
         sys.exit(f"paired.py: {path}: no record of {method}")
-    if len({r["text"] for r in found}) < len(found):
+    if any("document" not in r for r in found):
+        sys.exit(f"paired.py: {path}: records without the names of their documents: measure them anew")
+    if len({(r["document"], r["begin"]) for r in found}) < len(found):
         sys.exit(f"paired.py: {path}: holds a text twice, of two adapters or settings: want a file for each run")
     documents = {}
     for r in found:
-        name = r["text"].split(" from byte ")[0]
-        nll, n = documents.get(name, (0, 0))
-        documents[name] = nll + r["nll"], n + r["n_tokens"]
+        nll, n = documents.get(r["document"], (0, 0))
+        documents[r["document"]] = nll + r["nll"], n + r["n_tokens"]
     return documents
 
 

@@ -108,6 +108,18 @@ std::string cpu_model() {
   return "unknown";
 }
 
+/// Mean index of the counted rows.
+double mean_place(const std::vector<std::uint8_t>& counted) {
+  double sum = 0;
+  double n = 0;
+  for (std::size_t i = 0; i < counted.size(); ++i) {
+    if (counted[i] == 0) continue;
+    sum += static_cast<double>(i);
+    ++n;
+  }
+  return n > 0 ? sum / n : 0;
+}
+
 void run(const eval_options& o) {
   if (std::find(tasks.begin(), tasks.end(), o.task) == tasks.end()) {
     throw usage_error("eval: the task is '" + o.task + "', want one of " + listed(tasks));
@@ -339,22 +351,6 @@ laid_out lay_out(const evaluation& run, std::string_view text, bool chat) {
   };
   return {one(run.sag(), "full", 0), one(run.sag(), "sag", run.sag().n_gist)};
 }
-
-namespace {
-
-/// Mean index of the counted rows.
-double mean_place(const std::vector<std::uint8_t>& counted) {
-  double sum = 0;
-  double n = 0;
-  for (std::size_t i = 0; i < counted.size(); ++i) {
-    if (counted[i] == 0) continue;
-    sum += static_cast<double>(i);
-    ++n;
-  }
-  return n > 0 ? sum / n : 0;
-}
-
-}  // namespace
 
 planned_text plan(const evaluation& run, const eval_method& m, const laid_out& text,
                   const counted_rows& counted) {

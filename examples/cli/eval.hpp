@@ -169,6 +169,7 @@ void report(const evaluation& run, std::vector<json> figures);
 struct document {
   std::string name;
   std::string text;
+  std::size_t begin = 0;  ///< Where `text` begins in what the name stands for, in bytes.
 };
 /// *.txt of a directory, one text, or the field "text" of JSONL; files may be packed (.zst). Lines
 /// of .txt are joined to paragraphs unless `keep_lines`. @throws io::file_error, format_error

@@ -75,7 +75,8 @@ json option_record(const evaluation& run, const eval_method& m, const prompt& q)
       sum -= s.nll();
     }
     sums.push_back(sum);
-    by_byte.push_back(sum / static_cast<double>(std::max<std::size_t>(1, text.size())));
+    // Of the option as it was given, so that methods with and without that space divide alike.
+    by_byte.push_back(sum / static_cast<double>(std::max<std::size_t>(1, option.size())));
   }
   r["log_probabilities"] = sums;
   r["by_byte"] = by_byte;

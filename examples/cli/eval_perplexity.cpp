@@ -61,10 +61,10 @@ struct sampled_texts {
 std::vector<document> windows_of(const evaluation& run, const document& d) {
   const eval_options& o = run.options();
   std::vector<document> windows;
+  const std::size_t apart = d.text.size() / static_cast<std::size_t>(o.windows);
   std::size_t end = 0;  // Of the window before.
   for (index_t w = 0; w < o.windows; ++w) {
-    const auto n = static_cast<std::size_t>(o.windows);
-    std::size_t begin = std::max(end, d.text.size() / n * static_cast<std::size_t>(w));
+    std::size_t begin = std::max(end, apart * static_cast<std::size_t>(w));
     if (w > 0) {
       begin = d.text.find_first_not_of('\n', d.text.find('\n', begin));
       if (begin == std::string::npos) break;
@@ -72,8 +72,7 @@ std::vector<document> windows_of(const evaluation& run, const document& d) {
     std::string text = first_tokens(run.engine(), d.text.substr(begin), o.length);
     if (text.empty()) break;
     end = begin + text.size();
-    windows.push_back(
-        {w == 0 ? d.name : d.name + " from byte " + std::to_string(begin), std::move(text)});
+    windows.push_back({d.name, std::move(text), begin});
   }
   return windows;
 }
@@ -383,7 +382,8 @@ void eval_perplexity(evaluation& run) {
         const eval_method& method = run.methods()[m];
         all[m].push_back(run.record(method, sample_key(run, d), [&] {
           json r = measure(run, method, d);
-          r["text"] = d.name;
+          r["document"] = d.name;
+          r["begin"] = d.begin;
           return r;
         }));
         bar(++done);

@@ -219,6 +219,11 @@ holds 'gists as far apart as sentences are' '(lambda b: abs(b["uniform"] / b["sa
   {r["method"]: r["value"] for r in d["rows"] if r["metric"] == "kv_bytes_mean"}) and (
   lambda b: b["uniform"] > b["sag"] / 2)(
   {r["method"]: r["value"] for r in d["rows"] if r["metric"] == "ratio_tokens"})'
+# Also where they are just longer than at the fewest rows, which are those of the rated half.
+does eval compression --method sag,uniform --data "$work/books" --limit 3 --length 700 --recent 3 \
+  --segmenter uniform:27 --model "$model" --json
+holds 'gists as far apart as uniform sentences' '(lambda b: abs(b["uniform"] / b["sag"] - 1) < 0.03)(
+  {r["method"]: r["value"] for r in d["rows"] if r["metric"] == "ratio_tokens"})'
 does eval compression --method full,sag,uniform --data "$work/books" --limit 2 --length 600 \
   --model "$model" --json
 holds compression '{r["method"] for r in d["rows"] if r["metric"] == "ratio_tokens"} ==
@@ -235,6 +240,7 @@ echo '{"bf16_gflops": 0, "bandwidth_gbs": 9}' > "$work/peaks.json"
 refuses 1 'peaks.json: bf16_gflops and bandwidth_gbs are 0.0 and 9.0, want more than 0' \
   eval speed --data "$work/books" --ceilings "$work/peaks.json" --model "$model"
 draws "$work/speed.json"
+does eval speed --method recent --data "$work/books" --limit 1 --length 64 --max-tokens 4 --model "$model"
 
 # The raw rows of sag alone: as many as its gists fewer, and the same where there is no sentence end.
 does eval compression --method full,sag,recent --data "$work/books" --limit 2 --length 600 --recent 2 \
@@ -272,6 +278,19 @@ holds longqa '[r["n"] for r in d["rows"] if r["metric"] in ("em", "f1")] == [3] 
   all(r["settings"]["contexts"] == 2 and r["settings"]["shift"] for r in d["rows"])'
 holds 'the full cache can read' 'max(r["value"] for r in d["rows"] if r["metric"] == "contains"
   and r["method"] == "full") > 0.5'
+# A window that holds the context answers as the full cache: the question pushes nothing out.
+set -- --limit 0 --contexts 2 --results "$work/answers" --model "$model" --json
+does eval longqa --method full,window --budget 1G --data "$work/qa.jsonl" "$@"
+holds 'a window stands still' '(lambda t: len(t["full"]) == 3 and t["full"] == t["window"])(
+  {m: [x["record"]["text"] for x in map(json.loads, open("'"$work/answers"'")) if x["method"] == m]
+  for m in ("full", "window")})'
+# Other answers are another question.
+sed 's/900 metres"\]/nobody knows"]/' "$work/qa.jsonl" > "$work/other.jsonl"
+cp "$work/answers" "$work/answers_before"
+does eval longqa --method full,window --budget 1G --data "$work/other.jsonl" "$@"
+[ "$(wc -l < "$work/answers")" -gt "$(wc -l < "$work/answers_before")" ] ||
+  wrong 'an answer was taken from a question with other answers'
+
 printf '{"ordered_kv_records": [["a-1", "b-2"], ["c-3", "d-4"]], "key": "c-3", "value": "d-4"}\n' \
   > "$work/kv.jsonl"
 does eval kv --method full --data "$work/kv.jsonl" --model "$model" --json

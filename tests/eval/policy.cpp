@@ -65,6 +65,9 @@ TEST_CASE("rows that a pass reads") {
   // Positions 2, 3 | 4 to 7: six rows, five stay | 8 to 11: up to nine, five stay | ...
   want = {1, 2, 3, 4, 5, 6, 7, 8, 8, 9, 10, 11, 8, 9, 10, 11, 8, 9, 10, 11};
   CHECK(eval::rows_read(p, plain) == want);
+  p.eviction = eval::eviction::newest;
+  CHECK(eval::rows_read(p, plain) == want);
+  CHECK(p.budget().recent == 5);
   // Gists that are among the local rows too count twice: four tokens and two gists, K = 0.
   const std::vector<std::uint8_t> gists = {0, 0, 0, 0, 1, 1, 0, 0};
   eval::policy sag;

@@ -120,8 +120,8 @@ TEST_CASE_FIXTURE(fixture, "what keeps everything scores as the full cache, to t
   all.push_back(window);
   window.rule.n_sink = 4;
   all.push_back(window);
-  for (const auto kind :
-       {eval::eviction::separators, eval::eviction::heavy_hitters, eval::eviction::observed}) {
+  for (const auto kind : {eval::eviction::separators, eval::eviction::heavy_hitters,
+                          eval::eviction::observed, eval::eviction::newest}) {
     all.push_back(evicting(kind, 58, 8));
   }
   for (const eval::policy& p : all) {
@@ -142,8 +142,8 @@ TEST_CASE_FIXTURE(fixture, "what keeps everything scores as the full cache, to t
 }
 
 TEST_CASE_FIXTURE(fixture, "results do not depend on the chunk") {
-  for (const auto kind :
-       {eval::eviction::separators, eval::eviction::heavy_hitters, eval::eviction::observed}) {
+  for (const auto kind : {eval::eviction::separators, eval::eviction::heavy_hitters,
+                          eval::eviction::observed, eval::eviction::newest}) {
     const eval::policy p = evicting(kind, 12, 8);
     const auto one = read(m, p, ids, 1);
     const auto many = read(m, p, ids, 64);

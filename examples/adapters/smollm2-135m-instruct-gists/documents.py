@@ -163,13 +163,14 @@ class Source:
         keys, values, lines = [], [], []
 
         def hide(n):
-            added = [self.name() for _ in range(n)]
-            keys.extend(added)
-            values.extend([self.value(kind) for _ in added])
+            hidden = [self.name() for _ in range(n)]
+            told = [self.value(kind) for _ in range(n)]
+            keys.extend(hidden)
+            values.extend(told)
             lines.extend(f"One of the special magic {kind.rstrip('s')}s for {k} is: {v}."
                          if r.random() < 0.8 else
                          r.choice([f"The {kind.rstrip('s')} of {k} is {v}.", f"{k}: {v}."])
-                         for k, v in zip(added, values[-n:]))
+                         for k, v in zip(hidden, told))
 
         hide(r.choice([2, 3, 4, 5, 6]))
         size = int(1.2 * self.n_characters()) - sum(len(x) for x in lines)
