@@ -91,15 +91,15 @@ io::tokenizer load_tokenizer(const std::string& model) {
 
 method_settings resolve(method_options o, const model_options& model) {
   const std::string method = o.method.value_or("sag");
-  const bool gists = method == "sag" || method == "uniform";
-  if (gists && !model.adapter.empty()) {
+  if ((method == "sag" || method == "uniform") && !model.adapter.empty()) {
     const auto file = io::safetensors_file::open(model.adapter);
     const io::adapter_layout trained = io::read_adapter_layout(file);
     if (!o.gists) o.gists = trained.rule.n_gist;
     if (!o.recent) o.recent = trained.rule.recent;
     if (!o.sink) o.sink = trained.rule.n_sink;
     const bool uniform = trained.segmenter.starts_with("uniform:");
-    if (!o.segmenter && uniform == (method == "uniform")) o.segmenter = trained.segmenter;
+    if (!o.method && !o.segmenter && uniform) o.method = "uniform";
+    if (!o.segmenter && uniform == (o.method == "uniform")) o.segmenter = trained.segmenter;
   }
   if (method == "gmsa" && !o.rate && !model.adapter.empty()) {
     const std::vector<index_t> rates = adapter_rates(model.adapter);

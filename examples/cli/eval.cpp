@@ -249,9 +249,12 @@ json evaluation::record(const eval_method& m, const std::string& what,
   // Everything that a figure depends on: model, gist rows, method, how is computed, and the sample.
   json key;
   key["task"] = options_.task;
-  // Raised for what has become another since: where spread gists are, and windows that stand still.
-  const bool changed = m.placing == placing::spread || m.policy.eviction == eval::eviction::newest;
-  key["version"] = changed ? 3 : 1;
+  // Raised for what has become another since: where spread gists are, and windows that stand still;
+  // then how long an answer with gists may be.
+  const bool placed_anew =
+      m.placing == placing::spread || m.policy.eviction == eval::eviction::newest;
+  const bool answers_longer = writes_answers(options_.task) && m.placing != placing::none;
+  key["version"] = answers_longer ? 4 : placed_anew ? 3 : 1;
   key["model"] = hex(engine_.model_fingerprint());
   key["method"] = m.name;
   key["policy"] = {m.policy.rule.n_gist, m.policy.rule.recent, m.policy.rule.n_sink, m.policy.block,

@@ -26,9 +26,8 @@ written write(sequence& s, const engine& e, const method_settings& settings,
   const index_t last_pass = settings.n_gist > 0 ? settings.n_gist + 3 : 0;
   const index_t next = s.ledger().next_position();
   const index_t room = positions_left(e, next, settings.past_context) - last_pass;
-  const bool short_of_room = room < options.max_tokens;
   if (room < 1) check_context(e, next + 1 + last_pass, settings.past_context);
-  if (short_of_room) options.max_tokens = room;
+  options.max_rows = room;
 
   text::any_segmenter segmenter = settings.segmenter();
   std::vector<text::boundary> known;
@@ -51,7 +50,7 @@ written write(sequence& s, const engine& e, const method_settings& settings,
   sink(rest);
   w.seconds = watch.seconds();
   if (w.seconds_first_token == 0) w.seconds_first_token = w.seconds;
-  const bool ran_out = short_of_room && w.generation.reason == model::stop_reason::max_tokens;
+  const bool ran_out = w.generation.reason == model::stop_reason::max_rows;
   w.stop_reason = ran_out ? "context" : std::string(to_string(w.generation.reason));
   return w;
 }

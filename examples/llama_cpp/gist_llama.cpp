@@ -59,7 +59,7 @@ static constexpr const char* usage =
   --context FILE        soft tokens of `gistkv compress --method gmsa`, read in front of the text
   --method sag|full     full: no gists, nothing is removed (sag)
   --gists N --recent K --sink S --segmenter RULE   (the adapter's, or 4, 0, 1 and paper)
-  --max-tokens N        ids to write, gists included (100)
+  --max-tokens N        tokens to write, gists not counted (100)
   --seed N              of untrained gist rows (0)
   --kv f32|f16|q8_0     type of keys and values (f16)
   --flash 0|1           flash attention (1)
@@ -268,8 +268,11 @@ static int run(options o) {
   const gistkv::text::gist_layout rows = builder.take();
   gistkv::cache::row_ledger books(rule);
   for (const std::uint8_t gist : rows.is_gist) books.append(gist != 0);
-  const index_t n_cells = soft.size() + std::max(most_rows(rows, rule),
-                                                 books.rows_held() + max_tokens + rule.n_gist + 8);
+  // Gists beside what is written: for sentences of N_g tokens at least on the average.
+  const index_t most_written = rule.n_gist > 0 ? 2 * max_tokens : max_tokens;
+  const index_t n_cells =
+      soft.size() +
+      std::max(most_rows(rows, rule), books.rows_held() + most_written + rule.n_gist + 8);
 
   // Of llama.cpp: everything else.
   const llama_gist::quiet log;
@@ -294,6 +297,7 @@ static int run(options o) {
 
   gistkv::model::generate_options how;
   how.max_tokens = max_tokens;
+  how.max_rows = most_written;
   how.stop_tokens.assign(tokens.end_tokens().begin(), tokens.end_tokens().end());
   gistkv::model::sampler greedy({.temperature = 0});
   gistkv::model::generator generator(context, words, std::move(segmenter), how,

@@ -259,6 +259,18 @@ does compress "$work/text" -o "$work/t.gkv" --model "$model" --adapter "$work/ru
   --recent 0 --segmenter paper,before --json
 holds 'compress under another rule' 'd["segmenter"] == "paper,before" and d["recent"] == 0'
 
+# Gists every so many tokens, where these were trained first; a method that is asked for stays itself.
+sed 's/"segmenter": \[[^]]*\]/"segmenter": ["uniform:5", "paper"]/' "$work/turns.json" > "$work/uniform.json"
+forget turns
+does train sag --config "$work/uniform.json"
+for method in '' '--method uniform' '--method sag'; do
+  # shellcheck disable=SC2086
+  does compress "$work/text" -o "$work/t.gkv" $method --model "$model" \
+    --adapter "$work/turns/adapter.safetensors" --json
+  [ "$method" = '--method sag' ] && want='("sag", "paper")' || want='("uniform", "uniform:5")'
+  holds "an adapter of uniform gists, $method" "(d['method'], d['segmenter']) == $want"
+done
+
 # Stage after stage, from one config.
 gists='{"train": "gists", "sequence": 48, "batch": 1, "steps": 2, "learning_rate": 0.01, "warm_up": 1}'
 cool='{"train": "lora", "sequence": 48, "batch": 1, "steps": 2, "schedule": "linear",

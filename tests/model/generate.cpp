@@ -80,6 +80,8 @@ TEST_CASE("generated sentences are closed where the segmenter says, in one forwa
     const auto out = generator.run(sample, [&](std::string_view t) { streamed += t; });
     CHECK(streamed == out.text);
     CHECK(out.reason == model::stop_reason::max_tokens);
+    CHECK(out.n_regular >= 150);  // White space in front of a boundary may be several tokens.
+    CHECK(out.n_regular < 153);
     REQUIRE(out.rows_after.size() == out.ids.size());
 
     // The rows are those of the formula at every step, as if rows came one at a time.
@@ -138,7 +140,30 @@ TEST_CASE("a length limit closes sentences without punctuation") {
       ++regular;
     }
   }
-  CHECK(s.cache().ledger().n_closed() == 10);
+  CHECK(s.cache().ledger().n_closed() == (90 + 1 - 1) / 7);
+}
+
+TEST_CASE("gists do not count as written tokens, but as rows for which there is room") {
+  const toy_codec codec;
+  const world w(3, 5);
+  auto run = [&](const model::generate_options& options) {
+    session_type s(w.m, cache::cache_options{{3, 0, 1, 0}});
+    s.read(std::vector<token_t>{2});
+    model::sampler sample({.temperature = 1.0, .seed = 4});
+    model::generator generator(s, codec, text::uniform(7), options, 1, 1);
+    return generator.run(sample);
+  };
+  const auto whole = run({.max_tokens = 40});
+  CHECK(whole.reason == model::stop_reason::max_tokens);
+  CHECK(whole.n_regular == 40);
+  // The last token of each sentence of 7 shows that there is one too many, of which 5 closed.
+  CHECK(whole.ids.size() == 40 + 5 * 3);
+  const auto cut = run({.max_tokens = 40, .max_rows = 20});
+  CHECK(cut.reason == model::stop_reason::max_rows);
+  CHECK(to_string(cut.reason) == "max_rows");
+  CHECK(cut.ids.size() >= 20);
+  CHECK(cut.ids.size() < 20 + 3);
+  CHECK(std::equal(cut.ids.begin(), cut.ids.end(), whole.ids.begin()));
 }
 
 TEST_CASE("the model may close a sentence by gist 0, and only so") {

@@ -8,7 +8,8 @@ to carry words, always the same ones for the same arguments.
 Each is a list of parts, of which the second, fourth and so on are learned: what is asked for stands in
 no other place than in sentences that have become gists. LENGTHS are those of texts in characters,
 between commas, on average; texts are from a third of one to twice as long. TURNS says what follows what,
-say whole,mix: a piece of a book as it stands, and one of the other kinds, and so on. DATA holds
+say whole,mix: a piece of a book as it stands, and one of the other kinds, and so on; recall:7000 is of that
+kind, and of this length in place of LENGTHS. DATA holds
 train_text/books_{0..7}.jsonl.zst (old books in the public domain) and squad/train.jsonl (SQuAD 1.1);
 /usr/share/common-licenses gives a seventh of the prose, BSD excepted. Kinds and their shares of the mix,
 in characters:
@@ -244,23 +245,26 @@ def main():
     for setting in sys.argv[7:]:
         kind, share = setting.split("=")
         shares[kind] = float(share)
-    source = Source(data, int(seed), [int(n) for n in lengths.split(",")])
+    usual = [int(n) for n in lengths.split(",")]
+    source = Source(data, int(seed), usual)
     sizes = dict.fromkeys(shares, 0)
-    n_whole = 0
+    n_named = 0
     with open(output, "w", encoding="utf-8") as out:
-        while n_whole + sum(sizes.values()) < float(megabytes) * 1e6:
+        while n_named + sum(sizes.values()) < float(megabytes) * 1e6:
             for turn in turns.split(","):
-                # By characters, since kinds differ in length.
-                kind = "whole" if turn == "whole" else max(
-                    shares, key=lambda k: shares[k] * (sum(sizes.values()) + 1) - sizes[k])
+                kind, _, length = turn.partition(":")
+                mixed = kind == "mix"
+                if mixed:  # By characters, since kinds differ in length.
+                    kind = max(shares, key=lambda k: shares[k] * (sum(sizes.values()) + 1) - sizes[k])
+                source.lengths = [int(length)] if length else usual
                 document = getattr(source, kind)()
                 n = sum(len(p) for p in document)
-                if kind == "whole":
-                    n_whole += n
-                else:
+                if mixed:
                     sizes[kind] += n
+                else:
+                    n_named += n
                 out.write(json.dumps({"text": document}) + "\n")
-    print(output, "characters of each kind:", {**sizes, "whole": n_whole})
+    print(output, "characters of each kind of the mix:", sizes, "of others:", n_named)
 
 
 if __name__ == "__main__":

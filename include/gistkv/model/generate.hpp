@@ -41,18 +41,21 @@ concept Sequence = requires(S& s, const S& c, std::span<const token_t> tokens,
 /// Who says that a sentence is over.
 enum class close_rule {
   segmenter,  ///< The segmenter, on the generated text; gist logits are -inf.
-  model,      ///< The model, by sampling gist 0, as the paper trains it; other gists are -inf.
+  model,      ///< The model, by sampling gist 0, as the paper trains it; other gists are -inf, and
+              ///< gist 0 too where the sentence has no token yet.
 };
 
 struct generate_options {
-  index_t max_tokens = 128;  ///< Stop once so many ids are there, gists included; the gists
-                             ///< of a sentence that ends here still follow.
+  /// Stop once so many regular tokens are written, or so many rows, gists included. The pass that
+  /// comes there is written whole: up to N_g gists, and white space in front of a boundary.
+  index_t max_tokens = 128;
+  index_t max_rows = std::numeric_limits<index_t>::max();
   std::vector<token_t> stop_tokens = {};     ///< End the text and are not part of it.
   std::vector<std::string> stop_texts = {};  ///< End the text in front of their first occurrence.
   close_rule close = close_rule::segmenter;
 };
 
-enum class stop_reason { stop_token, stop_text, max_tokens };
+enum class stop_reason { stop_token, stop_text, max_tokens, max_rows };
 
 inline std::string_view to_string(stop_reason r) {
   switch (r) {
@@ -60,6 +63,8 @@ inline std::string_view to_string(stop_reason r) {
       return "stop_token";
     case stop_reason::stop_text:
       return "stop_text";
+    case stop_reason::max_rows:
+      return "max_rows";
     case stop_reason::max_tokens:
       break;
   }
@@ -114,7 +119,11 @@ class generator {
       on_text(std::string_view(out.text).substr(reported, end - reported));
       reported = end;
     };
-    while (static_cast<index_t>(out.ids.size()) < options_.max_tokens) {
+    while (out.n_regular < options_.max_tokens) {
+      if (static_cast<index_t>(out.ids.size()) >= options_.max_rows) {
+        out.reason = stop_reason::max_rows;
+        break;
+      }
       const token_t t = sample(masked_logits(), out.ids);
       if (std::find(options_.stop_tokens.begin(), options_.stop_tokens.end(), t) !=
           options_.stop_tokens.end()) {
@@ -149,7 +158,9 @@ class generator {
       throw argument_error("generate: the model is to close sentences, and there are logits of " +
                            std::to_string(logits_.size()) + " tokens, none of a gist");
     }
-    for (std::size_t i = first + (gist_0 ? 1 : 0); i < logits_.size(); ++i) {
+    // An empty sentence is never closed: gists alone would never come to max_tokens.
+    const bool may_close = gist_0 && n_open_ > 0;
+    for (std::size_t i = first + (may_close ? 1 : 0); i < logits_.size(); ++i) {
       logits_[i] = -std::numeric_limits<float>::infinity();
     }
     return logits_;
