@@ -133,7 +133,8 @@ void add_sampling_options(CLI::App& verb, sampling_options& o) {
   add_option(verb, "--top-p", o.sampler.top_p, "Only the likeliest tokens that make up P (1)", "P");
   add_option(verb, "--repeat-penalty", o.sampler.repeat_penalty,
              "Divides the scores of tokens already written; 1: off (default)", "R");
-  add_option(verb, "--max-tokens", o.max_tokens, "Most tokens to write, gists not counted (128)", "N");
+  add_option(verb, "--max-tokens", o.max_tokens, "Most tokens to write, gists not counted (128)",
+             "N");
   add_option(verb, "--stop", o.stop, "End in front of this text; may be repeated", "TEXT");
   add_flag(verb, "--ignore-eos", o.ignore_eos, "Go on behind tokens that end a text");
 }
