@@ -501,6 +501,10 @@ TEST_CASE("edits that make no sense are refused") {
   CHECK_THROWS_AS(cache::concatenate(empty, other), argument_error);
   const std::vector<float> too_few = {1.0F};
   CHECK_THROWS_AS(cache::concatenate(c, other, std::span<const float>(too_few)), argument_error);
+  auto unfinished = document<float>(be, 0, 2);
+  const std::uint8_t flag = 0;
+  unfinished.begin_append({&flag, 1});
+  CHECK_THROWS_AS(cache::concatenate(c, unfinished), argument_error);
   cache::edit_history<memory_backend, float> history(2);
   CHECK_FALSE(history.undo(c));
 }

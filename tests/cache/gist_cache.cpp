@@ -282,6 +282,17 @@ TEST_CASE("without a sink row behind padding, no gist is read twice") {
   CHECK(cache::row_ledger::load(partial.save()).append(false).spans.anchors == 1);
 }
 
+TEST_CASE("rows that are planned and hold nothing yet are neither copied nor saved") {
+  const world w(2);
+  cache::gist_cache<backend, double> c(w.m.backend(), w.m.cache_shape());
+  const std::uint8_t flag = 0;
+  c.begin_append({&flag, 1});
+  CHECK_THROWS_WITH_AS(c.copy(), "gist cache: a copy while an append is under way", argument_error);
+  CHECK_THROWS_AS(cache::save_snapshot(c, {}, {}), argument_error);
+  c.cancel();
+  CHECK(c.copy().next_position() == 0);
+}
+
 TEST_CASE("positions are skipped within 32 bits, and not in the middle of an append") {
   constexpr index_t most = std::numeric_limits<std::int32_t>::max();
   cache::row_ledger ledger({2, 0, 1, 0});
@@ -568,6 +579,14 @@ TEST_CASE("rules and options that make no sense are refused") {
   CHECK_THROWS_AS(s.read({&outside, 1}), argument_error);
   const token_t negative = -1;
   CHECK_THROWS_AS(s.read({&negative, 1}), argument_error);
+  const auto d = w.m.config().d_model;
+  const model::soft_prompt torn{d, std::vector<float>(static_cast<std::size_t>(d + 1), 0.5F)};
+  CHECK_THROWS_AS(s.read_soft(torn), shape_error);
+  CHECK_THROWS_AS(cache::save_snapshot(s.cache(), {}, torn), shape_error);
+  for (const cache::cache_shape& shape :
+       {cache::cache_shape{0, 2, 8}, cache::cache_shape{2, 0, 8}, cache::cache_shape{2, 2, 0}}) {
+    CHECK_THROWS_AS((cache::gist_cache<backend, double>(w.m.backend(), shape)), shape_error);
+  }
 }
 
 TEST_CASE("positions behind the trained context are an error unless asked for") {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -33,6 +34,9 @@ TEST_CASE("keep-lists by scores") {
   CHECK(cache::keep_scored(scores, {4, 1}) == list{0, 3, 5, 7});  // Of equal scores the newer.
   CHECK(cache::keep_scored(scores, {5, 1}) == list{0, 2, 3, 5, 7});
   CHECK(cache::keep_scored(scores, {3, 0}) == list{0, 3, 5});
+  const std::vector<float> broken = {std::numeric_limits<float>::quiet_NaN(), 1, 2};
+  CHECK(cache::keep_scored(broken, {1, 0}) == list{2});
+  CHECK(cache::keep_scored(broken, {2, 0}) == list{1, 2});
   CHECK(cache::max_pooled(scores, 3) == std::vector<float>{5, 5, 4, 4, 9, 9, 9, 0});
   CHECK(cache::max_pooled(scores, 1) == scores);
 }

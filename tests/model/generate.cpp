@@ -4,8 +4,10 @@
 // Sampling, and decoding with the segmenter closing sentences, on random models.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,6 +19,7 @@
 #include <gistkv/model/generate.hpp>
 #include <gistkv/model/session.hpp>
 #include <gistkv/text/paper.hpp>
+#include <gistkv/text/unicode_sentences.hpp>
 #include <gistkv/text/uniform.hpp>
 
 #include "support/random_model.hpp"
@@ -217,22 +220,29 @@ TEST_CASE("generation stops at tokens and at texts, which it does not show") {
   }
 }
 
-/// In the place of a model: says the same tokens over and over.
+/// In the place of a model: says the same tokens over and over. Gists are read, and not counted.
 struct parrot {
   std::vector<token_t> says;
+  index_t gists = 0;
+  std::size_t fails_at = static_cast<std::size_t>(-1);  ///< Once, at so many tokens read.
   std::size_t n_read = 0;
   mutable std::vector<float> row = {};
 
   void read(std::span<const token_t> tokens, std::vector<index_t>* rows_after) {
-    n_read += tokens.size();
+    if (n_read == fails_at) {
+      fails_at = static_cast<std::size_t>(-1);
+      throw argument_error("no room");
+    }
+    n_read += static_cast<std::size_t>(std::count_if(
+        tokens.begin(), tokens.end(), [this](token_t t) { return t < first_gist(); }));
     rows_after->insert(rows_after->end(), tokens.size(), 0);
   }
   std::span<const float> logits() const {
-    row.assign(30, 0.0F);
+    row.assign(static_cast<std::size_t>(30 + gists), 0.0F);
     row[static_cast<std::size_t>(says[n_read % says.size()])] = 1.0F;
     return row;
   }
-  index_t n_gist() const { return 0; }
+  index_t n_gist() const { return gists; }
   token_t first_gist() const { return 30; }
 };
 
@@ -250,7 +260,83 @@ TEST_CASE("the first stop text in the text ends it, in every run") {
   }
 }
 
+TEST_CASE("a read that failed is as if it had not been tried") {
+  const toy_codec codec;
+  // "a", ".", " ", "b": the gists stand behind the space.
+  const std::vector<token_t> says{2, 1, 0, 3};
+  model::sampler greedy;
+  parrot whole{says, 1};
+  model::generator writer(whole, codec, text::paper{}, {.max_tokens = 8});
+  const auto expected = writer.run(greedy);
+  CHECK(expected.ids == std::vector<token_t>{2, 1, 0, 30, 3, 2, 1, 0, 30, 3});
+  for (std::size_t at = 0; at < 8; ++at) {
+    parrot fails{says, 1, at};
+    model::generator again(fails, codec, text::paper{}, {.max_tokens = 8});
+    CHECK_THROWS_AS(again.run(greedy), argument_error);
+    const auto rest = again.run(greedy);
+    std::vector<token_t> behind(expected.ids.begin(), expected.ids.end());
+    // What the first run wrote is not in the second.
+    for (std::size_t dropped = 0; dropped < at; ++dropped) {
+      behind.erase(behind.begin());
+      if (!behind.empty() && behind.front() == 30) behind.erase(behind.begin());
+    }
+    REQUIRE(rest.ids.size() >= behind.size());
+    CHECK(std::equal(behind.begin(), behind.end(), rest.ids.begin()));
+  }
+}
+
+/// Three bytes of a character in two tokens, and a letter.
+struct cut_character {
+  std::string_view piece(token_t t) const {
+    constexpr std::array<std::string_view, 5> pieces{"Hi.", " \xE4\xB8", "\xAD", "a", " "};
+    return pieces.at(static_cast<std::size_t>(t));
+  }
+  void encode(std::string_view, std::vector<token_t>& out) const { out.push_back(4); }
+};
+
+TEST_CASE("a boundary that a character's last byte shows does not cost that byte") {
+  parrot bird{{0, 1, 2, 3}, 1};
+  model::sampler greedy;
+  const cut_character codec;
+  model::generator writer(bird, codec, text::unicode_sentences{}, {.max_tokens = 4});
+  const auto out = writer.run(greedy);
+  CHECK(out.text ==
+        "Hi. \xE4\xB8\xAD"
+        "a");
+  CHECK(out.ids == std::vector<token_t>{0, 1, 2, 30, 3});
+}
+
+/// Says gist 0 a little rather than a word, always.
+struct closer {
+  index_t n_closed = 0;
+  std::vector<float> row = {1.0F, 1.2F};
+  void read(std::span<const token_t> tokens, std::vector<index_t>* rows_after) {
+    n_closed += std::count(tokens.begin(), tokens.end(), 1);
+    rows_after->insert(rows_after->end(), tokens.size(), 0);
+  }
+  std::span<const float> logits() const { return row; }
+  index_t n_gist() const { return 1; }
+  token_t first_gist() const { return 1; }
+};
+
+TEST_CASE("the penalty for words does not keep a model from closing sentences") {
+  closer target;
+  const toy_codec codec;
+  model::sampler greedy({.temperature = 0, .repeat_penalty = 1.3});
+  model::generator writer(target, codec, text::paper{},
+                          {.max_tokens = 10, .close = model::close_rule::model});
+  const auto out = writer.run(greedy);
+  CHECK(out.n_regular == 10);
+  CHECK(target.n_closed == 9);
+}
+
 TEST_CASE("samplers follow their definitions") {
+  CHECK(model::sampler({.temperature = 0})(std::vector<float>{1.0F, INFINITY, NAN}) == 1);
+  for (int i = 0; i < 9; ++i) {
+    CHECK(model::sampler({.temperature = 1, .seed = static_cast<std::uint64_t>(i)})(
+              std::vector<float>{1.0F, INFINITY, -INFINITY}) == 1);
+  }
+  CHECK_THROWS_AS(model::sampler()(std::vector<float>{NAN, -INFINITY}), argument_error);
   const std::vector<float> logits{0.0F, 2.0F, 1.0F, 2.0F, -INFINITY, NAN};
   CHECK(model::sampler()(logits) == 1);  // Of equal logits the first.
   auto shares = [&](model::sampler_options o) {

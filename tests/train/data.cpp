@@ -136,6 +136,15 @@ TEST_CASE("targets: gists if they count, never the first token or an inserted sp
   CHECK(train::total_weight(train::sequences_of(stream, whole, o)) == 6.0);
 }
 
+TEST_CASE("tokens longer than their text are targets all the same") {
+  const text::paper before{{.placement = text::placement::before_whitespace}};
+  const auto longer = [](token_t t) { return index_t{t == 'a' ? 3 : 1}; };
+  std::vector<std::int32_t> stream;
+  train::append_document(text::lay_out("ab. c", before, 1, 256, bytes, longer), {}, stream);
+  CHECK(stream == std::vector<std::int32_t>{'a', 'b', '.', train::sentence_end, ' ', 'c',
+                                            train::document_end});
+}
+
 TEST_CASE("a sentence that is longer than a window is cut") {
   const auto stream = stream_of({std::string(50, 'x')});
   train::window_options o;

@@ -134,12 +134,14 @@ index_t copy_rows(const gist_cache<B, T>& cache, kv_segment<B, T>& to, index_t a
 /// both; the result has no shared prefix. A budget that drops is kept afterwards.
 /// @param frequencies  as model::rope_frequencies gives them, where positions are to follow each
 ///                     other; empty: rows keep the positions that they were read at
-/// @throws argument_error as plan_splice, for caches of different shapes, or for more anchors than
-///         a budget that refuses; `cache` is then as it was.
+/// @throws argument_error as plan_splice, for caches of different shapes, for more anchors than a
+///         budget that refuses, or while an append to `other` is under way; `cache` is then as it
+///         was.
 template <Storage B, class T>
 void splice(gist_cache<B, T>& cache, index_t first, index_t last, const gist_cache<B, T>& other,
             std::span<const float> frequencies = {}) {
   cache.cancel();
+  other.expect_whole("a splice");
   const cache_shape shape = cache.shape();
   if (other.shape() != shape) {
     throw argument_error("splice: a cache of " + std::to_string(other.shape().n_layers) +

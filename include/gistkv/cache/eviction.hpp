@@ -3,8 +3,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <string>
@@ -68,14 +70,18 @@ inline std::vector<std::int32_t> keep_marked(std::span<const std::uint8_t> marke
   });
 }
 
-/// The recent rows, then those with the greatest scores; of equal ones the newer. With the sums of
-/// attention that all queries paid to a row this is H2O (Zhang et al. 2023, arXiv 2306.14048,
-/// algorithm 1).
+/// The recent rows, then those with the greatest scores; of equal ones the newer, and NaN last.
+/// With the sums of attention that all queries paid to a row this is H2O (Zhang et al. 2023, arXiv
+/// 2306.14048, algorithm 1).
 inline std::vector<std::int32_t> keep_scored(std::span<const float> scores,
                                              const eviction_budget& budget) {
   return detail::keep_best(scores.size(), budget, [scores](std::int32_t a, std::int32_t b) {
-    const float x = scores[static_cast<std::size_t>(a)];
-    const float y = scores[static_cast<std::size_t>(b)];
+    const auto score = [scores](std::int32_t row) {
+      const float s = scores[static_cast<std::size_t>(row)];
+      return std::isnan(s) ? -std::numeric_limits<float>::infinity() : s;
+    };
+    const float x = score(a);
+    const float y = score(b);
     return x != y ? x > y : a > b;
   });
 }

@@ -55,10 +55,10 @@ class gist_cache {
     kv_spans<T, space> visible;  ///< The same memory and the shared anchors, to read.
   };
 
-  /// @throws argument_error as validate(cache_options).
+  /// @throws argument_error as validate(cache_options); shape_error as validate(cache_shape).
   gist_cache(B& be, cache_shape shape, cache_options options = {})
       : be_(&be),
-        shape_(shape),
+        shape_(validate(shape)),
         options_(options),
         ledger_(options.rule),
         anchors_(be, shape, 0),
@@ -69,8 +69,9 @@ class gist_cache {
   gist_cache(gist_cache&&) noexcept = default;
   gist_cache& operator=(gist_cache&&) noexcept = default;
 
-  /// A deep copy, except that the shared prefix stays shared.
+  /// A deep copy, except that the shared prefix stays shared. @throws as expect_whole.
   gist_cache copy() const {
+    expect_whole("a copy");
     gist_cache twin(*be_, shape_, options_);
     twin.ledger_ = ledger_;
     twin.shared_ = shared_;
@@ -279,9 +280,16 @@ class gist_cache {
     note_allocation();
   }
 
+  /// @throws argument_error that names `what` while an append is under way: rows that are planned
+  /// and not committed hold nothing yet.
+  void expect_whole(const char* what) const {
+    if (mark_)
+      throw argument_error("gist cache: " + std::string(what) + " while an append is under way");
+  }
+
   /// As row_ledger::skip_positions. @throws argument_error, also while an append is under way.
   void skip_positions(index_t n) {
-    if (mark_) throw argument_error("gist cache: positions to skip while an append is under way");
+    expect_whole("positions to skip");
     ledger_.skip_positions(n);
   }
 

@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <gistkv/core/backend.hpp>
 #include <gistkv/core/buffer.hpp>
+#include <gistkv/core/error.hpp>
 #include <gistkv/core/q8.hpp>
 #include <gistkv/ops/kv_spans.hpp>
 #include <gistkv/ops/rows.hpp>
@@ -25,6 +27,14 @@ struct cache_shape {
 
   friend bool operator==(const cache_shape&, const cache_shape&) = default;
 };
+
+/// The shape itself. @throws shape_error unless there is at least one of everything.
+inline const cache_shape& validate(const cache_shape& s) {
+  if (s.n_layers > 0 && s.n_kv_heads > 0 && s.head_dim > 0) return s;
+  throw shape_error("cache: " + std::to_string(s.n_layers) + " layers of " +
+                    std::to_string(s.n_kv_heads) + " KV heads of " + std::to_string(s.head_dim) +
+                    ", want 1 or more of each");
+}
 
 /// Storage of key and value rows for all layers: per layer two blocks [n_kv_heads, capacity,
 /// head_dim], so that the rows of a head are contiguous for the kernels that stream them. Rows of

@@ -98,10 +98,13 @@ void put_heads(B& be, const tensor_view<T, 3, space_of<B>>& x, std::span<const s
 /// Writes a cache, with everything needed to go on from it elsewhere, to a sink: nothing is copied
 /// but rows that do not lie in the memory of the host. A shared prefix is written out.
 /// @param soft  soft tokens that the model is to read behind the rows of the cache
+/// @throws argument_error while an append is under way; shape_error as validate(soft_prompt).
 template <Storage B, class T>
 void write_snapshot(const gist_cache<B, T>& cache, const snapshot_info& info,
                     const model::soft_prompt& soft, const byte_sink& sink) {
   using detail::section_kind;
+  cache.expect_whole("a snapshot");
+  model::validate(soft);
   const cache_shape shape = cache.shape();
   const cache_options& o = cache.options();
   row_ledger ledger = cache.ledger();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
+#include <iterator>
 #include <limits>
 #include <span>
 #include <string>
@@ -109,11 +110,14 @@ class generator {
   }
 
   /// Runs to a stop. `on_text(bytes)` receives text as it becomes final: bytes that could still
-  /// turn out to begin a stop text are held back.
+  /// turn out to begin a stop text are held back. What the sequence throws comes through, and with
+  /// it goes what this run has written, though not its rows: `max_rows` stops in front of an end
+  /// that is known.
   template <class OnText>
   generation run(sampler& sample, OnText&& on_text) {
     generation out;
     std::size_t reported = 0;
+    std::vector<token_t> regular;  // The penalty for what was written is not for closing sentences.
     auto report = [&](std::size_t end) {
       if (end <= reported) return;
       on_text(std::string_view(out.text).substr(reported, end - reported));
@@ -124,14 +128,17 @@ class generator {
         out.reason = stop_reason::max_rows;
         break;
       }
-      const token_t t = sample(masked_logits(), out.ids);
+      const token_t t = sample(masked_logits(), regular);
       if (std::find(options_.stop_tokens.begin(), options_.stop_tokens.end(), t) !=
           options_.stop_tokens.end()) {
         out.reason = stop_reason::stop_token;
         break;
       }
       const std::size_t n_searched = out.text.size();
+      const auto n_ids = static_cast<std::ptrdiff_t>(out.ids.size());
       advance(t, out);
+      std::copy_if(out.ids.begin() + n_ids, out.ids.end(), std::back_inserter(regular),
+                   [this](token_t id) { return !is_gist(id); });
       if (cut_at_stop_text(out, n_searched)) {
         out.reason = stop_reason::stop_text;
         break;
@@ -148,6 +155,10 @@ class generator {
  private:
   bool closes_sentences() const { return target_.n_gist() > 0; }
   bool is_gist(token_t t) const { return t >= target_.first_gist(); }
+  /// Whether a byte of UTF-8 is not the first of its character.
+  static bool is_continuation(char byte) {
+    return (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
+  }
 
   std::span<const float> masked_logits() {
     const std::span<const float> logits = target_.logits();
@@ -179,12 +190,15 @@ class generator {
     ahead.push(piece, found_);
     const auto length = static_cast<index_t>(piece.size());
     if (found_.empty()) {
+      feed({t}, out);
       segmenter_ = std::move(ahead);
       n_bytes_ += length;
-      return feed({t}, out);
+      return;
     }
     const index_t inside = found_.front().offset - n_bytes_;
-    if (inside == length) return close({t}, out);
+    // A token that goes on with a character of the tokens in front of it stays with them.
+    const bool within_character = inside <= 0 && !piece.empty() && is_continuation(piece.front());
+    if (inside == length || within_character) return close({t}, out);
     std::vector<token_t> before;
     if (inside > 0) codec_.encode(piece.substr(0, static_cast<std::size_t>(inside)), before);
     // An empty sentence is never closed: the token is taken whole, boundary or not.

@@ -50,7 +50,8 @@ class sampler {
   const sampler_options& options() const { return options_; }
 
   /// @param generated  tokens that the penalty acts on
-  /// @throws argument_error if no logit is finite.
+  /// A logit of +inf is certain, or as likely as the others of +inf; NaN and -inf are never drawn.
+  /// @throws argument_error if there is no other logit.
   token_t operator()(std::span<const float> logits, std::span<const token_t> generated = {}) {
     logits_.assign(logits.begin(), logits.end());
     penalise(generated);
@@ -84,7 +85,7 @@ class sampler {
       if (std::isnan(logits_[i])) continue;
       if (at == logits_.size() || logits_[i] > logits_[at]) at = i;
     }
-    if (at == logits_.size() || !std::isfinite(logits_[at])) no_token();
+    if (at == logits_.size() || logits_[at] == -std::numeric_limits<float>::infinity()) no_token();
     return static_cast<token_t>(at);
   }
 
@@ -92,8 +93,9 @@ class sampler {
     const double top = static_cast<double>(logits_[static_cast<std::size_t>(best())]);
     candidates_.clear();
     for (std::size_t i = 0; i < logits_.size(); ++i) {
-      if (!std::isfinite(logits_[i])) continue;
-      const double scaled = (static_cast<double>(logits_[i]) - top) / options_.temperature;
+      const auto logit = static_cast<double>(logits_[i]);
+      if (std::isnan(logit) || logit == -std::numeric_limits<double>::infinity()) continue;
+      const double scaled = logit == top ? 0 : (logit - top) / options_.temperature;
       candidates_.push_back({static_cast<token_t>(i), std::exp(scaled)});
     }
     std::sort(candidates_.begin(), candidates_.end(), [](const candidate& a, const candidate& b) {

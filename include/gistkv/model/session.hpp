@@ -86,10 +86,11 @@ class session {
   }
 
   /// Reads vectors in place of tokens, chunk after chunk. @throws as read; shape_error for vectors
-  /// of another width than the model's.
+  /// of another width than the model's, and as validate(soft_prompt).
   void read_soft(const soft_prompt& soft) {
     const index_t n = soft.size();
     check(n);
+    validate(soft);
     if (soft.d_model != model_->config().d_model) {
       throw shape_error("session: soft tokens of width " + std::to_string(soft.d_model) +
                         ", the model has " + std::to_string(model_->config().d_model));

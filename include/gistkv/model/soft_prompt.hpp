@@ -4,8 +4,10 @@
 
 #include <cstddef>
 #include <span>
+#include <string>
 #include <vector>
 
+#include <gistkv/core/error.hpp>
 #include <gistkv/core/types.hpp>
 
 namespace gistkv::model {
@@ -22,5 +24,13 @@ struct soft_prompt {
                                                 static_cast<std::size_t>(count * d_model));
   }
 };
+
+/// @throws shape_error if the last row is not whole.
+inline void validate(const soft_prompt& soft) {
+  const auto n = static_cast<index_t>(soft.rows.size());
+  if (soft.d_model > 0 ? n % soft.d_model == 0 : n == 0) return;
+  throw shape_error("soft tokens: " + std::to_string(n) + " numbers are no rows of " +
+                    std::to_string(soft.d_model));
+}
 
 }  // namespace gistkv::model

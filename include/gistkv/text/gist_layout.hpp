@@ -78,7 +78,8 @@ class gist_layout_builder {
   }
 
   /// Takes the next bytes of a text. All pieces of a text, and its `finish_text`, need the same
-  /// segmenter, which must be fresh at the first.
+  /// segmenter, which must be fresh at the first. What the tokenizer throws comes through; the
+  /// builder is then of no use.
   template <Segmenter S, Tokenize T>
   void append_text(S& segmenter, std::string_view piece, T&& tokenize) {
     text_open_ = true;
@@ -155,10 +156,13 @@ class gist_layout_builder {
     tokens_.clear();
     tokenize(bytes, tokens_);
     index_t at = buffer_begin_;
+    // Tokens may be longer than the bytes they stand for (a normal form, a space in front). Behind
+    // the text begins only what was inserted there.
+    const index_t last = size - (static_cast<index_t>(bytes.size()) > size ? 0 : 1);
     for (const token_t id : tokens_) {
       if (limit > 0 && in_sentence_ >= limit) add_group(at);
       add_row(id, at);
-      at = length_ ? std::min(at + length_(id), buffer_begin_ + size) : -1;
+      at = length_ ? std::min(at + length_(id), buffer_begin_ + last) : -1;
     }
   }
 
