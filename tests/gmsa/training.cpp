@@ -279,6 +279,12 @@ TEST_CASE("what cannot be trained is refused") {
   CHECK_THROWS_AS(trainer(be(), deep, options_of(gmsa::stage::restoring)), shape_error);
   few.slots.cols = 4;
   CHECK_THROWS_AS(trainer(be(), few, options_of(gmsa::stage::restoring)), shape_error);
+  auto nothing = options_of(gmsa::stage::restoring);
+  nothing.lora.rank = 0;
+  CHECK_THROWS_AS(trainer(be(), parts, nothing), argument_error);
+  nothing = options_of(gmsa::stage::decoder_lora);
+  nothing.decoder_lora.targets = {"q_proj"};
+  CHECK_THROWS_AS(trainer(be(), parts, nothing), argument_error);
   parts.alignment = {};
   parts.linear = base.blocks[0].output;
   CHECK_THROWS_AS(trainer(be(), parts, options_of(gmsa::stage::restoring)), argument_error);

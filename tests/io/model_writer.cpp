@@ -228,6 +228,17 @@ TEST_CASE("tokenizer.json writer: every rule and option") {
   check_tokenizer(data);
 }
 
+TEST_CASE("tokenizer.json writer: as many kinds as tokens, or none") {
+  io::tokenizer_data data = small_tokenizer_data();
+  const scratch_directory folder;
+  data.kinds.pop_back();
+  CHECK_THROWS_AS(io::write_tokenizer_json(folder.path(), data), format_error);
+  data.kinds.resize(data.tokens.size() + 1, io::token_kind::normal);
+  CHECK_THROWS_AS(io::write_tokenizer_json(folder.path(), data), format_error);
+  data.kinds.clear();
+  io::write_tokenizer_json(folder.path(), data);
+}
+
 TEST_CASE("tokenizer.json writer: the vocabulary of a GGUF file") {
   if (!require_file(model_path())) return;
   check_tokenizer(io::read_tokenizer(io::gguf_file::open(model_path())));

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -265,6 +266,94 @@ TEST_CASE("LoRA to go on from is not lost in part") {
   model::lora short_of_one = a.on_gist_rows;
   short_of_one.factors.back().b.pop_back();
   CHECK_THROWS_AS(m.adapt(short_of_one, model::lora_on::gist_rows), shape_error);
+}
+
+TEST_CASE("LoRA that is refused changes nothing") {
+  const model::host_model source = random_model({});
+  const model::adapter a = trained_both(source);
+  const train::sequence s = text_with_gists(source.config.n_vocab);
+  const double infinite = std::numeric_limits<double>::infinity();
+  // Each has something to refuse behind factors that fit.
+  std::vector<model::adapter> faulty;
+  for (const bool on_gist_rows : {false, true}) {
+    const auto with = [&](auto change) {
+      model::adapter other = a;
+      change(on_gist_rows ? other.on_gist_rows : other.on_all_rows);
+      faulty.push_back(other);
+    };
+    with([](model::lora& l) { l.factors.back().a.pop_back(); });
+    with([](model::lora& l) { l.factors.back().layer = 2; });
+    with([](model::lora& l) { l.factors.back().target = "head"; });
+    with([](model::lora& l) { l.factors.push_back(l.factors.front()); });
+  }
+  model::transformer<oracle> m(be(), source, a.gists);
+  train::model_options options = options_of(a.on_gist_rows, true);
+  options.lora_on_all_rows = options_of(a.on_all_rows, false).lora;
+  options.lora_on_all_rows->name = "second";
+  train::trainable_model<oracle> learner(be(), source, a.gists, options);
+  const train::batch<oracle> b(be(), {&s, 1}, rule, source.config.n_vocab);
+  const auto refuse_all = [&] {
+    const std::vector<double> before = logits(m, s.tokens, 100);
+    const double loss_before = learner.loss(b, 1.0);
+    for (const model::adapter& f : faulty) {
+      CHECK_THROWS_AS(m.adapt(f), error);
+      CHECK(logits(m, s.tokens, 100) == before);
+      CHECK_THROWS_AS(learner.load(f), error);
+      CHECK(learner.loss(b, 1.0) == loss_before);
+    }
+  };
+  refuse_all();
+  // Nor does it when something stands there that fits.
+  m.adapt(a);
+  learner.load(a);
+  for (model::adapter& f : faulty) {
+    for (model::lora* l : {&f.on_all_rows, &f.on_gist_rows}) {
+      for (float& x : l->factors.front().b) x += 1.0F;
+    }
+  }
+  refuse_all();
+
+  // Two changes of one map are refused where they would be added up, too.
+  model::host_model copy = source;
+  std::vector<model::low_rank> twice = a.on_all_rows.factors;
+  twice.push_back(twice.front());
+  CHECK_THROWS_AS(model::merge_lora(copy, twice, 6.0), argument_error);
+  // No file could say these.
+  for (const double alpha : {0.0, -6.0, infinite, std::nan("")}) {
+    model::adapter other = a;
+    other.on_all_rows.alpha = alpha;
+    CHECK_THROWS_AS(m.adapt(other), argument_error);
+    CHECK_THROWS_AS(model::merged(source, other), argument_error);
+  }
+}
+
+TEST_CASE("an adapter is not written with fewer numbers than its shapes ask for") {
+  const auto path = std::filesystem::temp_directory_path() /
+                    ("gistkv-short-adapter-" + std::to_string(::getpid()));
+  const auto message = [&](const model::adapter& a, index_t d_model, bool narrow) {
+    try {
+      io::write_adapter(path, a, d_model, {}, narrow);
+    } catch (const shape_error& e) {
+      return std::string(e.what());
+    }
+    return std::string("written");
+  };
+  const model::host_model source = random_model({});
+  const model::adapter whole = trained(source, false);
+  for (const bool narrow : {false, true}) {
+    model::adapter rows;
+    rows.gists = {2, std::vector<float>(2 * 64), {}};
+    CHECK(message(rows, 64, narrow) == "written");
+    CHECK(message(rows, 128, narrow) == "tensor 'gist.input': 512 bytes, expected 2 rows of 512");
+    CHECK(message(rows, 32, narrow) == "tensor 'gist.input': 512 bytes, expected 2 rows of 128");
+    rows.gists.head = std::vector<float>(2 * 64 - 1);
+    CHECK(message(rows, 64, narrow) == "tensor 'gist.head': 508 bytes, expected 2 rows of 256");
+    model::adapter lora = whole;
+    lora.on_all_rows.factors.back().b.pop_back();
+    const std::string found = message(lora, source.config.d_model, narrow);
+    CHECK(found.find("'blocks.1.down.lora_b'") != std::string::npos);
+  }
+  std::filesystem::remove(path);
 }
 
 TEST_CASE("an adapter file holds what was trained") {

@@ -7,11 +7,13 @@
 #include <limits>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
 
 #include <gistkv/backends/eigen.hpp>
+#include <gistkv/model/transformer.hpp>
 #include <gistkv/train/trainable_model.hpp>
 
 #include "support/random_model.hpp"
@@ -397,6 +399,88 @@ TEST_CASE("a model has as many blocks as its config says") {
   ++source.config.n_layers;
   CHECK_THROWS_AS(model_type(be(), source, small_gists(source, 2), options_of(forms()[0])),
                   shape_error);
+}
+
+TEST_CASE("a matrix has the bytes that its extents ask for, and a vector one row") {
+  random_model_options untied;
+  untied.tied_head = false;
+  const model::host_model source = random_model(untied);
+  const auto gists = small_gists(source, 2);
+  const auto refuse = [&](const model::host_model& m) {
+    CHECK_THROWS_AS(model::transformer<oracle>(be(), m, gists), shape_error);
+    CHECK_THROWS_AS(model_type(be(), m, gists, options_of(forms()[0])), shape_error);
+  };
+  const auto cut = [](host_matrix& m) { m.data = m.data.first(m.data.size() - 1); };
+  model::host_model m = source;
+  cut(m.token_embedding);
+  refuse(m);
+  CHECK_THROWS_AS(model::untrained_gist_rows(m, 2, 5), shape_error);
+  m = source;
+  cut(m.blocks[1].up.weight);
+  refuse(m);
+  m = source;
+  cut(m.final_norm);
+  refuse(m);
+  m = source;
+  m.final_norm.rows = 2;
+  refuse(m);
+}
+
+TEST_CASE("a batch made for another model is refused, and such a teacher") {
+  const model::host_model source = random_model({});
+  const index_t n_vocab = source.config.n_vocab;
+  model_type m(be(), source, small_gists(source, 2), options_of(forms()[0]));
+  const std::vector<train::sequence> text{{{1, 2, 3}, {}}};
+  const auto batch_of = [&](index_t vocabulary, index_t n_gist) {
+    return train::batch<oracle>(be(), text, {n_gist, 1, 1}, vocabulary);
+  };
+  const auto fits = batch_of(n_vocab, 2);
+  m.loss(fits, 1.0);
+  for (const auto& [vocabulary, n_gist] : {std::pair<index_t, index_t>{n_vocab + 1, 2},
+                                           {n_vocab - 1, 2},
+                                           {n_vocab, 3},
+                                           {n_vocab, 1}}) {
+    const auto other = batch_of(vocabulary, n_gist);
+    CHECK_THROWS_AS(m.loss(other, 1.0), shape_error);
+    CHECK_THROWS_AS(m.forward_backward(other, 1.0, 1), shape_error);
+    const train::teacher<oracle> t(be(), {0.5, 0.0}, text, {n_gist, 1, 1}, vocabulary);
+    CHECK_THROWS_AS(m.loss(fits, 1.0, &t), shape_error);
+  }
+}
+
+TEST_CASE("LoRA that would train nothing is refused by the name of the field") {
+  const model::host_model source = random_model({});
+  const double infinite = std::numeric_limits<double>::infinity();
+  for (const bool second : {false, true}) {
+    const auto message = [&](auto change) {
+      train::model_options o = options_of(forms()[4]);
+      change(second ? *o.lora_on_all_rows : o.lora);
+      try {
+        model_type(be(), source, small_gists(source, 2), o);
+      } catch (const argument_error& e) {
+        return std::string(e.what());
+      }
+      return std::string("accepted");
+    };
+    using options = train::lora_options;
+    CHECK(message([](options&) {}) == "accepted");
+    const auto refused = [&](const char* field, auto change) {
+      CHECK(message(change).find(std::string(field) + " is ") != std::string::npos);
+    };
+    for (const index_t rank : {0, -1}) refused("rank", [&](options& o) { o.rank = rank; });
+    for (const double alpha : {0.0, -1.0, infinite, std::nan("")}) {
+      refused("alpha", [&](options& o) { o.alpha = alpha; });
+    }
+    for (const double dropout : {-0.1, 1.0, std::nan("")}) {
+      refused("dropout", [&](options& o) { o.dropout = dropout; });
+    }
+    refused("targets", [](options& o) { o.targets.clear(); });
+    refused("target", [](options& o) { o.targets = {"query", "q_proj"}; });
+  }
+  // What is not trained is not looked at.
+  train::model_options none = options_of(forms()[0]);
+  none.lora.rank = 0;
+  model_type(be(), source, small_gists(source, 2), none);
 }
 
 TEST_CASE("moments that found no memory are there at the next call") {

@@ -55,7 +55,8 @@ class trainable_gmsa {
 
   /// LoRA of the parts, where there is some, is where that which is trained begins.
   /// @throws argument_error for a linear alignment, and LoRA that was trained with another alpha or
-  /// on maps that the options leave out; shape_error, also for LoRA of another rank.
+  /// on maps that the options leave out, and as validate(lora_options); shape_error, also for LoRA
+  /// of another rank.
   trainable_gmsa(B& be, const host_parts& parts, const training_options& options)
       : be_(&be),
         options_(options),
@@ -68,6 +69,8 @@ class trainable_gmsa {
     }
     const bool restoring = options.stage == stage::restoring;
     const bool by_lora = options.stage == stage::decoder_lora;
+    if (restoring) train::validate(options.lora);
+    if (by_lora) train::validate(options.decoder_lora);
     // LoRA that is not trained is merged.
     const model::host_model decoder = by_lora ? parts.decoder : decoder_of(parts);
     n_vocab_ = decoder.token_embedding.rows;

@@ -110,8 +110,10 @@ class trainable_stack {
     return out;
   }
   void load(std::span<const model::low_rank> factors) {
-    for (std::size_t l = 0; l < blocks_.size(); ++l) {
-      blocks_[l]->load(static_cast<index_t>(l), 0, factors);
+    for (const auto step : {train::load_step::check, train::load_step::take_over}) {
+      for (std::size_t l = 0; l < blocks_.size(); ++l) {
+        blocks_[l]->load(static_cast<index_t>(l), 0, factors, step);
+      }
     }
   }
 

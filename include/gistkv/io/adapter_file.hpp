@@ -54,7 +54,8 @@ inline std::array<adapter_target, 7> adapter_targets(const model::model_config& 
 }
 
 /// Writes an adapter atomically, in bf16 or float. `metadata` is added to what the adapter says.
-/// @throws argument_error for an alpha that is not positive; as write_safetensors.
+/// @throws argument_error for an alpha that is not positive; shape_error naming a tensor that has
+///         another number of elements than its shape; as write_safetensors.
 inline void write_adapter(const std::filesystem::path& path, const model::adapter& a,
                           index_t d_model, string_map metadata, bool narrow) {
   tensor_list list(narrow ? weight_type::bf16 : weight_type::f32);

@@ -14,6 +14,7 @@
 #include <gistkv/core/error.hpp>
 #include <gistkv/core/host_matrix.hpp>
 #include <gistkv/core/quantize.hpp>
+#include <gistkv/io/byte_reader.hpp>
 #include <gistkv/io/model_assembler.hpp>
 #include <gistkv/io/safetensors.hpp>
 #include <gistkv/model/host_model.hpp>
@@ -28,10 +29,12 @@ class tensor_list {
   explicit tensor_list(weight_type type) : type_(type), stored_(stored_type(type)) {}
 
   /// @param extents  empty: those of the matrix, [rows, cols]
+  /// @throws shape_error for another number of bytes than that of the matrix's extents.
   void add(std::string name, const host_matrix& m, std::vector<index_t> extents = {}) {
     if (extents.empty()) extents = {m.rows, m.cols};
+    expect_whole(name, m);
     const auto n_rows = static_cast<std::size_t>(m.rows);
-    std::span<const std::byte> data = m.data.first(row_bytes(m.type, m.cols) * n_rows);
+    std::span<const std::byte> data = m.data;
     if (m.type != type_) {
       std::vector<std::byte>& bytes = memory_.emplace_back();
       const std::size_t stride = row_bytes(type_, m.cols);
@@ -53,6 +56,15 @@ class tensor_list {
   std::span<const safetensors_tensor> tensors() const { return tensors_; }
 
  private:
+  static void expect_whole(const std::string& name, const host_matrix& m) {
+    const std::size_t row = row_bytes(m.type, m.cols);
+    const std::size_t n_rows = row == 0 ? 0 : m.data.size() / row;  // A product may not be counted.
+    const bool whole = row == 0 || static_cast<index_t>(n_rows) == m.rows;
+    if (m.rows >= 0 && whole && m.data.size() == n_rows * row) return;
+    throw shape_error("tensor " + quote(name) + ": " + std::to_string(m.data.size()) +
+                      " bytes, expected " + std::to_string(m.rows) + " rows of " +
+                      std::to_string(row));
+  }
   static safetensors_type stored_type(weight_type type) {
     switch (type) {
       case weight_type::f32:

@@ -57,9 +57,14 @@ inline bool contains(const std::vector<token_t>& tokens, token_t t) {
 /// generation_config.json into a directory that is there, each whole or not at all;
 /// read_tokenizer_json reads them as a tokenizer that gives the same ids. The format knows fewer
 /// kinds: an `unknown` token comes back as a control token, an `unused` one as a normal one.
-/// @throws format_error for a pre-tokenizer that is not known; file_error.
+/// @throws format_error for a pre-tokenizer that is not known, and for another number of kinds than
+///         of tokens, unless there are none; file_error.
 inline void write_tokenizer_json(const std::filesystem::path& directory,
                                  const tokenizer_data& data) {
+  if (!data.kinds.empty() && data.kinds.size() != data.tokens.size()) {
+    throw format_error(data.source + ": " + std::to_string(data.kinds.size()) +
+                       " token types for " + std::to_string(data.tokens.size()) + " tokens");
+  }
   const auto name = [&data](token_t t) { return data.tokens.at(static_cast<std::size_t>(t)); };
   nlohmann::json vocab = nlohmann::json::object();
   nlohmann::json added = nlohmann::json::array();

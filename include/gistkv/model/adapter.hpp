@@ -18,8 +18,10 @@ struct adapter {
 };
 
 /// The model with the LoRA on all rows merged, where that shall not stand beside the weights
-/// (transformer::adapt); `on_gist_rows` always does. @throws as merge_lora.
+/// (transformer::adapt); `on_gist_rows` always does. @throws as merge_lora and
+/// validate(lora).
 inline host_model merged(const host_model& base, const adapter& a) {
+  validate(a.on_all_rows);
   host_model m = base;
   merge_lora(m, a.on_all_rows.factors, a.on_all_rows.alpha);
   return m;

@@ -6,8 +6,9 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
-#include <optional>
+#include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -32,11 +33,16 @@
 namespace gistkv::model {
 
 /// A row vector of a model file in a backend's memory; an empty matrix gives an empty buffer.
+/// @throws shape_error for more rows than one or fewer bytes than it needs.
 template <class T, Storage B>
 buffer<T, B> load_vector(B& be, const host_matrix& source) {
   if (source.empty()) return {};
+  if (source.rows != 1) {
+    throw shape_error("vector '" + source.name + "': " + std::to_string(source.rows) +
+                      " rows, expected 1");
+  }
   std::vector<float> values(static_cast<std::size_t>(source.cols));
-  dequantize(source.type, source.data.data(), source.cols, values.data());
+  dequantize_row(source, 0, values.data());
   const std::vector<T> converted(values.begin(), values.end());
   return buffer<T, B>(be, std::span<const T>(converted));
 }
@@ -135,17 +141,36 @@ class block {
     return bytes(c.d_model) + std::max(attention, 2 * bytes(c.d_ff));
   }
 
+  /// LoRA for some blocks that is packed and not yet in place.
+  struct packed_lora {
+    std::size_t layer;
+    std::size_t target;
+    lora_on rows;
+    std::unique_ptr<low_rank_map<B, T>> map;
+  };
+  /// Packs LoRA for the blocks of a model, which stay as they are.
+  /// @throws argument_error as validate(lora), and for a layer or a target that is not there;
+  ///         shape_error for a change that does not fit its map; what the backend throws.
+  static std::vector<packed_lora> pack(B& be, std::span<const block> blocks, const lora& l,
+                                       lora_on rows) {
+    validate(l);
+    std::vector<packed_lora> all;
+    for (const low_rank& f : l.factors) {
+      if (f.layer < 0 || f.layer >= static_cast<index_t>(blocks.size())) {
+        throw argument_error("transformer: LoRA for layer " + std::to_string(f.layer) + " of " +
+                             std::to_string(blocks.size()));
+      }
+      const auto layer = static_cast<std::size_t>(f.layer);
+      const std::size_t target = blocks[layer].target_of(f);
+      all.push_back({layer, target, rows, std::make_unique<low_rank_map<B, T>>(be, f, l.alpha)});
+    }
+    return all;
+  }
   /// Adds LoRA, to all rows or to those of gist tokens only (sequence_kv::gist_rows): then all
   /// others stay as they are, to the bit. A map may have both.
-  void adapt(B& be, const low_rank& source, double alpha, lora_on rows) {
-    const auto at = std::find(targets.begin(), targets.end(), source.target);
-    if (at == targets.end()) {
-      throw argument_error("LoRA: target '" + source.target + "' is none of a block");
-    }
-    const host_extents want = extents_[static_cast<std::size_t>(at - targets.begin())];
-    expect_fits(source, want.rows, want.cols);
-    auto& maps = rows == lora_on::all_rows ? lora_ : gist_lora_;
-    maps[static_cast<std::size_t>(at - targets.begin())].emplace(be, source, alpha);
+  void adapt(packed_lora&& source) noexcept {
+    auto& maps = source.rows == lora_on::all_rows ? lora_ : gist_lora_;
+    maps[source.target] = std::move(source.map);
   }
   /// Bytes of scratch that LoRA needs for n rows, n_gists of them gists of one sequence at most.
   std::size_t lora_workspace_size(index_t n, index_t n_gists) const {
@@ -179,6 +204,17 @@ class block {
   }
 
  private:
+  /// The number of the map that a change is of. @throws argument_error, shape_error.
+  std::size_t target_of(const low_rank& f) const {
+    const auto at = std::find(targets.begin(), targets.end(), f.target);
+    if (at == targets.end()) {
+      throw argument_error("LoRA: target '" + f.target + "' is none of a block");
+    }
+    const auto i = static_cast<std::size_t>(at - targets.begin());
+    expect_fits(f, extents_[i].rows, extents_[i].cols);
+    return i;
+  }
+
   static vector_view<const T, space> vector(const buffer<T, B>& b) { return b.view({b.size()}); }
 
   /// y <- W_o attention(n(x))
@@ -309,9 +345,10 @@ class block {
   };
 
   std::array<host_extents, 7> extents_ = {};
-  // In the order of `targets`: on all rows, and on those of gists.
-  std::array<std::optional<low_rank_map<B, T>>, 7> lora_;
-  std::array<std::optional<low_rank_map<B, T>>, 7> gist_lora_;
+  // In the order of `targets`: on all rows, and on those of gists. Pointers, as a backend's weights
+  // may throw when they are moved.
+  std::array<std::unique_ptr<low_rank_map<B, T>>, 7> lora_;
+  std::array<std::unique_ptr<low_rank_map<B, T>>, 7> gist_lora_;
   buffer<T, B> attention_norm_;
   linear_map<B, T> query_;
   linear_map<B, T> key_;

@@ -37,20 +37,19 @@ inline void validate(const gist_rows& gists, const model_config& config) {
 /// of the head where it is not tied). With z ~ N(0, 1) and V rows e_v,
 ///   g = mean + V^(-1/2) sum_v z_v (e_v - mean)
 /// has exactly that distribution and needs no matrix square root.
+/// @throws shape_error for a table with fewer bytes than its extents need.
 inline gist_rows untrained_gist_rows(const host_model& model, index_t n_gist, std::uint64_t seed) {
   auto draw = [n_gist](const host_matrix& table, std::uint64_t stream) {
     const auto d = static_cast<std::size_t>(table.cols);
     const auto n = static_cast<std::size_t>(n_gist);
     const auto count = static_cast<double>(table.rows);
-    const std::size_t stride = row_bytes(table.type, table.cols);
     std::vector<float> row(d);
     std::vector<double> mean(d, 0.0);
     std::vector<double> sums(n * d, 0.0);
     std::vector<double> weights(n, 0.0);
     random_generator random(stream);
     for (index_t v = 0; v < table.rows; ++v) {
-      dequantize(table.type, table.data.data() + static_cast<std::size_t>(v) * stride, table.cols,
-                 row.data());
+      dequantize_row(table, v, row.data());
       for (std::size_t j = 0; j < d; ++j) mean[j] += static_cast<double>(row[j]) / count;
       for (std::size_t i = 0; i < n; ++i) {
         const double z = random.normal();

@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -47,6 +49,27 @@ struct lora {
 
   bool empty() const { return factors.empty(); }
 };
+
+/// @throws argument_error for two changes of one map: which of them counts, nothing says.
+inline void expect_one_of_each(std::span<const low_rank> factors) {
+  for (auto f = factors.begin(); f != factors.end(); ++f) {
+    const bool again = std::any_of(factors.begin(), f, [&](const low_rank& earlier) {
+      return earlier.layer == f->layer && earlier.target == f->target;
+    });
+    if (!again) continue;
+    throw argument_error("LoRA: layer " + std::to_string(f->layer) + " " + f->target +
+                         " has two changes, expected one at most");
+  }
+}
+
+/// @throws argument_error as expect_one_of_each, and for an alpha that is not a positive number.
+inline void validate(const lora& l) {
+  if (l.empty()) return;
+  expect_one_of_each(l.factors);
+  if (l.alpha > 0.0 && std::isfinite(l.alpha)) return;
+  throw argument_error("LoRA: alpha is " + std::to_string(l.alpha) +
+                       ", expected a positive number");
+}
 
 /// The linear maps of a block, which may be const, with the names that low_rank and Hugging Face
 /// have for them.
@@ -118,8 +141,10 @@ void add_products(const low_rank& f, index_t begin, float scale, float* sum) {
 }  // namespace detail
 
 /// Adds low-rank changes to the weights of a model, in float32; the sums lie in memory that the
-/// model keeps. @throws as changed_map.
+/// model keeps. @throws as changed_map and expect_one_of_each.
 inline void merge_lora(host_model& m, std::span<const low_rank> factors, double alpha) {
+  for (const low_rank& f : factors) changed_map(m, f);  // Before anything is changed.
+  expect_one_of_each(factors);
   for (const low_rank& f : factors) {
     host_matrix& w = changed_map(m, f).weight;
     const auto scale = static_cast<float>(alpha / static_cast<double>(f.rank));

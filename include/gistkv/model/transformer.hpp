@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <optional>
 #include <span>
 #include <string>
@@ -62,24 +63,16 @@ class transformer {
     frequencies_ = buffer<float, B>(be, std::span<const float>(f));
   }
 
-  /// Puts LoRA beside the weights, in place of what was there for the same rows and maps.
-  /// @throws argument_error, shape_error.
-  void adapt(const lora& l, lora_on rows) {
-    for (const low_rank& f : l.factors) {
-      if (f.layer < 0 || f.layer >= config_.n_layers) {
-        throw argument_error("transformer: LoRA for layer " + std::to_string(f.layer) + " of " +
-                             std::to_string(config_.n_layers));
-      }
-      recordings_ = {};
-      blocks_[static_cast<std::size_t>(f.layer)].adapt(*be_, f, l.alpha, rows);
-      adapted_ = true;
-    }
-  }
-  /// The LoRA of an adapter. That on all rows needs no products of its own in a model made of
-  /// `merged` weights, which are floats: then adapt only with `on_gist_rows`.
+  /// Puts LoRA beside the weights, in place of what was there for the same rows and maps. On an
+  /// exception nothing has changed. @throws as block::pack.
+  void adapt(const lora& l, lora_on rows) { put(layer_type::pack(*be_, blocks_, l, rows)); }
+  /// All LoRA of an adapter, or on an exception none. That on all rows needs no products of its own
+  /// in a model of `merged` weights, which are floats: then adapt only with `on_gist_rows`.
   void adapt(const adapter& a) {
-    adapt(a.on_all_rows, lora_on::all_rows);
-    adapt(a.on_gist_rows, lora_on::gist_rows);
+    auto all = layer_type::pack(*be_, blocks_, a.on_all_rows, lora_on::all_rows);
+    auto gists = layer_type::pack(*be_, blocks_, a.on_gist_rows, lora_on::gist_rows);
+    all.insert(all.end(), std::move_iterator(gists.begin()), std::move_iterator(gists.end()));
+    put(std::move(all));
   }
 
   B& backend() const { return *be_; }
@@ -208,6 +201,15 @@ class transformer {
   }
 
  private:
+  using layer_type = block<B, T, KV>;
+
+  void put(std::vector<typename layer_type::packed_lora> changes) {
+    if (changes.empty()) return;
+    recordings_ = {};
+    for (auto& c : changes) blocks_[c.layer].adapt(std::move(c));
+    adapted_ = true;
+  }
+
   /// From embeddings to normed hidden states. All that is known of this step beyond key_of lies in
   /// the backend's memory.
   template <class Observer>
@@ -365,15 +367,13 @@ class transformer {
     }
     table_ = buffer<T, B>(*be_, n_vocab() * d);
     constexpr index_t piece = 1024;
-    const std::size_t stride = row_bytes(source.type, d);
     std::vector<float> row(static_cast<std::size_t>(d));
     std::vector<T> rows;
     for (index_t begin = 0; begin < n_vocab(); begin += piece) {
       rows.clear();
       for (index_t r = begin; r < std::min(begin + piece, n_vocab()); ++r) {
         if (r < source.rows) {
-          dequantize(source.type, source.data.data() + static_cast<std::size_t>(r) * stride, d,
-                     row.data());
+          dequantize_row(source, r, row.data());
         } else {
           std::copy_n(gists.input.begin() + (r - source.rows) * d, d, row.begin());
         }
@@ -389,7 +389,7 @@ class transformer {
   index_t n_gist_;
   bool adapted_ = false;
   buffer<T, B> table_;  ///< [n_vocab(), d_model]
-  std::vector<block<B, T, KV>> blocks_;
+  std::vector<layer_type> blocks_;
   buffer<T, B> final_norm_;
   std::optional<linear_map<B, T>> head_;
   std::optional<packed_weight_t<B>> gist_head_;

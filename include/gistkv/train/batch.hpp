@@ -60,6 +60,8 @@ struct batch {
   };
 
   index_t n = 0;
+  index_t n_vocab = 0;  ///< Tokens from here on are gists,
+  index_t n_gist = 0;   ///< so many: the batch is for models of these numbers and no others.
   buffer<std::int32_t, B> tokens;           ///< [n]; a gist stands as 0
   buffer<std::int32_t, B> table_rows;       ///< [n]; a gist stands as -1
   buffer<std::int32_t, B> positions;        ///< [n]
@@ -86,9 +88,19 @@ struct batch {
             uploaded_spans.data() + p.begin};
   }
 
-  /// @param n_vocab  tokens from here on are gists
-  /// @throws argument_error for a token outside [0, n_vocab + rule.n_gist), shape_error.
-  batch(B& be, std::span<const sequence> sequences, const sentence_rule& rule, index_t n_vocab) {
+  /// @throws shape_error unless it was made for a model of these numbers: what it holds are rows of
+  ///         its table and its gists.
+  void expect_made_for(index_t model_vocab, index_t model_gists) const {
+    if (n_vocab == model_vocab && n_gist == model_gists) return;
+    throw shape_error("batch: made for a vocabulary of " + std::to_string(n_vocab) + " and " +
+                      std::to_string(n_gist) + " gists, the model has " +
+                      std::to_string(model_vocab) + " and " + std::to_string(model_gists));
+  }
+
+  /// @param first_gist  tokens from here on are gists: the model's n_vocab
+  /// @throws argument_error for a token outside [0, first_gist + rule.n_gist), shape_error.
+  batch(B& be, std::span<const sequence> sequences, const sentence_rule& rule, index_t first_gist)
+      : n_vocab(first_gist), n_gist(rule.n_gist) {
     std::vector<std::int32_t> all_tokens;
     std::vector<std::int32_t> all_table_rows;
     std::vector<std::int32_t> all_positions;

@@ -173,8 +173,8 @@ class trainable_block {
   void save(index_t layer, std::size_t i, std::vector<model::low_rank>& out) const {
     for (const auto* map : {&qkv_, &output_, &gates_, &down_}) map->save(layer, i, out);
   }
-  void load(index_t layer, std::size_t i, std::span<const model::low_rank> from) {
-    for (auto* map : {&qkv_, &output_, &gates_, &down_}) map->load(layer, i, from);
+  void load(index_t layer, std::size_t i, std::span<const model::low_rank> from, load_step step) {
+    for (auto* map : {&qkv_, &output_, &gates_, &down_}) map->load(layer, i, from, step);
   }
   void keep_for_teacher(std::size_t i) {
     for (auto* map : {&qkv_, &output_, &gates_, &down_}) map->keep_for_teacher(i);

@@ -29,14 +29,10 @@ struct linear_source {
   const model::host_linear* map = nullptr;
 };
 
-/// Elements of a matrix as floats.
+/// Elements of a matrix as floats. @throws shape_error for fewer bytes than its extents need.
 inline std::vector<float> floats_of(const host_matrix& m) {
   std::vector<float> values(static_cast<std::size_t>(m.rows * m.cols));
-  const std::size_t stride = row_bytes(m.type, m.cols);
-  for (index_t r = 0; r < m.rows; ++r) {
-    dequantize(m.type, m.data.data() + static_cast<std::size_t>(r) * stride, m.cols,
-               values.data() + r * m.cols);
-  }
+  for (index_t r = 0; r < m.rows; ++r) dequantize_row(m, r, values.data() + r * m.cols);
   return values;
 }
 
@@ -170,8 +166,8 @@ class trainable_linear {
   }
   /// LoRA number i, if there is one, takes over factors that were trained before.
   /// @throws as trainable_lora::load.
-  void load(index_t layer, std::size_t i, std::span<const model::low_rank> from) {
-    if (i < lora_.size()) lora_[i].load(layer, from);
+  void load(index_t layer, std::size_t i, std::span<const model::low_rank> from, load_step step) {
+    if (i < lora_.size()) lora_[i].load(layer, from, step);
   }
   /// LoRA number i, if there is one, as trainable_lora::keep_for_teacher.
   void keep_for_teacher(std::size_t i) {

@@ -42,9 +42,33 @@ struct lora_options {
   }
 };
 
+/// @throws argument_error naming the field. A target that no block has would train nothing.
+inline void validate(const lora_options& o) {
+  const auto refuse = [&o](const std::string& field, const std::string& found, const char* want) {
+    throw argument_error("LoRA '" + o.name + "': " + field + " is " + found + ", expected " + want);
+  };
+  if (o.rank < 1) refuse("rank", std::to_string(o.rank), "1 or more");
+  if (!(o.alpha > 0.0 && std::isfinite(o.alpha))) {
+    refuse("alpha", std::to_string(o.alpha), "a positive number");
+  }
+  if (!(o.dropout >= 0.0 && o.dropout < 1.0)) {
+    refuse("dropout", std::to_string(o.dropout), "0 or more and less than 1");
+  }
+  const char* names = "query, key, value, output, gate, up and down, or some of them";
+  if (o.targets.empty()) refuse("targets", "an empty list", names);
+  const lora_options all;
+  for (const std::string& target : o.targets) {
+    if (!all.has(target)) refuse("a target", "'" + target + "'", names);
+  }
+}
+
+/// Factors are taken over when all of them are known to fit.
+enum class load_step { check, take_over };
+
 /// LoRA to go on from is of maps that are trained, and means what it meant: nothing of it is lost.
 /// @param which  it is, in errors: "LoRA of the decoder"
-/// @throws argument_error for a layer behind the last, a map that is not trained, another alpha.
+/// @throws argument_error for a layer behind the last, a map that is not trained, another alpha,
+///         and two changes of one map.
 inline void expect_trained(std::span<const model::low_rank> factors, double alpha,
                            const lora_options& options, std::size_t n_layers,
                            const std::string& which) {
@@ -62,6 +86,7 @@ inline void expect_trained(std::span<const model::low_rank> factors, double alph
                            std::to_string(options.alpha));
     }
   }
+  model::expect_one_of_each(factors);
 }
 
 /// LoRA that a map may have: on gist rows, and on all.
@@ -231,11 +256,12 @@ class trainable_lora {
     }
   }
 
-  /// Takes over factors that were trained before; where there are none it stays as it is.
-  /// @throws shape_error.
-  void load(index_t layer, std::span<const model::low_rank> from) {
+  /// Takes over factors that were trained before, or only checks that they fit; where there are
+  /// none it stays as it is. @throws shape_error.
+  void load(index_t layer, std::span<const model::low_rank> from, load_step step) {
     if (total_rank_ == 0) return;
-    std::vector<number> a = a_->exact().to_host();
+    std::vector<number> a;
+    if (step == load_step::take_over) a = a_->exact().to_host();
     for (const part& p : parts_) {
       for (const model::low_rank& f : from) {
         if (f.layer != layer || f.target != p.name) continue;
@@ -245,6 +271,7 @@ class trainable_lora {
                             " is of rank " + std::to_string(f.rank) + ", expected " +
                             std::to_string(p.rank));
         }
+        if (step == load_step::check) continue;
         std::copy(f.a.begin(), f.a.end(), a.begin() + p.rank_begin * cols_);
         std::vector<number> b(f.b.size());
         for (index_t r = 0; r < p.rows; ++r) {
@@ -256,7 +283,7 @@ class trainable_lora {
         p.b->assign(*be_, b);
       }
     }
-    a_->assign(*be_, a);
+    if (step == load_step::take_over) a_->assign(*be_, a);
   }
   /// A teacher has the factors as they are now, whatever becomes of them.
   void keep_for_teacher() {

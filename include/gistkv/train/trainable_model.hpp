@@ -35,7 +35,7 @@ class trainable_model {
   using space = space_of<B>;
   using matrix = matrix_view<T, space>;
 
-  /// Packs the weights. @throws shape_error, argument_error.
+  /// Packs the weights. @throws shape_error, argument_error, also as validate(lora_options).
   trainable_model(B& be, const model::host_model& source, const model::gist_rows& gists,
                   const model_options& options)
       : be_(&be),
@@ -76,6 +76,7 @@ class trainable_model {
                   head, gist_head_);
     std::vector<lora_options> lora;
     if (options.trained == trained_weights::lora) {
+      validate(options.lora);
       lora.push_back(options.lora);
       if (options.lora_on_all_rows) add_second(lora, *options.lora_on_all_rows);
     }
@@ -103,7 +104,8 @@ class trainable_model {
 
   /// Sum of the weighted losses of a batch; gradients are added to what the parameters have. What a
   /// teacher adds for hidden states is their mean distance over blocks and rows, times
-  /// lesson::hidden and the sum of all weights. @throws shape_error for that of another batch.
+  /// lesson::hidden and the sum of all weights. @throws shape_error for that of another batch, and
+  /// for a batch or a teacher made for another vocabulary or number of gists.
   /// @param scale  multiplies every weight: 1 / their sum over the global batch
   /// @param seed   of dropout; a pass of its own wants a number of its own
   double forward_backward(const batch<B>& b, double scale, std::uint64_t seed,
@@ -136,16 +138,18 @@ class trainable_model {
   /// LoRA to go on from, as `save` gives it; what is not there stays as it is. LoRA on all rows
   /// that is not trained belongs to the weights that this was made of.
   /// @throws argument_error for LoRA on gist rows that is not trained, and as expect_trained;
-  ///         shape_error.
+  ///         shape_error. On either nothing has changed.
   void load(const model::adapter& from) {
     const bool on_gist_rows = n_loras_ > 0 && options_.lora.gist_rows_only;
     if (!on_gist_rows && !from.on_gist_rows.empty()) {
       throw argument_error(
           "trainable model: LoRA on gist rows to go on from, which is not trained");
     }
-    for (std::size_t i = 0; i < n_loras_; ++i) {
-      const model::lora& l = i == 0 && on_gist_rows ? from.on_gist_rows : from.on_all_rows;
-      load(l.factors, i, l.alpha);
+    for (const load_step step : {load_step::check, load_step::take_over}) {
+      for (std::size_t i = 0; i < n_loras_; ++i) {
+        const model::lora& l = i == 0 && on_gist_rows ? from.on_gist_rows : from.on_all_rows;
+        load(l.factors, i, l.alpha, step);
+      }
     }
   }
 
@@ -157,14 +161,16 @@ class trainable_model {
     }
     return all;
   }
-  /// Low-rank factors to go on from. @throws as expect_trained; shape_error.
+  /// Low-rank factors to go on from. @throws as expect_trained; shape_error; then nothing changed.
   void load(std::span<const model::low_rank> factors, std::size_t lora = 0) {
     if (factors.empty()) return;
     if (lora >= n_loras_) {
       throw argument_error("trainable model: factors of LoRA " + std::to_string(lora) +
                            ", there are " + std::to_string(n_loras_));
     }
-    load(factors, lora, lora_at(lora).alpha);
+    for (const load_step step : {load_step::check, load_step::take_over}) {
+      load(factors, lora, lora_at(lora).alpha, step);
+    }
   }
   /// From now on a teacher has LoRA on all rows as it is now; a new model's teacher has none.
   void keep_for_teacher() {
@@ -183,12 +189,12 @@ class trainable_model {
   const lora_options& lora_at(std::size_t i) const {
     return i == 0 ? options_.lora : *options_.lora_on_all_rows;
   }
-  void load(std::span<const model::low_rank> factors, std::size_t i, double alpha) {
+  void load(std::span<const model::low_rank> factors, std::size_t i, double alpha, load_step step) {
     const lora_options& o = lora_at(i);
     expect_trained(factors, alpha, o, blocks_.size(),
                    o.gist_rows_only ? "LoRA on gist rows" : "LoRA on all rows");
     for (std::size_t l = 0; l < blocks_.size(); ++l) {
-      blocks_[l]->load(static_cast<index_t>(l), i, factors);
+      blocks_[l]->load(static_cast<index_t>(l), i, factors, step);
     }
   }
   void add_second(std::vector<lora_options>& lora, const lora_options& second) const {
@@ -198,6 +204,7 @@ class trainable_model {
           "trainable model: LoRA on all rows beside another one wants that to be "
           "on gist rows, and a name of its own");
     }
+    validate(second);
     lora.push_back(second);
     lora.back().kind = parameter_kind::second_lora;
   }
@@ -271,6 +278,8 @@ class trainable_model {
 
   double run(const batch<B>& b, double scale, lora_passes lora, bool backward,
              const teacher<B>* teach) {
+    b.expect_made_for(config_.n_vocab, gists_->rows);
+    if (teach != nullptr) teach->plain.expect_made_for(config_.n_vocab, gists_->rows);
     if (teach != nullptr) teach->expect_same_text(b);
     if (b.n == 0) return 0;
     std::size_t need = bytes_needed(b, lora, backward);
