@@ -251,6 +251,14 @@ refuses 1 "the adapter's LoRA has alpha 8.000, the config 3.000" train sag --con
 printf 'The mill stood by the river. It was old. Nobody came.' > "$work/text"
 does ask "$work/text" 'Who?' --compare --model "$model" --adapter "$work/both/adapter.safetensors" --json
 
+# LoRA on no map, or on one that no block has.
+config "$lora"
+for targets in '[]' '["querry"]'; do
+  sed "s/\"rank\": 4,/\"rank\": 4, \"targets\": $targets,/" "$work/c.json" > "$work/none.json"
+  refuses 1 "field 'targets' is .*, want query, key, value, output, gate, up and down" \
+    train sag --config "$work/none.json"
+done
+
 # What was trained is what the other verbs compute with.
 does compress "$work/text" -o "$work/t.gkv" --model "$model" --adapter "$work/run/adapter.safetensors" \
   --json
