@@ -36,4 +36,13 @@ inline void validate(const cache_options& options) {
                        std::to_string(options.rule.n_gist) + " or more");
 }
 
+namespace detail {
+
+/// @throws argument_error unless a cache is whole: without an append under way.
+inline void expect_whole(bool whole, const char* what) {
+  if (whole) return;
+  throw argument_error("gist cache: " + std::string(what) + " while an append is under way");
+}
+
+}  // namespace detail
 }  // namespace gistkv::cache

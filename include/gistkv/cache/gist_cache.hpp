@@ -280,18 +280,13 @@ class gist_cache {
     note_allocation();
   }
 
-  /// @throws argument_error that names `what` while an append is under way: rows that are planned
-  /// and not committed hold nothing yet.
-  void expect_whole(const char* what) const {
-    if (mark_)
-      throw argument_error("gist cache: " + std::string(what) + " while an append is under way");
-  }
-
   /// As row_ledger::skip_positions. @throws argument_error, also while an append is under way.
   void skip_positions(index_t n) {
     expect_whole("positions to skip");
     ledger_.skip_positions(n);
   }
+  /// @throws argument_error naming `what` while an append is under way: its rows hold nothing yet.
+  void expect_whole(const char* what) const { detail::expect_whole(!mark_, what); }
 
   /// Rows [begin, begin + count) of the anchors, none or all of them shared; the live local rows.
   kv_span<T, space> anchor_rows(index_t layer, index_t begin, index_t count) const {
