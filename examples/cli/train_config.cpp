@@ -179,10 +179,9 @@ void read_lora(const object& l, train::lora_options& lora) {
 void read_targets(const object& l, train::lora_options& lora) {
   const train::lora_options all;
   l.read("targets", lora.targets);
-  const char* names = "query, key, value, output, gate, up and down, or some of them";
-  if (lora.targets.empty()) l.reject("targets", "an empty list", names);
+  if (lora.targets.empty()) l.reject("targets", "an empty list", train::lora_target_names);
   for (const std::string& target : lora.targets) {
-    if (!all.has(target)) l.reject("targets", "'" + target + "'", names);
+    if (!all.has(target)) l.reject("targets", "'" + target + "'", train::lora_target_names);
   }
 }
 

@@ -245,6 +245,10 @@ def main():
     for setting in sys.argv[7:]:
         kind, share = setting.split("=")
         shares[kind] = float(share)
+    for turn in turns.split(","):
+        kind = turn.partition(":")[0]
+        if kind not in ("mix", "whole", *SHARES):
+            sys.exit(f"documents.py: '{kind}' in TURNS is none of mix, whole, {', '.join(SHARES)}")
     usual = [int(n) for n in lengths.split(",")]
     source = Source(data, int(seed), usual)
     sizes = dict.fromkeys(shares, 0)

@@ -42,6 +42,10 @@ struct lora_options {
   }
 };
 
+/// What errors say of targets.
+inline constexpr const char* lora_target_names =
+    "query, key, value, output, gate, up and down, or some of them";
+
 /// @throws argument_error naming the field. A target that no block has would train nothing.
 inline void validate(const lora_options& o) {
   const auto refuse = [&o](const std::string& field, const std::string& found, const char* want) {
@@ -54,11 +58,10 @@ inline void validate(const lora_options& o) {
   if (!(o.dropout >= 0.0 && o.dropout < 1.0)) {
     refuse("dropout", std::to_string(o.dropout), "0 or more and less than 1");
   }
-  const char* names = "query, key, value, output, gate, up and down, or some of them";
-  if (o.targets.empty()) refuse("targets", "an empty list", names);
+  if (o.targets.empty()) refuse("targets", "an empty list", lora_target_names);
   const lora_options all;
   for (const std::string& target : o.targets) {
-    if (!all.has(target)) refuse("a target", "'" + target + "'", names);
+    if (!all.has(target)) refuse("a target", "'" + target + "'", lora_target_names);
   }
 }
 
