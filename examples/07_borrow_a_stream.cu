@@ -103,7 +103,10 @@ int main() {
   pool memory{nullptr, std::size_t{128} << 20};
   cudaStream_t stream = nullptr;
   void* block = nullptr;
-  if (cudaStreamCreate(&stream) != cudaSuccess || cudaMalloc(&block, memory.size) != cudaSuccess) {
+  // A blocking stream would do too, but gets no graphs: what another thread does on the legacy
+  // stream would spoil their recording.
+  if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess ||
+      cudaMalloc(&block, memory.size) != cudaSuccess) {
     return EXIT_FAILURE;
   }
   memory.block = static_cast<std::byte*>(block);

@@ -9,6 +9,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <new>
 #include <span>
 #include <string>
@@ -236,10 +237,36 @@ TEST_CASE_TEMPLATE("a weight with too few bytes is refused", B, exact, fast, hal
       const std::vector<std::byte> enough(need);
       CHECK(be.pack({"w", type, 3, 256, enough}).rows() == 3);
       CHECK_THROWS_WITH_AS(be.pack({"w", type, 3, 256, std::span(enough).first(need - 1)}),
-                           ("pack: 'w' holds " + std::to_string(need - 1) + " bytes, expected " +
-                            std::to_string(need))
+                           ("pack: 'w' holds " + std::to_string(need - 1) +
+                            " bytes, expected 3 x " + std::to_string(need / 3))
                                .c_str(),
                            shape_error);
+      // Whose number of bytes is 0 in 64 bits.
+      const index_t n = (std::numeric_limits<index_t>::max() >> 1) + 1;
+      CHECK_THROWS_AS(be.pack({"w", type, n, 256, {}}), shape_error);
+      CHECK_THROWS_AS(be.pack({"w", type, -1, 256, enough}), shape_error);
+    }
+  }
+}
+
+TEST_CASE("keys are cut into no more parts than they have blocks, and where that allows, evenly") {
+  using backends::onednn_detail::key_block;
+  using backends::onednn_detail::splits_of_keys;
+  for (index_t n_threads = 1; n_threads <= 128; ++n_threads) {
+    for (const index_t n_items : {1, 2, 3, 8, 300}) {
+      for (const index_t n_keys : {0, 1, 300, 512, 1024, 8000, 100000}) {
+        CAPTURE(n_threads);
+        CAPTURE(n_items);
+        CAPTURE(n_keys);
+        const index_t n = splits_of_keys(n_threads, n_items, n_keys);
+        CHECK(n >= 1);
+        CHECK(n <= std::max<index_t>(1, n_keys / key_block));
+        if (n_threads == 1 || n_keys < 2 * key_block) CHECK(n == 1);
+        const bool is_even = n * n_items % n_threads == 0;
+        CHECK((is_even || n == 1 || n == n_keys / key_block));
+        // One thread's share of all but few keys of one sequence.
+        if (n_items == 1 && n_keys == 100000) CHECK(n >= std::min<index_t>(n_threads, 390));
+      }
     }
   }
 }

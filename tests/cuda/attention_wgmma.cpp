@@ -22,10 +22,18 @@ tensor_maps<warpgroup> maps_of(const attention_batch<T>& batch) {
   for (int i = 0; i < batch.n_sequences; ++i) {
     for (int p = 0; p < n_parts; ++p) {
       const attention_part<T>& x = batch.sequences[i].parts[p];
-      maps.k[i][p] = {x.k,     Shape::head_dim, x.rows,     batch.n_kv_heads,
-                      x.k_row, x.k_head,        panel_cols, Shape::keys};
-      maps.v[i][p] = {x.v,     Shape::head_dim, x.rows,     batch.n_kv_heads,
-                      x.v_row, x.v_head,        panel_cols, Shape::keys};
+      const auto map = [&](const T* data, index_t row, index_t head) {
+        return emulated_tensor_map{data,
+                                   Shape::head_dim,
+                                   x.rows,
+                                   batch.n_kv_heads,
+                                   mapped_stride(row, x.rows, Shape::head_dim),
+                                   mapped_stride(head, batch.n_kv_heads, Shape::head_dim),
+                                   panel_cols,
+                                   Shape::keys};
+      };
+      maps.k[i][p] = map(x.k, x.k_row, x.k_head);
+      maps.v[i][p] = map(x.v, x.v_row, x.v_head);
     }
   }
   return maps;
@@ -38,8 +46,8 @@ void run(const attention_batch<T>& batch, int n_blocks, std::uint64_t seed,
   const auto maps = maps_of<T, Shape>(batch);
   for (int i = 0; i < n_blocks; ++i) {
     run_block<warpgroup, hopper_block>(
-        Shape::groups, Shape::shared_bytes, seed + static_cast<std::uint64_t>(i), planted,
-        [&](warpgroup& g) { attend_wgmma<T, Shape>(g, batch, maps, i, n_blocks); });
+        Shape::groups + other_warps, Shape::shared_bytes, seed + static_cast<std::uint64_t>(i),
+        planted, [&](warpgroup& g) { attend_wgmma<T, Shape>(g, batch, maps, i, n_blocks); });
   }
 }
 
@@ -49,7 +57,9 @@ void sweep_layouts(int begin, int end) {
   check_layouts<T>(
       begin, end, 1.0, [](int i) { return sweep(i, HeadDim); },
       [](layout<T>& texts, const layout_options& options, int i) {
-        run<T, shape>(texts.batch(shape::rows), 1 + i % 3, options.seed);
+        const attention_batch<T> batch = texts.batch(shape::rows);
+        CHECK(can_be_mapped(batch, HeadDim));
+        run<T, shape>(batch, 1 + i % 3, options.seed);
       });
 }
 
@@ -57,6 +67,38 @@ TEST_CASE("wgmma kernel, head dim 64, bf16") { sweep_layouts<bf16, 64>(0, 56); }
 TEST_CASE("wgmma kernel, head dim 64, f16") { sweep_layouts<f16, 64>(56, 112); }
 TEST_CASE("wgmma kernel, head dim 128, bf16") { sweep_layouts<bf16, 128>(112, 160); }
 TEST_CASE("wgmma kernel, head dim 128, f16") { sweep_layouts<f16, 128>(160, 208); }
+
+TEST_CASE("the copy engine steps as the tensors do, or is not asked") {
+  CHECK(mapped_stride(192, 100, 64) == 192);
+  CHECK(mapped_stride(0, 2, 64) == 0);
+  CHECK(mapped_stride(0, 1, 64) == 64);
+  CHECK(mapped_stride(192, 1, 64) == 192);
+
+  layout<bf16> texts(hard_layout(100, 700));
+  attention_batch<bf16> batch = texts.batch(192);
+  CHECK(can_be_mapped(batch, 64));
+  attention_part<bf16>& part = batch.sequences[1].parts[own_part];
+  index_t* const strides[] = {&part.k_head, &part.k_row, &part.v_head, &part.v_row};
+  for (index_t* stride : strides) {
+    const index_t before = *stride;
+    for (const index_t below : {-64, 0, 56}) {
+      *stride = below;
+      CHECK_FALSE(can_be_mapped(batch, 64));
+    }
+    *stride = before;
+  }
+  // One head, as one row, may have any stride, and no rows need none.
+  batch.n_kv_heads = 1;
+  part.k_head = part.v_head = 0;
+  CHECK(can_be_mapped(batch, 64));
+  part.rows = 1;
+  part.k_row = part.v_row = 0;
+  CHECK(can_be_mapped(batch, 64));
+  part.rows = 2;
+  CHECK_FALSE(can_be_mapped(batch, 64));
+  part.rows = 0;
+  CHECK(can_be_mapped(batch, 64));
+}
 
 TEST_CASE("an error planted in the machine under the wgmma kernel is seen") {
   using shape = wgmma_shape_for<128>;

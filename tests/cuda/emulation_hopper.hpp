@@ -18,6 +18,10 @@
 /// products of operands in shared memory that run until they are waited for. Descriptors and
 /// swizzles are read as the PTX manual defines them ("Asynchronous warpgroup level matrix
 /// instructions", "Tensors: swizzling modes").
+///
+/// The producer's warps are not in step: a group stands for the first one, which copies, and three
+/// more, the last of the block, for the others. These are slow, so that one that waits where the
+/// first warp does misses what it waits for.
 
 namespace gistkv::emulation {
 
@@ -28,6 +32,9 @@ struct emulated_tensor_map {
   index_t row_stride = 0, head_stride = 0;  ///< In elements of two bytes.
   int box_cols = 0, box_rows = 0;
 };
+
+/// Groups that stand for the producer's warps but the first.
+inline constexpr int other_warps = 3;
 
 struct hopper_block : block_state {
   using block_state::block_state;
@@ -89,10 +96,20 @@ class warpgroup : public group<128> {
  public:
   using tensor_map = emulated_tensor_map;
 
-  warpgroup(hopper_block& block, int index) : group<128>(block, index), hopper_(&block) {}
+  warpgroup(hopper_block& block, int number)
+      : group<128>(block, number), hopper_(&block), leads_(number < block.n - other_warps) {}
+
+  int index() const { return leads_ ? number() : 0; }
+  /// f() by the first warp alone.
+  template <class F>
+  void first_warp(F&& f) {
+    if (leads_) f();
+  }
 
   template <int C>
   void begin_products(registers<float, C>&) {}
+  template <int C, int A>
+  void begin_products(registers<float, C>&, registers<std::uint32_t, A>&) {}
   template <class T, int C>
   void multiply_async(registers<float, C>& c, std::uint64_t a, std::uint64_t b, bool accumulate) {
     products_.back().push_back([this, &c, a, b, accumulate] {
@@ -130,8 +147,14 @@ class warpgroup : public group<128> {
     }
   }
 
+  template <int N, int C, int A>
+  void await_products(registers<float, C>& c, registers<std::uint32_t, A>&) {
+    await_products<N>(c);
+  }
+
   void init_barrier(std::uint32_t at, int n_arrivals) {
     if (at % 8 != 0 || at + 8 > hopper_->bytes()) throw std::runtime_error("barrier: address");
+    if (!leads_) return;
     hopper_->barriers[at] = {n_arrivals, n_arrivals, 0, 0};
   }
   void publish_barriers() {}
@@ -139,14 +162,16 @@ class warpgroup : public group<128> {
     hopper_block& block = *hopper_;
     const bool of_copies = block.known(at).expected == 1;
     if (block.error == (of_copies ? fault::arrival_not_awaited : fault::release_not_awaited)) {
-      return block.order.yield(index());
+      return block.order.yield(number());
     }
-    block.order.wait(index(), [&block, at, parity] {
+    for (int i = 0; !leads_ && i < 8; ++i) block.order.yield(number());
+    block.order.wait(number(), [&block, at, parity] {
       block.land(at);
       return block.known(at).phase != parity;
     });
   }
   void expect_bytes(std::uint32_t at, std::uint32_t n_bytes) {
+    if (!leads_) return;
     auto& b = hopper_->known(at);
     b.bytes += n_bytes;
     --b.pending;
@@ -163,6 +188,7 @@ class warpgroup : public group<128> {
     if (to % 1024 != 0 || to + n_bytes > hopper_->bytes() || map.box_cols != 64) {
       throw std::runtime_error("copy_tile: address");
     }
+    if (!leads_) return;
     std::memset(hopper_->memory() + to, 0xff, n_bytes);
     hopper_->copies[barrier].push_back({to, &map, col, row, head});
   }
@@ -228,7 +254,10 @@ class warpgroup : public group<128> {
     }
   }
 
+  int number() const { return group<128>::index(); }
+
   hopper_block* hopper_;
+  bool leads_;
   std::vector<std::vector<std::function<void()>>> products_ =
       std::vector<std::vector<std::function<void()>>>(1);
 };

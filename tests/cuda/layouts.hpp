@@ -107,6 +107,7 @@ struct text_case {
   rows<T> q, o, lse;
   rows<KV> k[n_parts], v[n_parts];
   std::int32_t n_rows[n_parts] = {};
+  std::int32_t n_unseen[n_parts] = {};  ///< Rows of the part behind these, NaN.
   std::vector<double> want_o, budget_o, want_lse, budget_lse;  ///< [token, head, (d)]
 };
 
@@ -142,9 +143,13 @@ class layout {
         s.lse_head = c.lse.row_stride();
       }
       for (int p = 0; p < n_parts; ++p) {
-        s.parts[p] = {c.k[p].data(),       c.v[p].data(),        c.k[p].head_stride(),
-                      c.k[p].row_stride(), c.v[p].head_stride(), c.v[p].row_stride(),
-                      c.n_rows[p]};
+        s.parts[p] = {c.k[p].data(),
+                      c.v[p].data(),
+                      c.k[p].head_stride(),
+                      c.k[p].row_stride(),
+                      c.v[p].head_stride(),
+                      c.v[p].row_stride(),
+                      c.n_rows[p] + c.n_unseen[p]};
       }
       s.spans = c.spans.data();
       s.n_tokens = c.n_tokens;
@@ -191,6 +196,8 @@ class layout {
   }
 
  private:
+  static constexpr std::int32_t unseen_rows = 5;
+
   static double number(T x) { return static_cast<double>(static_cast<float>(x)); }
   T draw(double magnitude) { return T(static_cast<float>(magnitude * random_.normal())); }
 
@@ -240,9 +247,12 @@ class layout {
     c.n_rows[shared_part] = options_.prefix ? n_shared : 0;
     c.n_rows[own_part] = n_anchors - c.n_rows[shared_part];
     c.n_rows[local_part] = ledger.local_end() - base;
+    // A cache may have room, or rows of later tokens, behind what the queries see; anchors of a
+    // prefix are seen before those behind it, and are exact.
+    c.n_unseen[own_part] = c.n_unseen[local_part] = unseen_rows;
     for (int p = 0; p < n_parts; ++p) {
-      c.k[p] = rows<KV>(n_kv_heads, c.n_rows[p], width, pad());
-      c.v[p] = rows<KV>(n_kv_heads, c.n_rows[p], width, pad());
+      c.k[p] = rows<KV>(n_kv_heads, c.n_rows[p] + c.n_unseen[p], width, pad());
+      c.v[p] = rows<KV>(n_kv_heads, c.n_rows[p] + c.n_unseen[p], width, pad());
     }
     const auto store = [&](int part, index_t row, int position) {
       for (int h = 0; h < n_kv_heads; ++h) {

@@ -239,7 +239,7 @@ trained train_on(B& be) {
   for (index_t i = 0; i < 12; ++i) {
     const index_t rows = 1 + i, cols = i % 4 == 2 ? 700 : 13;
     const auto kind = static_cast<std::size_t>(i) % train::parameter_kinds.size();
-    set.add("p" + std::to_string(i), train::parameter_kinds[kind], rows, cols, drawn(rows * cols));
+    set.add(std::to_string(i), train::parameter_kinds[kind], rows, cols, drawn(rows * cols));
   }
   set[6].trained = false;
   trained found;

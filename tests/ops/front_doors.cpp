@@ -16,6 +16,7 @@
 #include <gistkv/ops/activation.hpp>
 #include <gistkv/ops/add.hpp>
 #include <gistkv/ops/attention.hpp>
+#include <gistkv/ops/attention_backward.hpp>
 #include <gistkv/ops/backward.hpp>
 #include <gistkv/ops/linear.hpp>
 #include <gistkv/ops/masked_softmax.hpp>
@@ -261,6 +262,31 @@ TEST_CASE_FIXTURE(attention_fixture, "attention on spans") {
   CHECK_NOTHROW(attend(good));
   seen.resize(1);
   expect_error([&] { attend(good); }, {"attention: spans has 1 entries, expected 2"});
+}
+
+TEST_CASE_FIXTURE(attention_fixture, "attention_backward on spans") {
+  const kv_spans<float, host_space> kv{{}, part(2, 3, 8), part(2, 4, 8)};
+  const kv_gradient<float, host_space> own{t(2, 3, 8), t(2, 3, 8)};
+  const kv_gradient<float, host_space> local{t(2, 4, 8), t(2, 4, 8)};
+  const auto derive = [&](auto from, auto found, const kv_gradient<float, host_space>& d_local) {
+    ops::attention_backward<backend, float>(be, t(2, 4, 8), own, d_local, t(2, 4, 8), from, found,
+                                            t(2, 4), kv, spans(), 1.0, scratch);
+  };
+  expect_error([&] { derive(gappy(2, 4, 8), t(2, 4, 8), local); },
+               {"attention_backward: q", "stride of 2"});
+  expect_error([&] { derive(t(2, 4, 8), gappy(2, 4, 8), local); },
+               {"attention_backward: o", "stride of 2"});
+  expect_error(
+      [&] {
+        derive(t(2, 4, 8), t(2, 4, 8), {gappy(2, 4, 8), t(2, 4, 8)});
+      },
+      {"attention_backward: dk", "stride of 2"});
+  seen[1].anchors = 4;
+  expect_error([&] { derive(t(2, 4, 8), t(2, 4, 8), local); },
+               {"attention_backward: spans name 4 anchors of 3"});
+  seen[1] = {0, 0, 5};
+  expect_error([&] { derive(t(2, 4, 8), t(2, 4, 8), local); },
+               {"attention_backward: spans name local rows to 5 of 4"});
 }
 
 TEST_CASE_FIXTURE(attention_fixture, "attention with too small a workspace") {

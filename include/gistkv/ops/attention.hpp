@@ -13,6 +13,7 @@
 #include <gistkv/mask/combine.hpp>
 #include <gistkv/mask/visible_spans.hpp>
 #include <gistkv/ops/check.hpp>
+#include <gistkv/ops/check_keys.hpp>
 #include <gistkv/ops/composed/attention.hpp>
 
 namespace gistkv::ops {
@@ -35,38 +36,9 @@ template <class B, class T, class KV>
 void expect_attention(const attention_call<T, space_of<B>, KV>& c) {
   const auto& [o, q, kv, spans, lse] = c;
   expect_shape("attention", "q", q, o.extents());
-  const index_t n_q = q.extent(0);
-  const index_t n_kv_heads = kv.n_kv_heads();
-  const index_t head_dim = q.extent(2);
-  if (n_kv_heads == 0 || q.extent(1) % n_kv_heads != 0) {
-    throw shape_error("attention: n_heads " + std::to_string(q.extent(1)) +
-                      " is no multiple of n_kv_heads " + std::to_string(n_kv_heads));
-  }
-  for (const auto& part : std::array{kv.shared, kv.own, kv.local}) {
-    if (part.rows() == 0) continue;
-    expect_shape("attention", "k", part.k, {n_kv_heads, part.rows(), head_dim});
-    expect_shape("attention", "v", part.v, {n_kv_heads, part.rows(), head_dim});
-    expect_contiguous_rows("attention", "k", part.k);
-    expect_contiguous_rows("attention", "v", part.v);
-  }
-  if (static_cast<index_t>(spans.host.size()) != n_q) {
-    throw shape_error("attention: spans has " + std::to_string(spans.host.size()) +
-                      " entries, expected " + std::to_string(n_q));
-  }
-  const index_t n_anchors = kv.shared.rows() + kv.own.rows();
-  for (const visible_spans& s : spans.host) {
-    if (s.anchors < 0 || s.anchors > n_anchors) {
-      throw shape_error("attention: spans name " + std::to_string(s.anchors) + " anchors of " +
-                        std::to_string(n_anchors));
-    }
-    if (s.local_begin < s.local_end && (s.local_begin < 0 || s.local_end > kv.local.rows())) {
-      throw shape_error("attention: spans name local rows to " + std::to_string(s.local_end) +
-                        " of " + std::to_string(kv.local.rows()));
-    }
-  }
-  if (!lse.empty()) expect_shape("attention", "lse", lse, {n_q, q.extent(1)});
+  expect_keys("attention", q, kv, spans);
+  if (!lse.empty()) expect_shape("attention", "lse", lse, {q.extent(0), q.extent(1)});
   expect_contiguous_rows("attention", "o", o);
-  expect_contiguous_rows("attention", "q", q);
 }
 }  // namespace detail
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -10,6 +11,7 @@
 #include <gistkv/core/training_backend.hpp>
 #include <gistkv/core/workspace.hpp>
 #include <gistkv/ops/check.hpp>
+#include <gistkv/ops/check_keys.hpp>
 #include <gistkv/ops/composed/attention_backward.hpp>
 
 namespace gistkv::ops {
@@ -44,13 +46,14 @@ void expect_attention_backward(const attention_derivative<T, space_of<B>>& c) {
   }
   expect_shape("attention_backward", "d_local.dk", d_local.dk, kv.local.k.extents());
   expect_shape("attention_backward", "d_local.dv", d_local.dv, kv.local.k.extents());
-  if (kv.n_kv_heads() == 0 || q.extent(1) % kv.n_kv_heads() != 0) {
-    throw shape_error("attention_backward: n_heads " + std::to_string(q.extent(1)) +
-                      " is no multiple of n_kv_heads " + std::to_string(kv.n_kv_heads()));
-  }
-  if (static_cast<index_t>(spans.host.size()) != q.extent(0)) {
-    throw shape_error("attention_backward: spans has " + std::to_string(spans.host.size()) +
-                      " entries, expected " + std::to_string(q.extent(0)));
+  expect_keys("attention_backward", q, kv, spans);
+  expect_contiguous_rows("attention_backward", "dq", dq);
+  expect_contiguous_rows("attention_backward", "o", o);
+  expect_contiguous_rows("attention_backward", "d_o", d_o);
+  for (const auto& part : std::array{d_own, d_local}) {
+    if (part.dk.empty()) continue;
+    expect_contiguous_rows("attention_backward", "dk", part.dk);
+    expect_contiguous_rows("attention_backward", "dv", part.dv);
   }
 }
 }  // namespace detail

@@ -27,7 +27,8 @@ fail() {
   failed=1
 }
 
-# budget NAME: registers of a thread at most; of wgmma kernels at entry, before setmaxnreg.
+# budget NAME: registers of a thread at most; of wgmma kernels at entry, before setmaxnreg, exactly: what
+# warpgroups give back and take adds up to it (wgmma_shape::entry_registers).
 budget() {
   case $1 in
     *attend_wgmma_kernel*shapeILi64E*) echo 128 ;;
@@ -88,6 +89,8 @@ for architecture in 80 90a; do
     [ "$stack" = 0 ] && [ "$spilled" = 0 ] || fail "sm_$architecture $name: $stack bytes of stack, $spilled spilled"
     most=$(budget "$name")
     [ "$registers" -le "$most" ] || fail "sm_$architecture $name: $registers registers, at most $most"
+    [ "$short" != wgmma ] || [ "$registers" = "$most" ] ||
+      fail "sm_$architecture $name: $registers registers at entry, setmaxnreg counts on $most"
     for instruction in $wanted_ptx; do
       has "$name" "$instruction" "$base.ptx" || fail "sm_$architecture $name: no $instruction in PTX"
     done

@@ -7,8 +7,16 @@ if(NOT TARGET gistkv::cuda)
   gistkv_absent_test(cuda/gpu/conformance.cpp gpu "gistkv::cuda is off")
   gistkv_absent_test(cuda/gpu/nccl.cpp gpu "gistkv::cuda is off")
   gistkv_absent_test(cuda/code.cpp gpu "gistkv::cuda is off")
+  gistkv_absent_test(cuda/runtime/calls.cpp cuda "gistkv::cuda is off")
   return()
 endif()
+
+# Plays the CUDA runtime itself: it needs the headers, but no device, and nvcc would link the real one.
+gistkv_test_program(gistkv_test_cuda_runtime cuda/runtime/calls.cu)
+set_source_files_properties(cuda/runtime/calls.cu PROPERTIES LANGUAGE CXX)
+target_include_directories(gistkv_test_cuda_runtime PRIVATE ${PROJECT_SOURCE_DIR}/backends/cuda/include)
+target_include_directories(gistkv_test_cuda_runtime SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+gistkv_test(cuda.runtime.calls COMMAND gistkv_test_cuda_runtime LABELS cuda)
 
 # Warnings of both compilers are errors; -Wpedantic is not for what nvcc makes of a source.
 add_library(gistkv_cuda_dev INTERFACE)

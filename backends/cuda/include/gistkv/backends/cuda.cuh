@@ -211,53 +211,49 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   void norm(matrix_view<T, space> o, matrix_view<const T, space> x,
             vector_view<const T, space> weight, vector_view<const T, space> bias,
             const norm_options& options) {
-    cuda_detail::norm_rows<T><<<blocks(x.extent(0)), cuda_detail::row_threads, 0, stream()>>>(
-        rows_of(o), rows_of(x), weight.data(), weight.stride(0),
-        bias.empty() ? nullptr : bias.data(), bias.stride(0), x.extent(1),
-        options.kind == norm_kind::layer, static_cast<float>(options.eps));
-    cuda_detail::check_launch("norm_rows");
+    cuda_detail::launch("norm_rows", cuda_detail::norm_rows<T>, blocks(x.extent(0)),
+                        cuda_detail::row_threads, 0, stream(), rows_of(o), rows_of(x),
+                        weight.data(), weight.stride(0), bias.empty() ? nullptr : bias.data(),
+                        bias.stride(0), x.extent(1), options.kind == norm_kind::layer,
+                        static_cast<float>(options.eps));
   }
 
   void rope(tensor_view<T, 3, space> x, vector_view<const std::int32_t, space> positions,
             vector_view<const float, space> frequencies, const rope_options& options) {
     const index_t half = x.extent(2) / 2;
     const auto threads = static_cast<unsigned int>(std::clamp<index_t>(half, 32, 256));
-    cuda_detail::rope_rows<T><<<blocks(x.extent(0)), threads, 0, stream()>>>(
-        x.data(), x.stride(0), x.stride(1), x.extent(1), half, positions.data(),
-        positions.stride(0), frequencies.data(), frequencies.stride(0),
-        static_cast<float>(options.magnitude));
-    cuda_detail::check_launch("rope_rows");
+    cuda_detail::launch("rope_rows", cuda_detail::rope_rows<T>, blocks(x.extent(0)), threads, 0,
+                        stream(), x.data(), x.stride(0), x.stride(1), x.extent(1), half,
+                        positions.data(), positions.stride(0), frequencies.data(),
+                        frequencies.stride(0), static_cast<float>(options.magnitude));
   }
 
   void activation(matrix_view<T, space> o, matrix_view<const T, space> gate,
                   matrix_view<const T, space> up, activation_kind kind) {
     const auto factors = up.empty() ? cuda_detail::row_view<const T>{} : rows_of(up);
     by_width(o.extent(1), {rows_of<const T>(o), rows_of(gate), factors}, [&]<int W>(width<W>) {
-      cuda_detail::activate_cells<T, W>
-          <<<cell_blocks(o.size() / W), cuda_detail::row_threads, 0, stream()>>>(
-              rows_of(o), rows_of(gate), factors, o.extent(0), o.extent(1), kind);
+      cuda_detail::launch("activate_cells", cuda_detail::activate_cells<T, W>,
+                          cell_blocks(o.size() / W), cuda_detail::row_threads, 0, stream(),
+                          rows_of(o), rows_of(gate), factors, o.extent(0), o.extent(1), kind);
     });
-    cuda_detail::check_launch("activate_cells");
   }
 
   void add(matrix_view<T, space> o, matrix_view<const T, space> a, matrix_view<const T, space> b) {
     by_width(o.extent(1), {rows_of<const T>(o), rows_of(a), rows_of(b)}, [&]<int W>(width<W>) {
-      cuda_detail::add_cells<T, W>
-          <<<cell_blocks(o.size() / W), cuda_detail::row_threads, 0, stream()>>>(
-              rows_of(o), rows_of(a), rows_of(b), o.extent(0), o.extent(1));
+      cuda_detail::launch("add_cells", cuda_detail::add_cells<T, W>, cell_blocks(o.size() / W),
+                          cuda_detail::row_threads, 0, stream(), rows_of(o), rows_of(a), rows_of(b),
+                          o.extent(0), o.extent(1));
     });
-    cuda_detail::check_launch("add_cells");
   }
 
   template <AttentionMask M>
   void masked_softmax(tensor_view<T, 3, space> s, const M& mask, const softmax_options& options,
                       matrix_view<T, space> lse) {
-    cuda_detail::softmax_rows<T, M>
-        <<<blocks(s.extent(0) * s.extent(1)), cuda_detail::row_threads, 0, stream()>>>(
-            s.data(), s.stride(0), s.stride(1), s.extent(1), s.extent(2), mask,
-            static_cast<float>(options.scale), lse.empty() ? nullptr : lse.data(), lse.stride(0),
-            lse.stride(1));
-    cuda_detail::check_launch("softmax_rows");
+    cuda_detail::launch("softmax_rows", cuda_detail::softmax_rows<T, M>,
+                        blocks(s.extent(0) * s.extent(1)), cuda_detail::row_threads, 0, stream(),
+                        s.data(), s.stride(0), s.stride(1), s.extent(1), s.extent(2), mask,
+                        static_cast<float>(options.scale), lse.empty() ? nullptr : lse.data(),
+                        lse.stride(0), lse.stride(1));
   }
 
   /// Of T, or of what caches are made of.
@@ -265,21 +261,21 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   void gather_rows(matrix_view<U, space> o, matrix_view<const U, space> x,
                    vector_view<const std::int32_t, space> rows) {
     by_width(o.extent(1), {rows_of<const U>(o), rows_of(x)}, [&]<int W>(width<W>) {
-      cuda_detail::gather_cells<U, W>
-          <<<cell_blocks(o.size() / W), cuda_detail::row_threads, 0, stream()>>>(
-              rows_of(o), rows_of(x), rows.data(), rows.stride(0), o.extent(0), o.extent(1));
+      cuda_detail::launch("gather_cells", cuda_detail::gather_cells<U, W>,
+                          cell_blocks(o.size() / W), cuda_detail::row_threads, 0, stream(),
+                          rows_of(o), rows_of(x), rows.data(), rows.stride(0), o.extent(0),
+                          o.extent(1));
     });
-    cuda_detail::check_launch("gather_cells");
   }
 
   void scatter_rows(matrix_view<T, space> o, matrix_view<const T, space> x,
                     vector_view<const std::int32_t, space> rows) {
     by_width(o.extent(1), {rows_of<const T>(o), rows_of(x)}, [&]<int W>(width<W>) {
-      cuda_detail::scatter_cells<T, W>
-          <<<cell_blocks(x.size() / W), cuda_detail::row_threads, 0, stream()>>>(
-              rows_of(o), rows_of(x), rows.data(), rows.stride(0), x.extent(0), x.extent(1));
+      cuda_detail::launch("scatter_cells", cuda_detail::scatter_cells<T, W>,
+                          cell_blocks(x.size() / W), cuda_detail::row_threads, 0, stream(),
+                          rows_of(o), rows_of(x), rows.data(), rows.stride(0), x.extent(0),
+                          x.extent(1));
     });
-    cuda_detail::check_launch("scatter_cells");
   }
 
   // Fused paths.
@@ -452,8 +448,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, f16>
   }
   bool has_wgmma() {
     auto* answer = static_cast<int*>(partials_.data());
-    cuda_detail::report_wgmma<T><<<1, 1, 0, stream()>>>(answer);
-    cuda_detail::check_launch("report_wgmma");
+    cuda_detail::launch("report_wgmma", cuda_detail::report_wgmma<T>, 1, 1, 0, stream(), answer);
     int has = 0;
     download(&has, answer, sizeof has);
     return has != 0;

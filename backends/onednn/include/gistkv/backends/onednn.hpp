@@ -292,11 +292,7 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     const index_t n_tiles = (n_q + most_tokens - 1) / most_tokens;
     const key_order keys(kv, spans.host);
 
-    // Enough tasks that a thread which comes late finds some left.
-    const index_t wanted = 4 * n_threads();
-    index_t n_splits =
-        n_threads() == 1 ? 1 : (wanted + n_kv_heads * n_tiles - 1) / (n_kv_heads * n_tiles);
-    n_splits = std::clamp<index_t>(keys.size() / (2 * key_block), 1, n_splits);
+    const index_t n_splits = splits_of_keys(n_threads(), n_kv_heads * n_tiles, keys.size());
 
     const index_t n_rows = std::min(n_q, most_tokens) * group;
     const index_t row_floats = padded(d) + 2;
@@ -388,11 +384,11 @@ requires(std::same_as<T, float> || std::same_as<T, bf16>) &&
     return narrow ? data_type::bf16 : data_type::f32;
   }
   static void check_bytes(const host_matrix& host) {
-    const std::size_t need = row_bytes(host.type, host.cols) * static_cast<std::size_t>(host.rows);
-    if (host.data.size() < need) {
-      throw shape_error("pack: '" + host.name + "' holds " + std::to_string(host.data.size()) +
-                        " bytes, expected " + std::to_string(need));
-    }
+    const std::size_t row = std::max<std::size_t>(row_bytes(host.type, host.cols), 1);
+    if (host.data.size() / row >= static_cast<std::size_t>(host.rows)) return;
+    throw shape_error("pack: '" + host.name + "' holds " + std::to_string(host.data.size()) +
+                      " bytes, expected " + std::to_string(host.rows) + " x " +
+                      std::to_string(row));
   }
 
   /// Empty where the type has no codes here, or where they are of no use: see put_row.

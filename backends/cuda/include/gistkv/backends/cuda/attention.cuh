@@ -108,23 +108,22 @@ void launch_split(attention_batch<T, KV>& batch, int most_keys, const attention_
   scratch.n_splits = std::max(1, scratch.n_splits);
   // Items first: only that extent of a grid may pass 65,535.
   const dim3 grid(static_cast<unsigned int>(n_items), static_cast<unsigned int>(scratch.n_splits));
-  attend_split_kernel<T, KV, shape>
-      <<<grid, shape::warps * 32, split_shared_bytes<shape>, stream>>>(batch, scratch);
-  check_launch("attend_split_kernel");
+  launch("attend_split_kernel", attend_split_kernel<T, KV, shape>, grid, shape::warps * 32,
+         split_shared_bytes<shape>, stream, batch, scratch);
 }
 
 template <class T, int HeadDim>
 void launch_tiles(attention_batch<T>& batch, const attention_device& device, cudaStream_t stream) {
-  if (device.encode != nullptr) {
+  if (device.encode != nullptr && can_be_mapped(batch, HeadDim)) {
     using shape = wgmma_shape_for<HeadDim>;
     set_tiles(batch, shape::rows / batch.group);
     return launch_wgmma<T, shape>(batch, device.encode, device.n_processors, stream);
   }
   using shape = tile_shape_for<HeadDim>;
   set_tiles(batch, shape::rows / batch.group);
-  attend_tile_kernel<T, shape><<<static_cast<unsigned int>(batch.n_tiles * batch.n_kv_heads),
-                                 shape::warps * 32, shape::shared_bytes, stream>>>(batch);
-  check_launch("attend_tile_kernel");
+  launch("attend_tile_kernel", attend_tile_kernel<T, shape>,
+         static_cast<unsigned int>(batch.n_tiles * batch.n_kv_heads), shape::warps * 32,
+         shape::shared_bytes, stream, batch);
 }
 
 template <class T, class KV>
@@ -135,10 +134,9 @@ void launch_rows(attention_batch<T, KV>& batch, int head_dim, cudaStream_t strea
                         " is supported");
   }
   set_tiles(batch, 1);
-  attend_rows_kernel<T, KV>
-      <<<static_cast<unsigned int>(batch.n_tiles * batch.n_kv_heads), row_warps * 32,
-         row_shared_bytes(head_dim), stream>>>(batch, head_dim);
-  check_launch("attend_rows_kernel");
+  launch("attend_rows_kernel", attend_rows_kernel<T, KV>,
+         static_cast<unsigned int>(batch.n_tiles * batch.n_kv_heads), row_warps * 32,
+         row_shared_bytes(head_dim), stream, batch, head_dim);
 }
 
 /// Can the kernels that move 16 bytes at a time read and write these?

@@ -50,18 +50,17 @@ __global__ void __launch_bounds__(Shape::groups * 128, 1)
 template <class Shape>
 inline constexpr std::uint32_t wgmma_shared_bytes = Shape::shared_bytes + 1024;
 
-/// cuTensorMapEncodeTiled of the driver, which is not linked to.
+/// cuTensorMapEncodeTiled of the driver, which is not linked to; null where it has none.
 using encode_function = decltype(&cuTensorMapEncodeTiled);
 inline encode_function find_encode_function() {
   void* found = nullptr;
   cudaDriverEntryPointQueryResult status{};
-  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault,
-                                         &status),
-        "cudaGetDriverEntryPointByVersion");
-  if (status != cudaDriverEntryPointSuccess || found == nullptr) {
-    throw backend_error("cuda: the driver has no cuTensorMapEncodeTiled (" +
-                        std::to_string(static_cast<int>(status)) + ")");
+  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault,
+                                       &status) != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());  // The kernels of sm_80 do without.
+    return nullptr;
   }
+  if (status != cudaDriverEntryPointSuccess) return nullptr;
   return reinterpret_cast<encode_function>(found);
 }
 
@@ -74,9 +73,8 @@ CUtensorMap encode_map(encode_function encode, const T* data, index_t rows, inde
   };
   const cuuint64_t extents[3] = {static_cast<cuuint64_t>(head_dim), static_cast<cuuint64_t>(rows),
                                  static_cast<cuuint64_t>(n_heads)};
-  // A dimension of one is never stepped along, but its stride is checked.
-  const cuuint64_t strides[2] = {bytes(std::max<index_t>(row_stride, head_dim)),
-                                 bytes(std::max<index_t>(head_stride, head_dim))};
+  const cuuint64_t strides[2] = {bytes(mapped_stride(row_stride, rows, head_dim)),
+                                 bytes(mapped_stride(head_stride, n_heads, head_dim))};
   const cuuint32_t box[3] = {panel_cols, static_cast<cuuint32_t>(n_rows), 1};
   const cuuint32_t steps[3] = {1, 1, 1};
   CUtensorMap map;
@@ -93,7 +91,7 @@ CUtensorMap encode_map(encode_function encode, const T* data, index_t rows, inde
   return map;
 }
 
-/// @param batch  cut into tiles of this kernel's rows
+/// @param batch  cut into tiles of this kernel's rows, and can_be_mapped
 template <class T, class Shape>
 void launch_wgmma(const attention_batch<T>& batch, encode_function encode, int n_processors,
                   cudaStream_t stream) {
@@ -109,9 +107,8 @@ void launch_wgmma(const attention_batch<T>& batch, encode_function encode, int n
     }
   }
   const int n_blocks = std::min(n_processors, batch.n_tiles * batch.n_kv_heads);
-  attend_wgmma_kernel<T, Shape><<<static_cast<unsigned int>(n_blocks), Shape::groups * 128,
-                                  wgmma_shared_bytes<Shape>, stream>>>(batch, maps);
-  check_launch("attend_wgmma_kernel");
+  launch("attend_wgmma_kernel", attend_wgmma_kernel<T, Shape>, static_cast<unsigned int>(n_blocks),
+         Shape::groups * 128, wgmma_shared_bytes<Shape>, stream, batch, maps);
 }
 
 }  // namespace gistkv::backends::cuda_detail

@@ -39,6 +39,14 @@ struct wgmma_shape {
   static constexpr std::uint32_t barriers = queries + consumers * query_bytes;
   static constexpr std::uint32_t shared_bytes = barriers + 4 * stages * 8;
   static_assert(panel_bytes % 1024 == 0);
+
+  /// Of a thread when the block begins: as many as let it run at all, in eights. Warpgroups can
+  /// only take what others have given back of these, else they would wait for ever.
+  static constexpr int entry_registers = 65536 / (groups * 128) / 8 * 8;
+  static_assert(few_registers % 8 == 0 && few_registers >= 24 && few_registers <= entry_registers);
+  static_assert(many_registers % 8 == 0 && many_registers <= 256 &&
+                many_registers >= entry_registers);
+  static_assert(few_registers + consumers * many_registers <= groups * entry_registers);
 };
 
 /// What wgmma is told of an operand in shared memory: where it begins and how far apart its 8 x 64
@@ -84,6 +92,29 @@ struct tensor_maps {
   typename G::tensor_map v[max_sequences][n_parts];
 };
 
+/// The copy engine's stride along a dimension. One of a single element is never stepped along, but
+/// its stride is checked: it must not be less than a row.
+GISTKV_HD constexpr index_t mapped_stride(index_t stride, index_t extent, int head_dim) {
+  return extent > 1 ? stride : greatest<index_t>(stride, head_dim);
+}
+/// Does the copy engine take the batch? Not rows or heads that overlap, as heads that all read the
+/// same rows by a stride of 0.
+template <class T>
+constexpr bool can_be_mapped(const attention_batch<T>& batch, int head_dim) {
+  const auto fits = [&](index_t stride, index_t extent) {
+    return mapped_stride(stride, extent, head_dim) >= head_dim;
+  };
+  bool all = true;
+  for (int i = 0; i < batch.n_sequences; ++i) {
+    for (const attention_part<T>& p : batch.sequences[i].parts) {
+      if (p.rows == 0) continue;
+      all = all && fits(p.k_row, p.rows) && fits(p.v_row, p.rows) &&
+            fits(p.k_head, batch.n_kv_heads) && fits(p.v_head, batch.n_kv_heads);
+    }
+  }
+  return all;
+}
+
 /// A place in the ring: the running number of a block of keys, over all items.
 template <class Shape>
 struct ring_place {
@@ -116,7 +147,8 @@ GISTKV_HD key_blocks<Shape::keys> blocks_of(G& g, const attention_sequence<T>& s
                                  s.parts[shared_part].rows);
 }
 
-/// Keeps the ring full.
+/// Keeps the ring full. By one warp alone: barriers know the parity of their phase only, and a warp
+/// that waited without being waited for could fall a round of the ring behind and wait for ever.
 template <class T, class Shape, class G>
 GISTKV_HD void produce(G& g, const attention_batch<T>& batch, const tensor_maps<G>& maps,
                        int first_item, int step) {
@@ -164,6 +196,24 @@ GISTKV_HD void place_queries(G& g, const attention_sequence<T>& s, const attenti
   g.sync_group();
 }
 
+/// Rows of a part behind those that the tile sees come with the block. Their weights are 0, but 0
+/// times what lies there may be NaN: the values become 0. Every consumer does it for itself, none
+/// waits for another; who reads then sees zeros, whoever wrote them last.
+template <class Shape, class G>
+GISTKV_HD void clear_unseen(G& g, std::uint32_t values, int n_seen) {
+  if (n_seen == Shape::keys) return;
+  g.each([&](int lane) {
+    for (int i = n_seen * Shape::head_dim / 2 + lane; i < Shape::keys * Shape::head_dim / 2;
+         i += 128) {
+      const int row = i / (Shape::head_dim / 2);
+      const int col = i % (Shape::head_dim / 2) * 2;
+      *g.template shared<std::uint32_t>(values + panel_offset(Shape::keys, row, col)) = 0;
+    }
+  });
+  g.publish_shared();  // To the products, and before the copies that fill the stage again.
+  g.sync_group();
+}
+
 /// One warpgroup's 64 rows of every tile.
 template <class T, class Shape, class G>
 GISTKV_HD void consume(G& g, const attention_batch<T>& batch, int first_item, int step) {
@@ -197,9 +247,10 @@ GISTKV_HD void consume(G& g, const attention_batch<T>& batch, int first_item, in
       });
       g.commit_products();
     };
-    const auto add_values = [&] {
+    const auto add_values = [&](int b) {
       g.wait_barrier(value_place.barrier(values_full), value_place.parity);
-      g.begin_products(state.o);
+      clear_unseen<Shape>(g, value_place.values(), blocks.at(b).rows);
+      g.begin_products(state.o, weights);
       unrolled<Shape::keys / 16>([&](int t) {
         g.template multiply_transposed_async<T>(state.o, weights, 4 * t,
                                                 values_descriptor<Shape>(value_place.values(), t));
@@ -227,18 +278,18 @@ GISTKV_HD void consume(G& g, const attention_batch<T>& batch, int first_item, in
     }
     for (int b = 1; b < n_blocks; ++b) {
       score();
-      add_values();
+      add_values(b - 1);
       g.template await_products<1>(scores);
       release(key_place, keys_free);
       weigh(b);
-      g.template await_products<0>(state.o);
+      g.template await_products<0>(state.o, weights);
       release(value_place, values_free);
       shrink_state(g, state, shrink);
       pack_weights<T, G, n_scores>(g, weights, scores);
     }
     if (n_blocks > 0) {
-      add_values();
-      g.template await_products<0>(state.o);
+      add_values(n_blocks - 1);
+      g.template await_products<0>(state.o, weights);
       release(value_place, values_free);
     }
     store_result<T, Shape::head_dim>(g, state, s, item, batch.group, first_row, batch.scale);
@@ -263,7 +314,7 @@ GISTKV_HD void attend_wgmma(G& g, const attention_batch<T>& batch, const tensor_
   g.sync_block();
   if (g.index() == 0) {
     g.template fewer_registers<Shape::few_registers>();
-    produce<T, Shape>(g, batch, maps, first_item, step);
+    g.first_warp([&] { produce<T, Shape>(g, batch, maps, first_item, step); });
   } else {
     g.template more_registers<Shape::many_registers>();
     consume<T, Shape>(g, batch, first_item, step);

@@ -92,19 +92,19 @@ class cascade_library {
   template <class T>
   void weigh(const cascade_memory<T>& memory, const key_block& block, const visible_spans* spans,
              int group, int m, float scale) {
-    weigh_piece<T><<<grid(group, m), row_threads, 0, stream_>>>(memory, block, spans, scale);
-    check_launch("weigh_piece");
+    launch("weigh_piece", weigh_piece<T>, grid(group, m), row_threads, 0, stream_, memory, block,
+           spans, scale);
   }
   template <class T>
   void merge(const cascade_memory<T>& memory, int group, int m, int head_dim, bool first) {
-    merge_piece<T><<<grid(group, m), row_threads, 0, stream_>>>(memory, head_dim, first);
-    check_launch("merge_piece");
+    launch("merge_piece", merge_piece<T>, grid(group, m), row_threads, 0, stream_, memory, head_dim,
+           first);
   }
   template <class T>
   void store(const cascade_memory<T>& memory, cascade_matrix<T> o, cascade_matrix<T> lse, int group,
              int m, int head_dim, bool empty) {
-    store_merged<T><<<grid(group, m), row_threads, 0, stream_>>>(memory, o, lse, head_dim, empty);
-    check_launch("store_merged");
+    launch("store_merged", store_merged<T>, grid(group, m), row_threads, 0, stream_, memory, o, lse,
+           head_dim, empty);
   }
 
  private:

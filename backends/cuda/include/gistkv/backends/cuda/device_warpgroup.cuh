@@ -226,6 +226,12 @@ class device_warpgroup : public device_group<128> {
     hold(c);
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
   }
+  /// Of products whose left operand is in registers too.
+  template <int C, int A>
+  __device__ void begin_products(registers<float, C>& c, registers<std::uint32_t, A>& a) {
+    hold(a);
+    begin_products(c);
+  }
   // Descriptors count from the start of shared memory, offsets from that of the block's.
   template <class T, int C>
   __device__ void multiply_async(registers<float, C>& c, std::uint64_t a, std::uint64_t b,
@@ -244,6 +250,11 @@ class device_warpgroup : public device_group<128> {
   __device__ void await_products(registers<float, C>& c) {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
     hold(c);
+  }
+  template <int N, int C, int A>
+  __device__ void await_products(registers<float, C>& c, registers<std::uint32_t, A>& a) {
+    await_products<N>(c);
+    hold(a);
   }
 
   __device__ void init_barrier(std::uint32_t at, int n_arrivals) {
@@ -294,6 +305,11 @@ class device_warpgroup : public device_group<128> {
     }
   }
 
+  /// f() by the first warp alone.
+  template <class F>
+  __device__ void first_warp(F&& f) {
+    if (threadIdx.x % 128 < 32) f();
+  }
   __device__ void sync_group() { asm volatile("bar.sync %0, 128;" ::"r"(index() + 1) : "memory"); }
   __device__ void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -310,6 +326,10 @@ class device_warpgroup : public device_group<128> {
   template <int C>
   __device__ void hold(registers<float, C>& c) {
     for (int i = 0; i < C; ++i) asm volatile("" : "+f"(c.values[i])::"memory");
+  }
+  template <int A>
+  __device__ void hold(registers<std::uint32_t, A>& a) {
+    for (int i = 0; i < A; ++i) asm volatile("" : "+r"(a.values[i])::"memory");
   }
 };
 

@@ -48,25 +48,24 @@ void prepare_few_rows(std::uint32_t available) {
 
 template <class T, class KV>
 void launch_projection(const projection_batch<T, KV>& batch, cudaStream_t stream) {
-  project_kernel<T, KV><<<static_cast<unsigned int>(projection_items(batch)), few_rows_warps * 32,
-                          few_rows_shared_bytes(batch.x.n, batch.x.d), stream>>>(batch);
-  check_launch("project_kernel");
+  launch("project_kernel", project_kernel<T, KV>,
+         static_cast<unsigned int>(projection_items(batch)), few_rows_warps * 32,
+         few_rows_shared_bytes(batch.x.n, batch.x.d), stream, batch);
 }
 
 template <class T>
 void launch_gate(const gated_batch<T>& batch, index_t columns, cudaStream_t stream) {
-  gate_kernel<T><<<static_cast<unsigned int>(columns / few_rows_columns), few_rows_warps * 32,
-                   few_rows_shared_bytes(batch.x.n, batch.x.d), stream>>>(batch);
-  check_launch("gate_kernel");
+  launch("gate_kernel", gate_kernel<T>, static_cast<unsigned int>(columns / few_rows_columns),
+         few_rows_warps * 32, few_rows_shared_bytes(batch.x.n, batch.x.d), stream, batch);
 }
 
 template <class T, class KV>
 void launch_append(const append_batch<T, KV>& batch, cudaStream_t stream) {
   const int n_items = append_items(batch);
   if (n_items == 0) return;
-  append_kernel<T, KV><<<static_cast<unsigned int>(ceil_div(n_items, append_warps)),
-                         append_warps * 32, 0, stream>>>(batch, n_items);
-  check_launch("append_kernel");
+  launch("append_kernel", append_kernel<T, KV>,
+         static_cast<unsigned int>(ceil_div(n_items, append_warps)), append_warps * 32, 0, stream,
+         batch, n_items);
 }
 
 }  // namespace gistkv::backends::cuda_detail

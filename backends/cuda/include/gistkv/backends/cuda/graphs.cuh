@@ -21,8 +21,8 @@ namespace gistkv::backends::cuda_detail {
 /// one launch stands for them.
 class step_graphs {
  public:
-  /// Launches of f on the stream; f must allocate and wait for nothing. A stream that cannot be
-  /// captured, or that an engine is capturing itself, gets the launches one by one.
+  /// Launches of f on the stream; f must allocate, upload and wait for nothing. A stream that
+  /// cannot be captured, or that an engine is capturing itself, gets the launches one by one.
   template <class F>
   void run(const replay_key& key, cudaStream_t stream, F&& f) {
     if (!can_capture(stream)) return f();
@@ -47,11 +47,16 @@ class step_graphs {
   };
   using owned_graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, destroy>;
 
+  /// Streams that wait for the legacy stream cannot: whatever another thread does on that during a
+  /// capture would fail, and the capture with it.
   static bool can_capture(cudaStream_t stream) {
     if (stream == nullptr || stream == cudaStreamLegacy) return false;
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     check(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
-    return status == cudaStreamCaptureStatusNone;
+    if (status != cudaStreamCaptureStatusNone) return false;
+    unsigned int flags = 0;
+    check(cudaStreamGetFlags(stream, &flags), "cudaStreamGetFlags");
+    return (flags & cudaStreamNonBlocking) != 0;
   }
 
   template <class F>

@@ -82,10 +82,10 @@ class products {
     if (p == nullptr || !p->usable) {
       const index_t blocks =
           std::clamp<index_t>((batch * m * n + row_threads - 1) / row_threads, 1, index_t{1} << 20);
-      plain_product<T, O><<<static_cast<unsigned int>(blocks), row_threads, 0, stream>>>(
-          o.data, o.batch, o.row, a.data, a.batch, a.row, b.data, b.batch, b.row, batch, m, n, k,
-          transpose_a, transpose_b, accumulate, alpha);
-      return check_launch("plain_product");
+      launch("plain_product", plain_product<T, O>, static_cast<unsigned int>(blocks), row_threads,
+             0, stream, o.data, o.batch, o.row, a.data, a.batch, a.row, b.data, b.batch, b.row,
+             batch, m, n, k, transpose_a, transpose_b, accumulate, alpha);
+      return;
     }
     const float beta = accumulate ? 1.0F : 0.0F;
     // The library counts columns first: what it multiplies is o^T = b^T a^T.

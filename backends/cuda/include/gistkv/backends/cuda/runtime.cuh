@@ -32,6 +32,8 @@ namespace cuda_detail {
 /// @throws backend_error naming the expression, the code and what CUDA says to it.
 inline void check(cudaError_t code, const char* expression) {
   if (code == cudaSuccess) return;
+  // It is reported here; whoever asks for the thread's last error next, does not mean this one.
+  static_cast<void>(cudaGetLastError());
   throw backend_error("cuda: " + std::string(expression) + " failed with " +
                       std::to_string(static_cast<int>(code)) + " (" + cudaGetErrorString(code) +
                       ")");
@@ -42,8 +44,18 @@ inline void check(cublasStatus_t code, const char* expression) {
                       std::to_string(static_cast<int>(code)) + " (" +
                       cublasLtGetStatusString(code) + ")");
 }
-/// After a launch, whose own errors come this way only.
-inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
+/// Launches a kernel. The thread's last error, which <<<>>> would leave its own in, may be that of
+/// somebody else's call before: this way a launch reports its own and takes away none.
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 blocks, unsigned int n_threads,
+            std::size_t shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
+  cudaLaunchConfig_t how{};
+  how.gridDim = blocks;
+  how.blockDim = dim3(n_threads);
+  how.dynamicSmemBytes = shared_bytes;
+  how.stream = stream;
+  check(cudaLaunchKernelEx(&how, kernel, std::forward<Arguments>(arguments)...), name);
+}
 
 inline void* allocate_async(void*, std::size_t n_bytes, cudaStream_t stream) {
   void* p = nullptr;
@@ -96,7 +108,14 @@ class staging {
 
   static constexpr bool fits(std::size_t n_bytes) { return n_bytes <= half_bytes; }
 
+  /// @throws backend_error if the stream is being captured: a graph would copy what lies in this
+  /// memory when it is launched, which by then is of later uploads.
   void upload(void* to, const void* from, std::size_t n_bytes, cudaStream_t stream) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
+    if (status != cudaStreamCaptureStatusNone) {
+      throw backend_error("cuda: an upload while the stream is being captured");
+    }
     if (used_ + n_bytes > half_bytes) {
       check(cudaEventRecord(copied_[half_].get(), stream), "cudaEventRecord");
       half_ = 1 - half_;

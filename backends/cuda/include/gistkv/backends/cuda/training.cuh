@@ -384,9 +384,8 @@ class training {
                                      weights.stride(0),
                                      logits.extent(1),
                                      static_cast<float>(mix)};
-    for_rows<<<static_cast<unsigned int>(logits.extent(0)), loss_warps * 32, loss_shared_bytes,
-               stream()>>>(work);
-    check_launch("for_rows");
+    launch("for_rows", for_rows<cross_entropy_work<T>>, static_cast<unsigned int>(logits.extent(0)),
+           loss_warps * 32, loss_shared_bytes, stream(), work);
   }
 
   template <class O>
@@ -410,8 +409,8 @@ class training {
 
   double squared_norm(vector_view<const float, device_space> x) {
     auto* sums = static_cast<double*>(self().training_memory(norm_blocks * sizeof(double)));
-    sum_squares<<<norm_blocks, row_threads, 0, stream()>>>(x.data(), x.extent(0), sums);
-    check_launch("sum_squares");
+    launch("sum_squares", sum_squares, norm_blocks, row_threads, 0, stream(), x.data(), x.extent(0),
+           sums);
     std::array<double, norm_blocks> found{};
     self().download(found.data(), sums, sizeof found);
     double total = 0.0;
@@ -524,8 +523,7 @@ class training {
   void warps(index_t n, std::uint32_t shared_bytes, const F& work) {
     if (n == 0) return;
     const auto blocks = static_cast<unsigned int>((n + training_warps - 1) / training_warps);
-    for_warps<<<blocks, training_warps * 32, shared_bytes, stream()>>>(n, work);
-    check_launch("for_warps");
+    launch("for_warps", for_warps<F>, blocks, training_warps * 32, shared_bytes, stream(), n, work);
   }
   /// The list in the training memory, behind `before` bytes.
   tensor_list<T> listed(const packed_tensors<T>& packed, std::size_t before = 0) {
@@ -537,16 +535,15 @@ class training {
   template <class F>
   void pieces(const packed_tensors<T>& packed, const F& work) {
     if (packed.n_pieces() == 0) return;
-    for_blocks<<<static_cast<unsigned int>(packed.n_pieces()), row_threads, 0, stream()>>>(work);
-    check_launch("for_blocks");
+    launch("for_blocks", for_blocks<F>, static_cast<unsigned int>(packed.n_pieces()), row_threads,
+           0, stream(), work);
   }
   template <class F>
   void elements(index_t n, const F& work) {
     if (n == 0) return;
     const auto blocks = static_cast<unsigned int>(
         std::min<index_t>((n + row_threads - 1) / row_threads, index_t{1} << 16));
-    for_elements<<<blocks, row_threads, 0, stream()>>>(n, work);
-    check_launch("for_elements");
+    launch("for_elements", for_elements<F>, blocks, row_threads, 0, stream(), n, work);
   }
 
   static std::size_t statistics_bytes(const attention_backward_call<T>& c) {
@@ -580,17 +577,13 @@ class training {
     }
     constexpr std::uint32_t shared = backward_shared_bytes<HeadDim>;
     static_assert(shared <= 48 * 1024);
-    backward_queries_kernel<T, HeadDim>
-        <<<static_cast<unsigned int>(b.n_query_items()), backward_warps * 32, shared, stream()>>>(
-            b);
-    check_launch("backward_queries_kernel");
+    launch("backward_queries_kernel", backward_queries_kernel<T, HeadDim>,
+           static_cast<unsigned int>(b.n_query_items()), backward_warps * 32, shared, stream(), b);
     for (const int part : {local_part, own_part}) {
       b.set_part(part, part == own_part ? own_splits : 1);
       if (b.n_key_items() == 0) continue;
-      backward_keys_kernel<T, HeadDim>
-          <<<static_cast<unsigned int>(b.n_key_items()), backward_warps * 32, shared, stream()>>>(
-              b);
-      check_launch("backward_keys_kernel");
+      launch("backward_keys_kernel", backward_keys_kernel<T, HeadDim>,
+             static_cast<unsigned int>(b.n_key_items()), backward_warps * 32, shared, stream(), b);
       elements(b.n_derivatives(HeadDim), add_splits_work<T>{b, HeadDim});
     }
   }

@@ -55,7 +55,7 @@ inline instruction_set best_instruction_set() {
     return has_tiles ? instruction_set::amx : instruction_set::avx512_bf16;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      onednn_detail::avx2_codes::unpacks_f16()) {
+      onednn_detail::avx2::unpacks_f16()) {
     return instruction_set::avx2;
   }
 #endif

@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <span>
 
+#include <gistkv/backends/onednn/kernels.hpp>
 #include <gistkv/core/types.hpp>
 #include <gistkv/mask/visible_spans.hpp>
 #include <gistkv/ops/kv_spans.hpp>
@@ -26,5 +28,15 @@ struct key_order : seen_keys {
     return i < n_anchors ? i : all_anchors + local_begin + i - n_anchors;
   }
 };
+
+/// How many parts the keys of n_items tiles of queries are cut into: enough tasks that a thread
+/// which comes late finds some left and, if the keys are enough for it, as many for each thread.
+inline index_t splits_of_keys(index_t n_threads, index_t n_items, index_t n_keys) {
+  if (n_threads == 1) return 1;
+  const index_t wanted = (4 * n_threads + n_items - 1) / n_items;
+  index_t n = std::clamp<index_t>(n_keys / (2 * key_block), 1, wanted);
+  while (n > 1 && n < n_keys / key_block && n * n_items % n_threads != 0) ++n;
+  return n;
+}
 
 }  // namespace gistkv::backends::onednn_detail

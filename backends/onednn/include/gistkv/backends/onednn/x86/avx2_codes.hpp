@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cpuid.h>
 #include <immintrin.h>
 
 #include <array>
@@ -16,19 +15,6 @@
 /// Products of weights in codes with activations in 16 bits (AVX2): pairs of neighbours by
 /// `vpmaddwd`, sixteen products an instruction where floats give eight. The sum over a block of 32
 /// is exact in integers; blocks add up in float.
-
-namespace gistkv::backends::onednn_detail::avx2_codes {
-
-/// Whether the CPU unpacks f16 (F16C), as all with AVX2 do; clang 14 has no name to ask for it.
-inline bool unpacks_f16() {
-  unsigned a = 0;
-  unsigned b = 0;
-  unsigned c = 0;
-  unsigned d = 0;
-  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
-}
-
-}  // namespace gistkv::backends::onednn_detail::avx2_codes
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
